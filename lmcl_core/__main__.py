@@ -1,0 +1,5 @@
+"""`python -m lmcl_core` is `lmcl`."""
+
+from .cli import main
+
+main()

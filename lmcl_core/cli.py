@@ -1,0 +1,157 @@
+"""The command line, ``lmcl``: exit 0 good, 1 something is faulty or failed, 2 wrong use."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from .errors import InputError, RunError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+                  help="Local manifold contrastive learning for no-reference image quality assessment. "
+                       "With --debug, an error shows its traceback.")
+
+Name = Annotated[str, typer.Option("--benchmark", help="demo or livec")]
+Root = Annotated[str, typer.Option("--data-root", help="the benchmark's official folder, or the folder it lies in")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
+Set = Annotated[Optional[list[str]], typer.Option("--set", metavar="FIELD=VALUE",  # noqa: UP045
+                                                  help="change a recipe field; may be repeated")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="compute again what is finished")]
+
+
+@app.command()
+def reproduce(benchmark: Name = "demo", data_root: Root = "",
+              splits: Annotated[int, typer.Option(help="how many of the numbered splits")] = 3,
+              runs_dir: Annotated[str, typer.Option(help="default: runs/ of the checkout")] = "",
+              figures_dir: Annotated[str, typer.Option(help="default: figures/ of the checkout")] = "",
+              device: Device = "auto", overwrite: Overwrite = False, changes: Set = None) -> None:
+    """Run notebooks 01 to 04 headless; finished work is skipped."""
+    from .reproduce import reproduce as run
+    run(benchmark, data_root, splits, runs_dir, figures_dir, device, overwrite, parse_changes(changes), log=_say)
+
+
+@app.command()
+def verify(benchmark: Annotated[str, typer.Argument(help="demo or livec")],
+           data_root: Annotated[str, typer.Argument(help="the official folder, or the folder it lies in")] = "",
+           deep: Annotated[bool, typer.Option("--deep", help="decode every image")] = False,
+           show: Annotated[int, typer.Option(help="faults of one kind to print")] = 10) -> None:
+    """Check a benchmark's folder; print its split hashes, or every fault with its fix."""
+    from .benchmarks import load_benchmark, make_split, split_hash
+    from .verify import verify_benchmark
+    faults = verify_benchmark(benchmark, data_root or None, deep)
+    counts = Counter(fault.kind for fault in faults)
+    for kind, count in counts.items():
+        for fault in [fault for fault in faults if fault.kind == kind][:show]:
+            print(fault, file=sys.stderr)
+        if count > show:
+            print(f"{kind}: {count - show} more", file=sys.stderr)
+    if faults:
+        print(f"{benchmark}: {len(faults)} faults", file=sys.stderr)
+        raise typer.Exit(1)
+    table = load_benchmark(benchmark, data_root or None)
+    print(f"{benchmark}: {len(table)} images, no faults")
+    for index in range(10):
+        split = make_split(table, index)
+        train, test = (set(table["content"].iloc[part]) for part in (split.train, split.test))
+        print(f"split {index}: {split_hash(table, split)}  {len(split.train)} train, {len(split.test)} test, "
+              f"{len(train & test)} contents shared")
+
+
+@app.command()
+def train(benchmark: Name = "demo", data_root: Root = "",
+          split: Annotated[int, typer.Option(help="which numbered split")] = 0,
+          recipe: Annotated[str, typer.Option(help="lmcl or no-manifold")] = "lmcl",
+          runs_dir: Annotated[str, typer.Option(help="default: runs/ of the checkout")] = "",
+          device: Device = "auto", overwrite: Overwrite = False, changes: Set = None) -> None:
+    """Train and test one split, without a notebook; a killed run goes on where it was."""
+    from .benchmarks import load_benchmark, make_split
+    from .paths import runs_folder
+    from .recipe import Recipe
+    from .runs import run_folder
+    from .training import train as run
+    table = load_benchmark(benchmark, data_root or None)
+    settings = Recipe.for_benchmark(benchmark, recipe, **parse_changes(changes))
+    folder = run_folder(runs_folder(runs_dir), benchmark, settings.name, split)
+    result = run(table, make_split(table, split), settings, folder, device, resume=not overwrite, log=_say)
+    print(f"{folder}: test SRCC {result['srcc']:.4f}  PLCC {result['plcc']:.4f}  (last epoch)")
+
+
+@app.command()
+def score(weights: Annotated[Path, typer.Option(help="model.safetensors of a run, or the run's folder")],
+          paths: Annotated[list[Path], typer.Argument(help="pictures, or folders of pictures")]) -> None:
+    """Score pictures; prints CSV: image, score in MOS units, percentile. Unreadable ones are listed at the end."""
+    from .benchmarks import PICTURE_SUFFIXES
+    from .scoring import load
+    scorer = load(weights)
+    pictures = [file for path in paths for file in (
+        sorted(f for f in path.rglob("*") if f.suffix.lower() in PICTURE_SUFFIXES) if path.is_dir() else [path])]
+    if not pictures:
+        raise InputError(f"no pictures in {', '.join(map(str, paths))}: name picture files or a folder that holds some")
+    faults = []
+    print("image,score,percentile")
+    for picture in pictures:
+        try:
+            print(scorer.score(picture).to_csv(index=False, header=False, float_format="%.4f"), end="", flush=True)
+        except InputError as error:
+            faults.append(str(error))
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    if faults:
+        raise typer.Exit(1)
+
+
+def parse_changes(pairs: list[str] | None) -> dict[str, Any]:
+    """Turn FIELD=VALUE texts into recipe fields; values are JSON, or plain text where they are not.
+
+    Args:
+        pairs: as given on the command line.
+
+    Raises:
+        InputError: no "=" in one of them.
+    """
+    changes = {}
+    for pair in pairs or []:
+        field, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError(f"--set {pair!r}: write FIELD=VALUE, for example --set epochs=3")
+        try:
+            changes[field] = json.loads(text)
+        except ValueError:  # a plain word, such as v2
+            changes[field] = text
+    return changes
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code; every error is one or two lines on stderr."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    try:
+        code = app([a for a in arguments if a != "--debug"], prog_name="lmcl", standalone_mode=False)
+    except KeyboardInterrupt:
+        _fail("stopped; finished epochs are kept, run the same command again to go on", 130, debug)
+    except InputError as error:
+        _fail(str(error), 2, debug)
+    except RunError as error:
+        _fail(str(error), 1, debug)
+    except Exception as error:  # the last line of defence: one line for the user, all of it with --debug
+        if hasattr(error, "format_message"):  # wrong use of an option, found by the command-line library
+            _fail(f"{error.format_message()} Try `lmcl --help`.", 2, debug)
+        _fail(f"unexpected {type(error).__name__}: {error}; run again with --debug to see where", 1, debug)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int, debug: bool) -> None:
+    if debug:
+        import traceback
+        traceback.print_exc()
+    print(f"lmcl: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,209 @@
+"""Where crops are taken: random multi-scale boxes for training, a fixed grid for test, and how salient a box is.
+
+Shapes: `B` images, `K` crops per image, `h w` the token grid of a saliency map. A box is (top, left, height, width)
+in pixels of the image, int64.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import InputError
+
+
+@dataclass(frozen=True)
+class CropSampler:
+    """Draws square crops of an image at several scales (design, sections 1 and 4).
+
+    Crop k covers a square of side ``size * scales[k % len(scales)]`` image pixels, clipped to the image's short
+    side, and is later brought to ``size x size``.
+
+    Args:
+        size: S, side of a crop as the model sees it, in pixels, >= 1.
+        crops: K, crops per image, >= 1.
+        scales: side of a crop in units of `size`, > 0; crop k takes scale k modulo their number.
+        flip: whether `flips` draws mirrored crops.
+
+    Raises:
+        ValueError: a size, number or scale out of range.
+    """
+
+    size: int = 224
+    crops: int = 8
+    scales: Sequence[float] = (1.0,)
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("size", "crops"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"CropSampler {name} is {value!r}: it must be a whole number of at least 1")
+        object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))
+        if not self.scales or not all(math.isfinite(s) and s > 0 for s in self.scales):
+            raise InputError(f"CropSampler scales is {self.scales!r}: it must be one or more numbers greater than 0")
+
+    def sample(self, heights: Sequence[int] | Tensor, widths: Sequence[int] | Tensor,
+               generator: torch.Generator) -> Tensor:
+        """Draw K boxes in each image, uniform over all positions that fit.
+
+        Args:
+            heights: (B,) image heights in pixels, >= 1.
+            widths: (B,) image widths in pixels, >= 1.
+            generator: the only source of randomness; the global one is left alone.
+
+        Returns:
+            (B, K, 4) int64 boxes, each inside its image.
+
+        Raises:
+            ValueError: heights and widths differ in length, or one is below 1.
+        """
+        extent = _extents(heights, widths)  # (B, 2)
+        wanted = torch.tensor([max(1, round(self.size * self.scales[k % len(self.scales)]))
+                               for k in range(self.crops)])  # (K,)
+        side = torch.minimum(wanted[None, :], extent.amin(1)[:, None])  # (B, K)
+        places = extent[:, None, :] - side[..., None] + 1  # (B, K, 2): number of positions
+        draw = torch.rand(places.shape, generator=generator, dtype=torch.float64, device=generator.device).cpu()
+        corner = torch.minimum((draw * places).long(), places - 1)  # (B, K, 2)
+        return torch.cat([corner, side[..., None].expand(-1, -1, 2)], dim=-1)
+
+    def flips(self, images: int, generator: torch.Generator) -> Tensor:
+        """Draw which crops are mirrored left-right.
+
+        Args:
+            images: B.
+            generator: the only source of randomness.
+
+        Returns:
+            (B, K) bool; all False, and nothing drawn, where `flip` is False.
+        """
+        if not self.flip:
+            return torch.zeros(images, self.crops, dtype=torch.bool)
+        return (torch.rand(images, self.crops, generator=generator, device=generator.device) < 0.5).cpu()
+
+    def grid(self, height: int, width: int, crops: int) -> Tensor:
+        """Fixed test crops at the first scale, spread evenly, that together reach all four edges.
+
+        One crop alone cannot reach four edges of a larger image, so ``crops=1`` is the whole image.
+
+        Args:
+            height: image height in pixels, >= 1.
+            width: image width in pixels, >= 1.
+            crops: number of boxes, >= 1.
+
+        Returns:
+            (crops, 4) int64 boxes, the same at every call.
+
+        Raises:
+            ValueError: a size or number below 1.
+        """
+        _extents([height], [width])
+        if isinstance(crops, bool) or not isinstance(crops, int) or crops < 1:
+            raise InputError(f"grid of {crops!r} crops: it must be a whole number of at least 1")
+        if crops == 1:
+            return torch.tensor([[0, 0, height, width]])
+        side = min(max(1, round(self.size * self.scales[0])), height, width)
+        boxes = []
+        counts = _columns_per_row(height - side, width - side, crops)
+        for row, columns in enumerate(counts):
+            top = _spread(row, len(counts), height - side)
+            for column in range(columns):
+                if crops == 2 and len(counts) == 2:  # two single crops: opposite corners
+                    left = row * (width - side)
+                else:
+                    left = _spread(column, columns, width - side)
+                boxes.append([top, left, side, side])
+        return torch.tensor(boxes)
+
+
+def crop_saliency(maps: Tensor, boxes: Tensor, heights: Tensor, widths: Tensor) -> Tensor:
+    """Mean density of a saliency map inside each box, so that a large crop does not win by its size.
+
+    The map is piecewise constant over a grid stretched across the image; the integral over a box is exact.
+
+    Args:
+        maps: (B, h, w) non-negative float maps, each summing to 1.
+        boxes: (B, K, 4) int64 boxes in image pixels.
+        heights: (B,) image heights in pixels.
+        widths: (B,) image widths in pixels.
+
+    Returns:
+        (B, K) float densities; 1 where the map is uniform. Source: design, section 2, "Saliency".
+    """
+    _, h, w = maps.shape
+    boxes = boxes.to(maps.device, torch.float64)
+    height, width = (v.to(maps.device, torch.float64)[:, None] for v in (heights, widths))
+    rows = torch.stack([boxes[..., 0] / height, (boxes[..., 0] + boxes[..., 2]) / height], -1) * h  # (B, K, 2)
+    columns = torch.stack([boxes[..., 1] / width, (boxes[..., 1] + boxes[..., 3]) / width], -1) * w
+    mass = torch.einsum("bkh,bhw,bkw->bk", _cover(rows, h), maps.double(), _cover(columns, w))
+    area = boxes[..., 2] * boxes[..., 3] / (height * width)
+    return (mass / area).to(maps.dtype)
+
+
+def salient_crop(density: Tensor) -> Tensor:
+    """Index of the crop of highest saliency in each image; the first of equals.
+
+    Args:
+        density: (B, K) float.
+
+    Returns:
+        (B,) int64, the s(i) of the design.
+    """
+    position = torch.arange(density.shape[1], device=density.device).expand_as(density)
+    best = density == density.amax(dim=1, keepdim=True)
+    return torch.where(best, position, density.shape[1]).amin(dim=1)
+
+
+def resize_crop(pixels: Tensor, size: int) -> Tensor:
+    """Bring one crop to the model's size with an antialiased bilinear filter.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        size: S, in pixels.
+
+    Returns:
+        (S, S, 3) uint8; `pixels` itself, bit for bit, where it already has that size.
+    """
+    if pixels.shape[:2] == (size, size):
+        return pixels
+    chw = pixels.permute(2, 0, 1)[None]  # (1, 3, H, W), channels last in memory
+    return F.interpolate(chw, (size, size), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+
+
+def _cover(spans: Tensor, cells: int) -> Tensor:
+    """(B, K, 2) start and end in cell units -> (B, K, cells) covered share of each unit cell."""
+    cell = torch.arange(cells, device=spans.device, dtype=spans.dtype)
+    return (torch.minimum(spans[..., 1:], cell + 1) - torch.maximum(spans[..., :1], cell)).clamp(min=0)
+
+
+def _extents(heights, widths) -> Tensor:
+    """Check image sizes and stack them into (B, 2) int64."""
+    heights, widths = torch.as_tensor(heights).cpu().long(), torch.as_tensor(widths).cpu().long()
+    if heights.shape != widths.shape or heights.ndim != 1:
+        raise InputError(f"image sizes: got heights {tuple(heights.shape)} and widths {tuple(widths.shape)}; "
+                         "both must be one number an image")
+    extent = torch.stack([heights, widths], dim=1)
+    if extent.numel() and extent.min() < 1:
+        raise InputError(f"image sizes: smallest is {int(extent.min())}; every height and width must be at least 1")
+    return extent
+
+
+def _columns_per_row(free_rows: int, free_columns: int, crops: int) -> list[int]:
+    """How many crops stand in each row of the grid; rows and columns follow the free room in both directions."""
+    if free_rows == 0:
+        return [crops]
+    if free_columns == 0 or crops == 2:
+        return [1] * crops
+    rows = round(math.sqrt(crops * (free_rows + 1) / (free_columns + 1)))
+    rows = min(max(rows, 2), (crops + 1) // 2)
+    return [crops // rows + (row < crops % rows) for row in range(rows)]
+
+
+def _spread(index: int, count: int, room: int) -> int:
+    """Offset of item `index` of `count` spread evenly over 0..room; a single one stands in the middle."""
+    return room // 2 if count == 1 else round(index * room / (count - 1))

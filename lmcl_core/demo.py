@@ -1,0 +1,165 @@
+"""The demo benchmark, built on the spot: photographs that installed libraries ship, distorted at known levels.
+
+Its labels are a PROXY, the multi-scale structural similarity to the pristine photograph in decibels. They are not
+people's opinions and no result on them says anything about people.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageFilter
+
+from .errors import save_failed
+from .store import cache_folder
+
+LABEL_FILE = "labels.csv"
+SHORT_SIDE = 256
+LEVELS = 5
+
+#: Photographs by the installed package that ships them, as paths inside the package.
+PHOTOGRAPHS = {
+    "skimage": [f"data/{name}" for name in (
+        "astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png",
+        "gravel.png", "hubble_deep_field.jpg", "moon.png", "motorcycle_left.png", "retina.jpg", "rocket.jpg")],
+    "sklearn": ["datasets/images/china.jpg", "datasets/images/flower.jpg"],
+    "matplotlib": ["mpl-data/sample_data/grace_hopper.jpg"],
+}
+
+
+def build_demo(folder: str | Path | None = None) -> Path:
+    """Build the demo benchmark, or return it where it already stands whole.
+
+    16 photographs x 6 distortions x 5 levels = 480 pictures with `SHORT_SIDE` pixels on the short side.
+
+    Args:
+        folder: where; ``demo`` in the cache folder if None.
+
+    Returns:
+        The folder, holding ``images/`` and `LABEL_FILE`.
+
+    Raises:
+        RunError: it cannot be saved.
+    """
+    folder = Path(folder) if folder is not None else cache_folder() / "demo"
+    if (folder / LABEL_FILE).is_file():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=".demo-", dir=folder.parent))
+        try:
+            _build_into(building)
+            if folder.exists():  # a partial copy, or another process that was faster
+                shutil.rmtree(folder)
+            os.replace(building, folder)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    except OSError as error:
+        raise save_failed(folder, error) from error
+    return folder
+
+
+def load_photographs() -> dict[str, np.ndarray]:
+    """The pristine photographs, by name, as (H, W, 3) uint8 RGB with `SHORT_SIDE` pixels on the short side."""
+    import importlib.util
+    photographs = {}
+    for package, paths in PHOTOGRAPHS.items():
+        base = Path(importlib.util.find_spec(package).submodule_search_locations[0])
+        for path in paths:
+            picture = Image.open(base / path).convert("RGB")
+            scale = SHORT_SIDE / min(picture.size)
+            size = tuple(round(side * scale) for side in picture.size)
+            photographs[Path(path).stem] = np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
+    return photographs
+
+
+def _build_into(folder: Path) -> None:
+    (folder / "images").mkdir()
+    work = [(content, photograph, name, level) for content, photograph in load_photographs().items()
+            for name in DISTORTIONS for level in range(1, LEVELS + 1)]
+
+    def make(item: tuple[str, np.ndarray, str, int]) -> dict[str, object]:
+        content, photograph, name, level = item
+        rng = np.random.default_rng([ord(c) for c in f"{content}/{name}/{level}"])
+        distorted = DISTORTIONS[name](photograph, level - 1, rng)
+        image = f"images/{content}.{name.replace(' ', '_')}.{level}.png"
+        Image.fromarray(distorted).save(folder / image, compress_level=1)
+        return dict(image=image, mos=ms_ssim_db(photograph, distorted), content=content, distortion=name, level=level)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        rows = list(pool.map(make, work))
+    pd.DataFrame(rows).to_csv(folder / LABEL_FILE, index=False, float_format="%.4f")
+
+
+def ms_ssim_db(reference: np.ndarray, distorted: np.ndarray) -> float:
+    """The proxy label: multi-scale structural similarity in decibels, -10·log10(1 - MS-SSIM), higher is better.
+
+    Args:
+        reference: (H, W, 3) uint8.
+        distorted: (H, W, 3) uint8.
+
+    Returns:
+        dB, at most 40.
+    """
+    import torch
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
+    a, b = (torch.from_numpy(x.astype(np.float32)).permute(2, 0, 1)[None] for x in (distorted, reference))
+    return float(-10 * np.log10(max(1 - float(ms_ssim(a, b, data_range=255.0)), 1e-4)))
+
+
+def _to_uint8(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def _white_noise(photograph: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
+    sigma = (4, 10, 20, 36, 60)[level]
+    return _to_uint8(photograph + rng.normal(0, sigma, photograph.shape))
+
+
+def _pink_noise(photograph: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
+    height, width, _ = photograph.shape
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    frequency[0, 0] = np.inf
+    spectrum = np.fft.rfft2(rng.normal(size=(3, height, width))) / frequency
+    noise = np.fft.irfft2(spectrum, (height, width))
+    return _to_uint8(photograph + (6, 12, 22, 36, 56)[level] * (noise / noise.std()).transpose(1, 2, 0))
+
+
+def _blur(photograph: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
+    radius = (0.6, 1.1, 1.8, 2.8, 4.5)[level]
+    return np.asarray(Image.fromarray(photograph).filter(ImageFilter.GaussianBlur(radius)))
+
+
+def _contrast(photograph: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
+    gain, mean = (0.8, 0.62, 0.46, 0.32, 0.2)[level], photograph.mean()
+    return _to_uint8(mean + gain * (photograph - mean))
+
+
+def _encoded(photograph: np.ndarray, **options: object) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(photograph).save(buffer, **options)
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def _jpeg(photograph: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
+    return _encoded(photograph, format="JPEG", quality=(60, 30, 15, 8, 4)[level])
+
+
+def _jpeg2000(photograph: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
+    ratio = (15, 35, 70, 140, 280)[level]
+    return _encoded(photograph, format="JPEG2000", quality_mode="rates", quality_layers=[ratio])
+
+
+#: Distortions by name: (photograph, level 0..4, generator) -> distorted photograph.
+DISTORTIONS: dict[str, Callable[[np.ndarray, int, np.random.Generator], np.ndarray]] = {
+    "white noise": _white_noise, "JPEG": _jpeg, "JPEG 2000": _jpeg2000,
+    "blur": _blur, "contrast": _contrast, "pink noise": _pink_noise,
+}

@@ -1,0 +1,47 @@
+"""The two ways a run can be stopped by something its user can mend."""
+
+from __future__ import annotations
+
+import errno
+from difflib import get_close_matches
+from typing import Iterable
+
+
+class InputError(ValueError):
+    """Input that cannot be used; the message names the thing, the place and the fix."""
+
+
+class RunError(RuntimeError):
+    """Work that could not be finished (full disk, failed notebook); nothing finished was lost."""
+
+
+def unknown(kind: str, value: object, known: Iterable[str]) -> InputError:
+    """Build the error for a name that is not on a list.
+
+    Args:
+        kind: what was named, e.g. ``"benchmark"``.
+        value: the name as it was given.
+        known: the names that would have been accepted.
+
+    Returns:
+        The error, not raised, with the nearest accepted name as its suggestion.
+    """
+    names = sorted(known)
+    near = get_close_matches(str(value), names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(names)}"
+    return InputError(f"unknown {kind} {value!r}: {hint}")
+
+
+def save_failed(path: object, error: OSError) -> RunError:
+    """Turn a failed write into one message that says what to do.
+
+    Args:
+        path: the file or folder that could not be written.
+        error: the operating system's own error.
+
+    Returns:
+        The error, not raised.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(f"disk full while saving {path}: free some space and run the same command again")
+    return RunError(f"cannot save {path}: {error.strerror or error}; check the folder and its permissions")

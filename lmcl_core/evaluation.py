@@ -1,0 +1,196 @@
+"""Looking at pictures with fixed test crops, and how well scores agree with opinion.
+
+Shapes: `n` pictures, `K` test crops a picture, `S` crop side, `C` backbone channels, `h w` token grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import optimize, stats
+from torch import Tensor, nn
+
+from .crops import CropSampler, crop_saliency, resize_crop
+from .errors import InputError
+
+
+class Look(NamedTuple):
+    """What the model saw in n pictures, all on the CPU in float32 but for the boxes.
+
+    Attributes:
+        score: (n,) standardised quality, the saliency-weighted mean over the crops.
+        crop_scores: (n, K) standardised quality of each crop.
+        weights: (n, K) saliency weights, summing to 1 over K.
+        boxes: (n, K, 4) int64 boxes in picture pixels.
+        saliency: (n, h, w) maps of the global view.
+        feature: (n, K, C) pooled backbone feature of each crop.
+    """
+
+    score: Tensor
+    crop_scores: Tensor
+    weights: Tensor
+    boxes: Tensor
+    saliency: Tensor
+    feature: Tensor
+
+
+@torch.no_grad()
+def look(model: nn.Module, pictures: Sequence[Tensor], sampler: CropSampler, crops: int, device: torch.device,
+         autocast: Callable[[], AbstractContextManager]) -> Look:
+    """Look at a batch of pictures through the fixed test grid; nothing is random.
+
+    Args:
+        model: a `QualityModel` in evaluation mode.
+        pictures: n tensors (H, W, 3) uint8 RGB of any sizes.
+        sampler: gives size and first scale of the grid.
+        crops: K, number of grid crops.
+        device: where the model is.
+        autocast: makes the precision context of the forward pass.
+
+    Returns:
+        The `Look`. Source: design, section 2, "Quality".
+    """
+    boxes = torch.stack([sampler.grid(p.shape[0], p.shape[1], crops) for p in pictures])  # (n, K, 4)
+    crop_views = [resize_crop(p[top:top + height, left:left + width], sampler.size)
+                  for p, rows in zip(pictures, boxes.tolist()) for top, left, height, width in rows]
+    views = torch.stack(crop_views + [resize_crop(p, sampler.size) for p in pictures])  # (n·K + n, S, S, 3)
+    with autocast():
+        out = model(views.permute(0, 3, 1, 2).to(device))
+    n, K = boxes.shape[:2]
+    score, feature = out.score.float().cpu(), out.feature.float().cpu()
+    saliency = out.saliency[n * K:].float().cpu()
+    heights, widths = (torch.tensor([p.shape[axis] for p in pictures]) for axis in (0, 1))
+    density = crop_saliency(saliency, boxes, heights, widths)  # (n, K)
+    weights = density / density.sum(dim=1, keepdim=True)
+    crop_scores = score[:n * K].view(n, K)
+    return Look((crop_scores * weights).sum(dim=1), crop_scores, weights, boxes, saliency,
+                feature[:n * K].view(n, K, -1))
+
+
+def look_at_all(model: nn.Module, pictures: Iterable[Tensor], sampler: CropSampler, crops: int, device: torch.device,
+                autocast: Callable[[], AbstractContextManager], batch: int = 8) -> Iterator[Look]:
+    """`look` over any number of pictures, `batch` at a time."""
+    waiting: list[Tensor] = []
+    for picture in pictures:
+        waiting.append(picture)
+        if len(waiting) == batch:
+            yield look(model, waiting, sampler, crops, device, autocast)
+            waiting = []
+    if waiting:
+        yield look(model, waiting, sampler, crops, device, autocast)
+
+
+def metrics(*, pred: Sequence[float], mos: Sequence[float]) -> dict[str, float]:
+    """Agreement of predicted scores with opinion, signed: a reversed prediction is negative.
+
+    Args:
+        pred: (n,) predictions, higher is better.
+        mos: (n,) opinion scores, higher is better.
+
+    Returns:
+        srcc, plcc (raw Pearson), plcc_logistic (after a 4-parameter logistic fitted on these very pairs, as many
+        papers do; optimistic), krcc, rmse (in the units given) and n.
+
+    Raises:
+        ValueError: lengths differ, fewer than 3 pairs, not finite, or constant.
+    """
+    pred, mos = _pairs(pred, mos)
+    return {
+        "srcc": float(stats.spearmanr(pred, mos).statistic),
+        "plcc": float(np.corrcoef(pred, mos)[0, 1]),
+        "plcc_logistic": float(np.corrcoef(logistic_fit(pred, mos), mos)[0, 1]),
+        "krcc": float(stats.kendalltau(pred, mos).statistic),
+        "rmse": float(np.sqrt(np.mean((pred - mos) ** 2))),
+        "n": len(pred),
+    }
+
+
+def logistic_fit(pred: np.ndarray, mos: np.ndarray) -> np.ndarray:
+    """Map predictions to opinion by the least-squares 4-parameter logistic (VQEG), fitted on these pairs.
+
+    Args:
+        pred: (n,) float.
+        mos: (n,) float.
+
+    Returns:
+        (n,) fitted values (β1 - β2) / (1 + exp(-(x - β3) / |β4|)) + β2, x the standardised prediction.
+    """
+    x = (pred - pred.mean()) / pred.std()
+    sign = 1.0 if np.corrcoef(pred, mos)[0, 1] >= 0 else -1.0
+    center, scale = mos.mean(), mos.std()
+    start = [2 * sign, -2 * sign, 0.0, 1.0]
+
+    def curve(b: np.ndarray) -> np.ndarray:
+        z = np.clip(-(x - b[2]) / max(abs(b[3]), 1e-3), -60, 60)
+        return (b[0] - b[1]) / (1 + np.exp(z)) + b[1]
+
+    fit = optimize.least_squares(lambda b: curve(b) - (mos - center) / scale, start)
+    return center + scale * curve(fit.x)
+
+
+def bootstrap_interval(*, pred: Sequence[float], mos: Sequence[float], statistic: str = "plcc", level: float = 0.95,
+                       draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of a metric over pictures.
+
+    Args:
+        pred: (n,) predictions.
+        mos: (n,) opinion scores.
+        statistic: "srcc" or "plcc".
+        level: coverage in (0, 1).
+        draws: bootstrap samples.
+        seed: of the resampling.
+
+    Returns:
+        Lower and upper end.
+
+    Raises:
+        ValueError: as `metrics`, or an unknown statistic.
+    """
+    if statistic not in ("srcc", "plcc"):
+        raise InputError(f"statistic is {statistic!r}: it must be 'srcc' or 'plcc'")
+    pred, mos = _pairs(pred, mos)
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, len(pred), size=(draws, len(pred)))  # (draws, n)
+    a, b = pred[rows], mos[rows]
+    if statistic == "srcc":
+        a, b = stats.rankdata(a, axis=1), stats.rankdata(b, axis=1)
+    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    norm = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    drawn = (a * b).sum(axis=1)[norm > 0] / norm[norm > 0]  # a draw of equal pairs has no correlation
+    tail = 100 * (1 - level) / 2
+    return tuple(float(end) for end in np.percentile(drawn, [tail, 100 - tail]))
+
+
+def by_distortion(predictions: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Metrics within each distortion type.
+
+    Args:
+        predictions: columns image, mos, pred.
+        table: from `load_benchmark`, for the column distortion.
+
+    Returns:
+        One row a distortion: distortion, srcc, plcc, rmse, n; empty where the benchmark names no distortions.
+    """
+    joined = predictions.merge(table[["image", "distortion"]].astype({"distortion": "string"}), on="image")
+    rows = [dict(distortion=name, **metrics(pred=group["pred"], mos=group["mos"]))
+            for name, group in joined.dropna(subset=["distortion"]).groupby("distortion") if len(group) > 2]
+    return pd.DataFrame(rows, columns=["distortion", "srcc", "plcc", "rmse", "n"])
+
+
+def _pairs(pred: Sequence[float], mos: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    pred, mos = np.asarray(pred, dtype=float), np.asarray(mos, dtype=float)
+    if pred.shape != mos.shape or pred.ndim != 1:
+        raise InputError(f"pred {pred.shape} and mos {mos.shape}: both must be one number an image")
+    if len(pred) < 3:
+        raise InputError(f"only {len(pred)} pairs: a correlation needs at least 3")
+    for name, values in (("pred", pred), ("mos", mos)):
+        if not np.isfinite(values).all():
+            raise InputError(f"{name} holds {int((~np.isfinite(values)).sum())} values that are not finite numbers")
+        if np.ptp(values) == 0:
+            raise InputError(f"{name} is constant ({values[0]}): a correlation is not defined")
+    return pred, mos

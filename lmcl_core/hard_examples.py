@@ -1,0 +1,192 @@
+"""Hard examples: pictures that lie close in feature space although people judge them far apart.
+
+Shapes: `n` pictures, `K` crops a picture, `C` feature channels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .errors import InputError
+from .scoring import load
+from .store import PictureStore
+
+
+@dataclass(frozen=True)
+class Described:
+    """Features of the test pictures of one run.
+
+    Attributes:
+        image: (n,) names.
+        mos: (n,) opinion scores.
+        pred: (n,) predictions, in MOS units.
+        feature: (n, C) float32, saliency-weighted mean over the crops, the feature the score is read from.
+        crop_feature: (n, K, C) float32.
+    """
+
+    image: np.ndarray
+    mos: np.ndarray
+    pred: np.ndarray
+    feature: np.ndarray
+    crop_feature: np.ndarray
+
+
+def describe(run: str | Path, table: pd.DataFrame, device: str = "cpu") -> Described:
+    """Features and predictions of the test pictures of a finished run.
+
+    Args:
+        run: its folder; predictions.csv says which pictures were its test part.
+        table: from `load_benchmark`.
+        device: where to work.
+
+    Returns:
+        `Described`, in the order of predictions.csv.
+
+    Raises:
+        InputError: not a finished run, or one of another table.
+    """
+    run = Path(run)
+    scorer = load(run, device)
+    predictions = pd.read_csv(run / "predictions.csv")
+    position = pd.Series(np.arange(len(table)), index=table["image"]).reindex(predictions["image"])
+    if position.isna().any():
+        raise InputError(f"{run} was tested on pictures that are not in this table: load the benchmark it was run on")
+    store = PictureStore.open(table)
+    looks = scorer.look_at(store.picture(int(i)) for i in position)
+    crop_feature = torch.cat([seen.feature for seen in looks])  # (n, K, C)
+    weights = torch.cat([seen.weights for seen in looks])  # (n, K)
+    return Described(predictions["image"].to_numpy(), predictions["mos"].to_numpy(), predictions["pred"].to_numpy(),
+                     torch.einsum("nk,nkc->nc", weights, crop_feature).numpy(), crop_feature.numpy())
+
+
+def cosine_distance(feature: np.ndarray) -> np.ndarray:
+    """(n, C) features -> (n, n) distances 1 - cosine, after centring on their mean; the diagonal is infinite."""
+    centred = feature - feature.mean(axis=0)
+    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    distance = 1 - unit @ unit.T
+    np.fill_diagonal(distance, np.inf)
+    return distance
+
+
+def hard_pairs(described: Described, neighbours: int = 5, gap: float = 1.0) -> pd.DataFrame:
+    """Pairs of a picture and one of its nearest neighbours in feature space, and how far apart people judge them.
+
+    Args:
+        described: from `describe`.
+        neighbours: k, nearest neighbours a picture, 1..n-1.
+        gap: a pair is hard if its MOS differ by at least this many standard deviations of MOS.
+
+    Returns:
+        One row a pair (n·k rows): a, b (positions), distance (cosine, on centred features), mos_gap (in standard
+        deviations of MOS) and hard (bool).
+
+    Raises:
+        InputError: k out of range.
+    """
+    n = len(described.mos)
+    if not 1 <= neighbours < n:
+        raise InputError(f"neighbours is {neighbours!r}: it must lie in 1..{n - 1}")
+    distance = cosine_distance(described.feature)
+    nearest = np.argsort(distance, axis=1, kind="stable")[:, :neighbours]  # (n, k)
+    a, b = np.repeat(np.arange(n), neighbours), nearest.ravel()
+    mos_gap = np.abs(described.mos[a] - described.mos[b]) / described.mos.std()
+    return pd.DataFrame(dict(a=a, b=b, distance=distance[a, b], mos_gap=mos_gap, hard=mos_gap >= gap))
+
+
+def closest_hard_pairs(pairs: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The hard pairs that lie closest in feature space, each named once.
+
+    Args:
+        pairs: from `hard_pairs`.
+        count: how many at most.
+
+    Returns:
+        Rows of `pairs` in order of distance; no picture stands in two of them.
+    """
+    rows, used = [], set()
+    for row in pairs[pairs["hard"]].sort_values("distance", kind="stable").itertuples(index=False):
+        if len(rows) < count and not {row.a, row.b} & used:
+            used |= {row.a, row.b}
+            rows.append(row._asdict())
+    return pd.DataFrame(rows, columns=pairs.columns)
+
+
+def distance_rank(feature: np.ndarray, a: pd.Series, b: pd.Series) -> np.ndarray:
+    """How far pairs are apart compared with all pairs.
+
+    Args:
+        feature: (n, C).
+        a: (m,) positions.
+        b: (m,) positions.
+
+    Returns:
+        (m,) percent of all pairs of the n pictures that are closer, 0..100.
+    """
+    distance = cosine_distance(feature)
+    every = np.sort(distance[np.triu_indices(len(feature), 1)])
+    return 100 * np.searchsorted(every, distance[a.to_numpy(int), b.to_numpy(int)]) / len(every)
+
+
+def separation(described: Described, neighbours: int = 5, gap: float = 1.0) -> dict[str, float]:
+    """How well a feature space keeps pictures of different quality apart.
+
+    Args:
+        described: from `describe`.
+        neighbours: k of `hard_pairs`.
+        gap: of `hard_pairs`.
+
+    Returns:
+        hard_pair_share: share of neighbour pairs that are hard, 0..1, lower is better.
+        knn_mos_error: mean absolute error, in MOS units, of the mean MOS of a picture's k neighbours; lower is better.
+        intra_image_spread: mean distance between crops of one picture over that between crops of different pictures;
+        0 means that all crops of a picture fall together (the local manifold is lost), 1 that pictures do not show.
+    """
+    pairs = hard_pairs(described, neighbours, gap)
+    guess = described.mos[pairs["b"]].reshape(-1, neighbours).mean(axis=1)
+    return dict(hard_pair_share=float(pairs["hard"].mean()),
+                knn_mos_error=float(np.abs(guess - described.mos).mean()),
+                intra_image_spread=intra_image_spread(described.crop_feature))
+
+
+def intra_image_spread(crop_feature: np.ndarray) -> float:
+    """Mean cosine distance between crops of one picture, over that between crops of different pictures.
+
+    Args:
+        crop_feature: (n, K, C) with n >= 2 and K >= 2.
+
+    Returns:
+        The ratio; means over all pairs, computed from sums, never from an (n·K, n·K) matrix.
+    """
+    n, K, _ = crop_feature.shape
+    centred = crop_feature - crop_feature.mean(axis=(0, 1))
+    unit = centred / np.maximum(np.linalg.norm(centred, axis=2, keepdims=True), 1e-12)
+    own = unit.sum(axis=1)  # (n, C)
+    within_sum = np.square(own).sum(axis=1).sum()  # sum of cosines over all ordered pairs of one picture, k = l included
+    total_sum = np.square(own.sum(axis=0)).sum()
+    within = 1 - (within_sum - n * K) / (n * K * (K - 1))
+    between = 1 - (total_sum - within_sum) / (n * (n - 1) * K * K)
+    return float(within / between)
+
+
+def umap_coordinates(feature: np.ndarray, neighbours: int = 15, seed: int = 0) -> np.ndarray:
+    """Two UMAP coordinates a picture; the same on one machine, not across versions, so store what you show.
+
+    Args:
+        feature: (n, C) float.
+        neighbours: UMAP's n_neighbors; clipped to n - 1.
+        seed: its random state.
+
+    Returns:
+        (n, 2) float32.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="n_jobs value")  # a fixed seed means one thread; that is wanted
+        import umap
+        reducer = umap.UMAP(n_neighbors=min(neighbours, len(feature) - 1), metric="cosine", random_state=seed)
+        return reducer.fit_transform(feature - feature.mean(axis=0))

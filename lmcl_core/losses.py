@@ -1,0 +1,178 @@
+"""The losses of the method (design, section 2), as pure functions of tensors.
+
+Shapes: `B` images, `K` crops per image, `D` embedding size, `h w` token grid, `N` = B·K. Student z[i,k] and teacher
+t[i,k] are unit vectors; s(i) is the salient crop of image i; τ the temperature. Nothing here draws random numbers,
+talks to other processes or chooses a device.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import InputError
+
+
+class ManifoldTerms(NamedTuple):
+    """The manifold loss and its two parts, each a scalar tensor."""
+
+    total: Tensor
+    inter: Tensor
+    intra: Tensor
+
+
+class LocalManifoldContrastiveLoss(nn.Module):
+    """Gather an image's crops around its salient one, push other images away, keep its other crops apart.
+
+    Args:
+        temperature: τ, > 0.
+        intra_weight: weight of the intra-image part, >= 0.
+        variant: "v1" (every crop is an anchor, two cross-entropies) or "v2" (one softmax an image).
+        quality_sigma: None, or the width σ > 0 of a weight ``1 - exp(-(Δmos/σ)²/2)`` on the negatives of other
+            images, so that pictures of equal quality are not pushed apart; beyond the paper, off by default.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(self, temperature: float = 0.2, intra_weight: float = 1.0, variant: str = "v1",
+                 quality_sigma: float | None = None) -> None:
+        super().__init__()
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise InputError(f"temperature is {temperature!r}: it must be a finite number greater than 0")
+        if not (math.isfinite(intra_weight) and intra_weight >= 0):
+            raise InputError(f"intra_weight is {intra_weight!r}: it must be a finite number of 0 or more")
+        if variant not in ("v1", "v2"):
+            raise InputError(f"variant is {variant!r}: it must be 'v1' or 'v2'")
+        if quality_sigma is not None and not quality_sigma > 0:
+            raise InputError(f"quality_sigma is {quality_sigma!r}: it must be None or greater than 0")
+        self.temperature, self.intra_weight = float(temperature), float(intra_weight)
+        self.variant, self.quality_sigma = variant, quality_sigma
+
+    def forward(self, student: Tensor, teacher: Tensor, salient: Tensor, mos: Tensor | None = None) -> ManifoldTerms:
+        """Compute the loss; half precision is raised to float32 first, float64 stays.
+
+        Args:
+            student: (B, K, D) unit vectors z, float.
+            teacher: (B, K, D) unit vectors t, float; no gradient flows into them.
+            salient: (B,) int64, s(i) in 0..K-1.
+            mos: (B,) float opinion scores in standard deviations; needed where `quality_sigma` is set.
+
+        Returns:
+            `ManifoldTerms` of scalars. A term whose negatives are empty is 0.
+
+        Raises:
+            ValueError: shapes that do not fit, or a salient index out of range.
+        """
+        _check_embeddings(student, teacher, salient)
+        if self.quality_sigma is not None and mos is None:
+            raise InputError("quality_sigma is set, so the loss needs mos, one score an image; pass mos=")
+        dtype = torch.promote_types(student.dtype, torch.float32)
+        with torch.autocast(student.device.type, enabled=False):
+            z, t = student.to(dtype), teacher.detach().to(dtype)
+            bias = self._negative_bias(mos, z)
+            terms = self._v1 if self.variant == "v1" else self._v2
+            return terms(z, t, salient, bias)
+
+    def _negative_bias(self, mos: Tensor | None, z: Tensor) -> Tensor:
+        """(B, B) log-weights of image j as a negative of image i; -inf on the diagonal."""
+        B = z.shape[0]
+        weight = z.new_ones(B, B)
+        if self.quality_sigma is not None:
+            mos = mos.to(z)
+            weight = -torch.expm1(-((mos[:, None] - mos[None, :]) / self.quality_sigma).square() / 2)
+        return weight.masked_fill(torch.eye(B, dtype=torch.bool, device=z.device), 0).log()
+
+    def _v1(self, z: Tensor, t: Tensor, salient: Tensor, bias: Tensor) -> ManifoldTerms:
+        B, K, _ = z.shape
+        image = torch.arange(B, device=z.device)
+        cosine = torch.einsum("ikd,jld->ikjl", z, t) / self.temperature  # (B, K, B, K)
+        own = cosine[image, :, image, :]  # (B, K, K): z[i,k]·t[i,l]/τ
+
+        # L_inter(i,k): positive t[i,s(i)], negatives every t[j,l] with j != i
+        positive = own.gather(2, salient[:, None, None].expand(B, K, 1))  # (B, K, 1)
+        negatives = (cosine + bias[:, None, :, None]).flatten(2)  # (B, K, B·K)
+        inter = _cross_entropy(positive, negatives).mean()
+
+        # L_intra(i,k): positive t[i,k], negatives t[i,l] with l != k and l != s(i)
+        crop = torch.arange(K, device=z.device)
+        barred = (crop[:, None] == crop)[None] | (crop[None, None, :] == salient[:, None, None])  # (B, K, K)
+        intra = _cross_entropy(own.diagonal(dim1=1, dim2=2)[..., None], own.masked_fill(barred, -torch.inf)).mean()
+        return ManifoldTerms(inter + self.intra_weight * intra, inter, intra)
+
+    def _v2(self, z: Tensor, t: Tensor, salient: Tensor, bias: Tensor) -> ManifoldTerms:
+        B, K, _ = z.shape
+        image = torch.arange(B, device=z.device)
+        cosine = torch.einsum("id,jld->ijl", z[image, salient], t) / self.temperature  # (B, B, K)
+        own = cosine[image, image]  # (B, K)
+        positive = own.gather(1, salient[:, None])  # (B, 1)
+        log_weight = math.log(self.intra_weight) if self.intra_weight > 0 else -math.inf
+        within = (own + log_weight).scatter(1, salient[:, None], -torch.inf)  # (B, K)
+        across = (cosine + bias[:, :, None]).flatten(1)  # (B, B·K)
+        total = _cross_entropy(positive, torch.cat([within, across], dim=1)).mean()
+        return ManifoldTerms(total, _cross_entropy(positive, across).mean(), _cross_entropy(positive, within).mean())
+
+
+class MutualTerms(NamedTuple):
+    """What the student is asked to match of the teacher, each a scalar tensor."""
+
+    score: Tensor
+    saliency: Tensor
+
+
+def mutual_loss(student_score: Tensor, teacher_score: Tensor, student_map: Tensor, teacher_map: Tensor) -> MutualTerms:
+    """Mutual learning: the student matches the teacher's crop scores and its saliency on the global view.
+
+    Args:
+        student_score: (B, K) standardised scores of crops.
+        teacher_score: (B, K), no gradient flows into them.
+        student_map: (B, h, w) saliency, each map summing to 1.
+        teacher_map: (B, h, w), no gradient flows into them.
+
+    Returns:
+        `MutualTerms`: smooth-L1 of the scores, and KL(teacher || student) of the maps in nats, mean over B.
+        Source: design, section 2, "Mutual learning".
+    """
+    teacher = teacher_map.detach().float().flatten(1)  # (B, h·w)
+    student = student_map.float().flatten(1).clamp_min(1e-12).log()
+    return MutualTerms(F.smooth_l1_loss(student_score.float(), teacher_score.detach().float()),
+                       F.kl_div(student, teacher, reduction="batchmean"))
+
+
+def quality_loss(crop_scores: Tensor, weights: Tensor, mos: Tensor) -> Tensor:
+    """Smooth-L1 on every crop's score and on the saliency-weighted mean of an image's crops, in equal parts.
+
+    Args:
+        crop_scores: (B, K) standardised scores.
+        weights: (B, K) saliency weights, summing to 1 over K.
+        mos: (B,) standardised opinion scores.
+
+    Returns:
+        Scalar. Source: design, section 2, "Quality".
+    """
+    scores = crop_scores.float()
+    per_crop = F.smooth_l1_loss(scores, mos[:, None].expand_as(scores))
+    per_image = F.smooth_l1_loss((scores * weights).sum(dim=1), mos)
+    return (per_crop + per_image) / 2
+
+
+def _cross_entropy(positive: Tensor, negatives: Tensor) -> Tensor:
+    """-positive + logsumexp(positive with negatives) over the last axis; 0 where every negative is -inf."""
+    return torch.logsumexp(torch.cat([positive, negatives], dim=-1), dim=-1) - positive.squeeze(-1)
+
+
+def _check_embeddings(student: Tensor, teacher: Tensor, salient: Tensor) -> None:
+    if student.ndim != 3 or student.shape != teacher.shape or 0 in student.shape:
+        raise InputError(f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)}: both must be (B, K, D), "
+                         "equal and not empty")
+    if not (student.is_floating_point() and teacher.is_floating_point()):
+        raise InputError(f"student is {student.dtype} and teacher is {teacher.dtype}: both must be floating point")
+    if salient.shape != student.shape[:1] or salient.dtype != torch.int64:
+        raise InputError(f"salient is {tuple(salient.shape)} {salient.dtype}: it must be ({student.shape[0]},) int64")
+    if not salient.is_cuda and (salient.min() < 0 or salient.max() >= student.shape[1]):
+        raise InputError(f"salient holds {salient.min().item()}..{salient.max().item()}: crop indices must lie in "
+                         f"0..{student.shape[1] - 1}")

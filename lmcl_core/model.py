@@ -1,0 +1,163 @@
+"""The quality model: a backbone, an attention that says where to look, and two heads; and its EMA teacher.
+
+Shapes: `N` crops or views, `S` crop side, `C` backbone channels, `D` embedding size, `h w` token grid, `L` = h·w.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from timm.models.vision_transformer import VisionTransformer
+
+from .cpu import depthwise_in_float32
+from .errors import InputError
+from .weights import create_backbone
+
+
+class ModelOutput(NamedTuple):
+    """What the model says of N crops.
+
+    Attributes:
+        score: (N,) float32, standardised quality, higher is better.
+        embedding: (N, D) float32 unit vectors, where the manifold loss works.
+        saliency: (N, h, w) float32, non-negative, each map sums to 1.
+        feature: (N, C) float32, the pooled backbone feature both heads read.
+    """
+
+    score: Tensor
+    embedding: Tensor
+    saliency: Tensor
+    feature: Tensor
+
+
+class AttentionPool(nn.Module):
+    """Weighted mean of tokens; the weights are the saliency map. It starts as the plain mean.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.gate = nn.Linear(channels, 1)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, L, C) tokens -> (N, C) pooled, (N, L) weights that sum to 1."""
+        weights = self.gate(self.norm(tokens)).squeeze(-1).float().softmax(dim=-1)
+        return torch.einsum("nl,nlc->nc", weights, tokens.float()), weights
+
+
+class QualityModel(nn.Module):
+    """Score, embed and locate the quality of image crops (design, sections 2 and 4).
+
+    A convolutional backbone is pooled by a learned attention, whose weights are the saliency map. A vision
+    transformer is pooled by its CLS token, whose attention in the last block, mean over heads, is the map.
+
+    Args:
+        backbone: timm model name.
+        pretrained: fill the backbone with its ImageNet weights.
+        embedding_dim: D, >= 1.
+        crop_size: S, the side in pixels of the crops it will see; fixed for vision transformers.
+
+    Raises:
+        InputError: unknown backbone or weights that cannot be had.
+    """
+
+    def __init__(self, backbone: str = "tf_efficientnet_lite0", pretrained: bool = True, embedding_dim: int = 128,
+                 crop_size: int = 224) -> None:
+        super().__init__()
+        self.backbone, mean, std = create_backbone(backbone, crop_size, pretrained)
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        channels = getattr(self.backbone, "head_hidden_size", self.backbone.num_features)
+        self.transformer = isinstance(self.backbone, VisionTransformer)
+        if self.transformer:
+            self._expose_attention(crop_size)
+        else:
+            self.pool = AttentionPool(channels)
+            depthwise_in_float32(self.backbone)
+        self.score_head = nn.Linear(channels, 1)
+        self.embedding_head = nn.Sequential(nn.Linear(channels, channels), nn.GELU(),
+                                            nn.Linear(channels, embedding_dim))
+
+    def forward(self, images: Tensor) -> ModelOutput:
+        """Look at a batch of crops.
+
+        Args:
+            images: (N, 3, S, S) uint8 RGB; normalised inside.
+
+        Returns:
+            `ModelOutput`.
+
+        Raises:
+            InputError: not uint8, or not of that shape.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise InputError(f"images are {tuple(images.shape)} {images.dtype}: they must be (N, 3, S, S) uint8 RGB")
+        x = (images.float() - self.mean) / self.std
+        feature, saliency = self._from_transformer(x) if self.transformer else self._from_convolutions(x)
+        embedding = F.normalize(self.embedding_head(feature).float(), dim=-1)
+        return ModelOutput(self.score_head(feature).squeeze(-1).float(), embedding, saliency, feature.float())
+
+    def _from_convolutions(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.backbone.forward_features(x)  # (N, C, h, w)
+        pooled, weights = self.pool(x.flatten(2).transpose(1, 2))  # tokens (N, L, C)
+        return pooled, weights.unflatten(1, x.shape[2:])
+
+    def _from_transformer(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        caught: list[Tensor] = []
+        drop = self.backbone.blocks[-1].attn.attn_drop
+        hook = drop.register_forward_hook(lambda module, args, attention: caught.append(attention))
+        try:
+            tokens = self.backbone.forward_features(x)  # (N, prefix + L, C)
+        finally:
+            hook.remove()
+        attention = caught[0][:, :, 0, self.backbone.num_prefix_tokens:].float().mean(dim=1)  # (N, L)
+        saliency = attention / attention.sum(dim=-1, keepdim=True)
+        return tokens[:, 0].float(), saliency.unflatten(1, self.backbone.patch_embed.grid_size)
+
+    def _expose_attention(self, crop_size: int) -> None:
+        """Have the last block write its attention matrix out, so that a hook can read it."""
+        patch = self.backbone.patch_embed.patch_size[0]
+        if crop_size % patch:
+            raise InputError(f"crop_size is {crop_size}: this backbone needs a multiple of its patch side, {patch}")
+        if not self.backbone.has_class_token:
+            raise InputError("this vision transformer has no CLS token, whose attention would be the saliency map; "
+                             "choose one with a class token, such as deit3_small_patch16_224.fb_in22k_ft_in1k")
+        self.backbone.blocks[-1].attn.fused_attn = False
+
+
+def make_teacher(student: nn.Module) -> nn.Module:
+    """A copy of the student that takes no gradient and normalises with running statistics.
+
+    Args:
+        student: left as it is.
+
+    Returns:
+        The teacher, in evaluation mode.
+    """
+    return copy.deepcopy(student).requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """teacher <- momentum·teacher + (1 - momentum)·student, in place; integer buffers are copied.
+
+    Args:
+        teacher: from `make_teacher`.
+        student: of the same architecture.
+        momentum: in [0, 1).
+    """
+    pairs = list(zip([*teacher.parameters(), *teacher.buffers()], [*student.parameters(), *student.buffers()]))
+    moving = [(t, s.detach()) for t, s in pairs if t.is_floating_point()]
+    torch._foreach_lerp_([t for t, _ in moving], [s for _, s in moving], 1 - momentum)
+    for t, s in pairs:
+        if not t.is_floating_point():
+            t.copy_(s)

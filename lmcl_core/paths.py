@@ -1,0 +1,35 @@
+"""Where things lie, never depending on the working directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .errors import InputError
+
+
+def project_folder() -> Path:
+    """The checkout this package runs from, which holds ``notebooks/``.
+
+    Raises:
+        InputError: the package was installed without its checkout.
+    """
+    folder = Path(__file__).resolve().parent.parent
+    if not (folder / "notebooks").is_dir():
+        raise InputError(f"no notebooks/ beside {folder / 'lmcl_core'}: work from a checkout installed with `pip install -e .`")
+    return folder
+
+
+def runs_folder(chosen: str | Path = "") -> Path:
+    """Folder of run folders: `chosen`, else ``$LMCL_RUNS``, else ``runs/`` of the checkout."""
+    return _folder(chosen, "LMCL_RUNS", "runs")
+
+
+def figures_folder(benchmark: str, chosen: str | Path = "") -> Path:
+    """Folder of a benchmark's figures: below `chosen`, else ``$LMCL_FIGURES``, else ``figures/`` of the checkout."""
+    return _folder(chosen, "LMCL_FIGURES", "figures") / benchmark
+
+
+def _folder(chosen: str | Path, variable: str, name: str) -> Path:
+    chosen = chosen or os.environ.get(variable, "")
+    return Path(chosen).expanduser().resolve() if chosen else project_folder() / name

@@ -1,0 +1,188 @@
+"""One frozen recipe: every hyper-parameter of a run, checked on creation, with a hash that names it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Mapping, get_type_hints
+
+from .errors import InputError, unknown
+
+#: Settings that differ from the defaults of `Recipe`, by benchmark.
+BENCHMARK_PRESETS: dict[str, dict[str, Any]] = {
+    "demo": dict(crop_size=128, crops=3, scales=(1.0, 1.0, 1.5), epochs=3, test_crops=6, lr=4e-4),
+    "livec": dict(),
+}
+
+#: Settings that differ from the benchmark's preset, by recipe name.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "lmcl": dict(),
+    "no-manifold": dict(manifold_weight=0.0),
+}
+
+_AT_LEAST_ONE = ("crop_size", "crops", "test_crops", "epochs", "batch_images", "embedding_dim")
+_POSITIVE = ("temperature", "lr", "quality_sigma")
+_NOT_NEGATIVE = ("intra_weight", "manifold_weight", "mutual_weight", "weight_decay", "seed")
+_CHOICES = {"variant": ("v1", "v2"), "precision": ("bf16-mixed", "16-mixed", "32-true")}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every hyper-parameter of one training run.
+
+    Args:
+        name: folder name of the run; not part of the hash.
+        backbone: a timm model name.
+        pretrained: start from ImageNet weights (False is meant for tests).
+        embedding_dim: D, length of the unit embedding the manifold loss works on.
+        crop_size: S, side of a crop as the model sees it, in pixels.
+        crops: K, crops per image and step.
+        scales: crop k covers a square of side ``crop_size * scales[k % len(scales)]`` image pixels.
+        flip: mirror crops left-right at random.
+        test_crops: crops of the fixed test grid.
+        variant: wording of the manifold loss, "v1" or "v2" (design, section 2).
+        temperature: τ of the manifold loss, > 0.
+        intra_weight: weight of the intra-image negatives, >= 0.
+        manifold_weight: α in L_quality + α·L_manifold + β·L_mutual, >= 0.
+        mutual_weight: β, >= 0.
+        quality_sigma: None, or width (in MOS standard deviations) within which negatives of other images are
+            down-weighted because their opinion scores are alike; beyond the paper.
+        ema_momentum: share of itself that the teacher keeps at a step, in [0, 1).
+        epochs: passes over the training images.
+        batch_images: B, images per step.
+        lr: peak learning rate of AdamW under a one-cycle schedule.
+        weight_decay: decoupled weight decay.
+        precision: "bf16-mixed", "16-mixed" (GPU only) or "32-true".
+        seed: seed of everything random in the run.
+
+    Raises:
+        TypeError: unknown field, or a value of the wrong type.
+        ValueError: a value out of its range.
+    """
+
+    name: str = "lmcl"
+    backbone: str = "tf_efficientnet_lite0"
+    pretrained: bool = True
+    embedding_dim: int = 128
+    crop_size: int = 224
+    crops: int = 4
+    scales: tuple[float, ...] = (1.0, 1.0, 1.0, 1.5)
+    flip: bool = True
+    test_crops: int = 9
+    variant: str = "v1"
+    temperature: float = 0.2
+    intra_weight: float = 0.5
+    manifold_weight: float = 0.05
+    mutual_weight: float = 0.2
+    quality_sigma: float | None = None
+    ema_momentum: float = 0.99
+    epochs: int = 7
+    batch_images: int = 16
+    lr: float = 2e-4
+    weight_decay: float = 0.01
+    precision: str = "bf16-mixed"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = _typed(field.name, getattr(self, field.name), hints[field.name])
+            object.__setattr__(self, field.name, value)
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        def refuse(field: str, rule: str) -> None:
+            raise InputError(f"recipe field {field} is {getattr(self, field)!r}: it must be {rule}")
+
+        for field in _AT_LEAST_ONE:
+            if getattr(self, field) < 1:
+                refuse(field, "at least 1")
+        for field in _POSITIVE:
+            if getattr(self, field) is not None and not getattr(self, field) > 0:
+                refuse(field, "greater than 0")
+        for field in _NOT_NEGATIVE:
+            if not getattr(self, field) >= 0:
+                refuse(field, "0 or greater")
+        for field, choices in _CHOICES.items():
+            if getattr(self, field) not in choices:
+                refuse(field, f"one of {', '.join(choices)}")
+        if not 0 <= self.ema_momentum < 1:
+            refuse("ema_momentum", "in [0, 1)")
+        if not self.scales or min(self.scales) <= 0:
+            refuse("scales", "one or more numbers greater than 0")
+        if not self.name or any(c in self.name for c in "/\\") or self.name.startswith("."):
+            refuse("name", "usable as a folder name")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
+        """Make a recipe from plain values, such as those of a JSON file or a notebook's parameters.
+
+        Args:
+            values: field names and values; lists stand for tuples.
+            base: recipe whose values hold where `values` says nothing; the defaults if None.
+
+        Returns:
+            The checked recipe.
+
+        Raises:
+            InputError: unknown field (with the nearest known one), wrong type or range.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                raise unknown("recipe field", key, known)
+        try:
+            return dataclasses.replace(base or cls(), **values)
+        except TypeError as error:
+            raise InputError(str(error)) from error
+
+    @classmethod
+    def for_benchmark(cls, benchmark: str, name: str = "lmcl", **changes: Any) -> Recipe:
+        """The preset of a benchmark.
+
+        Args:
+            benchmark: name as in `lmcl_core.BENCHMARKS`; one without a preset takes the defaults.
+            name: "lmcl" (the method) or "no-manifold" (the same without the manifold loss).
+            **changes: fields to set on top.
+
+        Returns:
+            The recipe.
+
+        Raises:
+            InputError: unknown name or field.
+        """
+        if name not in VARIANTS:
+            raise unknown("recipe", name, VARIANTS)
+        preset = {**BENCHMARK_PRESETS.get(benchmark, {}), **VARIANTS[name], "name": name}
+        return cls.from_dict({**preset, **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON-ready values."""
+        values = dataclasses.asdict(self)
+        return {**values, "scales": list(self.scales)}
+
+    @cached_property
+    def hash(self) -> str:
+        """First 12 hex digits of the SHA-256 of all fields but the name."""
+        values = {k: v for k, v in self.to_dict().items() if k != "name"}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _typed(field: str, value: Any, hint: Any) -> Any:
+    """Return `value` as its declared type; ints stand for floats, lists for tuples; all else raises TypeError."""
+    if hint == tuple[float, ...] and isinstance(value, (list, tuple)):
+        return tuple(_typed(field, item, float) for item in value)
+    if hint == float | None:
+        return None if value is None else _typed(field, value, float)
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise InputError(f"recipe field {field} is {value!r}: it must be a finite number")
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    wanted = getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)
+    raise TypeError(f"recipe field {field} is {value!r} of type {type(value).__name__}: it must be {wanted}")

@@ -1,0 +1,119 @@
+"""The run folder: what a run was made of, so that a finished one is reused and a different one never is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .benchmarks import Split, data_hash, split_hash
+from .errors import InputError
+from .recipe import Recipe
+from .store import replacing
+
+PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "scipy", "pandas", "pillow", "safetensors")
+IDENTITY = ("benchmark", "recipe_hash", "data_hash", "split_hash")
+
+
+def run_folder(runs: str | Path, benchmark: str, recipe: str, index: int) -> Path:
+    """``runs/<benchmark>/<recipe name>/split-<index>``."""
+    return Path(runs) / benchmark / recipe / f"split-{index:02d}"
+
+
+def identity(table: pd.DataFrame, split: Split, recipe: Recipe) -> dict[str, str]:
+    """What a run is a run of: benchmark name and the hashes of recipe, data and split."""
+    return dict(benchmark=table.attrs["benchmark"], recipe_hash=recipe.hash, data_hash=data_hash(table),
+                split_hash=split_hash(table, split))
+
+
+def check_same(found: dict[str, Any], wanted: dict[str, str], folder: Path) -> None:
+    """Refuse a folder that holds another run.
+
+    Args:
+        found: what the folder says it is.
+        wanted: from `identity`.
+        folder: for the message.
+
+    Raises:
+        InputError: they differ.
+    """
+    differing = [key for key in IDENTITY if found.get(key) != wanted[key]]
+    if differing:
+        raise InputError(f"{folder} holds another run (its {', '.join(differing)} differ): give this recipe another "
+                         "name, or recompute it with --overwrite (overwrite=True in the notebook)")
+
+
+def read_run(folder: str | Path) -> dict[str, Any] | None:
+    """The ``run.json`` of a finished run, or None where there is none.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = Path(folder) / "run.json"
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}): delete that folder and run again") from error
+
+
+def finished_run(folder: Path, wanted: dict[str, str]) -> dict[str, Any] | None:
+    """The record of a finished run of the same identity, or None.
+
+    Args:
+        folder: the run folder.
+        wanted: from `identity`.
+
+    Raises:
+        InputError: the folder holds another run.
+    """
+    record = read_run(folder)
+    if record is None or not all((folder / name).is_file() for name in ("predictions.csv", "model.safetensors")):
+        return None
+    check_same(record, wanted, folder)
+    return record
+
+
+def write_run(folder: Path, record: dict[str, Any]) -> None:
+    """Write ``run.json``, the last file of a run: from here on it counts as finished.
+
+    Args:
+        folder: the run folder.
+        record: what is to be known of the run; commit and package versions are added.
+
+    Raises:
+        RunError: it cannot be saved.
+    """
+    with replacing(folder / "run.json") as path:
+        path.write_text(json.dumps({**record, **provenance()}, indent=2) + "\n")
+
+
+def provenance() -> dict[str, Any]:
+    """Commit and dirty flag of the checkout this package runs from (None outside one), and package versions."""
+    here = Path(__file__).resolve().parent.parent
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, timeout=20)
+        except FileNotFoundError:  # no git on this machine: the commit is simply not known
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain")
+    return dict(commit=git("rev-parse", "HEAD"), dirty=None if status is None else bool(status),
+                versions={name: _version(name) for name in PACKAGES})
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # e.g. torchvision on a bare machine; recorded as absent
+        return None

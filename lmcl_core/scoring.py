@@ -1,0 +1,158 @@
+"""A trained model as a file, and scores for any picture from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, ImageOps
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .benchmarks import Split
+from .crops import CropSampler
+from .errors import InputError
+from .evaluation import Look, look_at_all
+from .model import QualityModel
+from .recipe import Recipe
+from .store import decode, replacing
+
+
+def save_model(path: Path, model: nn.Module, recipe: Recipe, table: pd.DataFrame, split: Split, mos_mean: float,
+               mos_std: float) -> None:
+    """Write weights and what is needed to use them as one safetensors file.
+
+    Args:
+        path: the file.
+        model: a `QualityModel`.
+        recipe: how it was trained.
+        table: the training benchmark.
+        split: its training part gives the percentiles.
+        mos_mean: mean MOS of the training part.
+        mos_std: standard deviation of the same.
+
+    Raises:
+        RunError: it cannot be saved.
+    """
+    quantiles = np.percentile(table["mos"].to_numpy()[split.train], np.arange(101)).round(6).tolist()
+    about = dict(recipe=recipe.to_dict(), benchmark=table.attrs["benchmark"], mos_range=list(table.attrs["mos_range"]),
+                 mos_mean=mos_mean, mos_std=mos_std, mos_percentiles=quantiles)
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    with replacing(path) as temporary:
+        try:
+            save_file(state, temporary, metadata={"lmcl": json.dumps(about)})
+        except SafetensorError as error:  # the writer is not Python's, so a full disk comes without its errno
+            raise OSError(28, str(error)) from error
+
+
+def load(weights: str | Path, device: str = "cpu") -> Scorer:
+    """Load a trained model.
+
+    Args:
+        weights: a ``model.safetensors`` that `lmcl_core.train` wrote, or the run folder it lies in.
+        device: where it is to work, "cpu" or "cuda".
+
+    Returns:
+        The `Scorer`.
+
+    Raises:
+        InputError: no such file, or one that this package did not write.
+    """
+    path = Path(weights)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.is_file():
+        raise InputError(f"no weights at {path}: name a model.safetensors of a finished run")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("lmcl", "null"))
+            state = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"weights at {path} are damaged ({error}): train or fetch them again") from error
+    if about is None:
+        raise InputError(f"{path} was not written by lmcl_core: it lacks the recipe; name a run's model.safetensors")
+    recipe = Recipe.from_dict(about["recipe"])
+    model = QualityModel(recipe.backbone, False, recipe.embedding_dim, recipe.crop_size)
+    model.load_state_dict(state)
+    return Scorer(model, recipe, about, torch.device(device))
+
+
+class Scorer:
+    """Scores pictures of any size in the MOS units of the benchmark its model was trained on.
+
+    Args:
+        model: a trained `QualityModel`.
+        recipe: its recipe.
+        about: benchmark, mos_range, mos_mean, mos_std and mos_percentiles of the training part.
+        device: where to work.
+    """
+
+    def __init__(self, model: QualityModel, recipe: Recipe, about: dict, device: torch.device) -> None:
+        self.model = model.to(device, memory_format=torch.channels_last).eval()
+        self.recipe, self.about, self.device = recipe, about, device
+        self.sampler = CropSampler(recipe.crop_size, recipe.crops, recipe.scales, recipe.flip)
+
+    def score(self, inputs: Sequence[str | Path | Image.Image | np.ndarray] | str | Path, batch_size: int = 8
+              ) -> pd.DataFrame:
+        """Score pictures; the same picture always gets the same score on the same machine.
+
+        Args:
+            inputs: paths, PIL images of any mode, or uint8 arrays (H, W), (H, W, 3) or (H, W, 4); one or many.
+            batch_size: pictures at a time.
+
+        Returns:
+            One row an input: image (its path, or its number), score (MOS units, higher is better), percentile
+            (share of the training benchmark's pictures with a lower MOS, 0..100).
+
+        Raises:
+            InputError: a picture that cannot be read; the message names it.
+        """
+        inputs = [inputs] if isinstance(inputs, (str, Path, Image.Image, np.ndarray)) else list(inputs)
+        looks = self.look(inputs, batch_size)
+        score = torch.cat([seen.score for seen in looks]).double().numpy() if inputs else np.empty(0)
+        score = self.about["mos_mean"] + self.about["mos_std"] * score
+        names = [str(item) if isinstance(item, (str, Path)) else str(n) for n, item in enumerate(inputs)]
+        percentile = np.interp(score, self.about["mos_percentiles"], np.arange(101))
+        return pd.DataFrame(dict(image=names, score=score, percentile=percentile))
+
+    def look(self, inputs: Sequence, batch_size: int = 8) -> list[Look]:
+        """All that the model saw in the pictures, one `Look` a batch; arguments as `score`."""
+        return self.look_at((as_picture(item) for item in inputs), batch_size)
+
+    def look_at(self, pictures: Iterable[Tensor], batch_size: int = 8) -> list[Look]:
+        """`look` for pictures that are already (H, W, 3) uint8 tensors."""
+        return list(look_at_all(self.model, pictures, self.sampler, self.recipe.test_crops, self.device,
+                                self._autocast, batch_size))
+
+    def _autocast(self):
+        if self.recipe.precision == "32-true":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def as_picture(item: str | Path | Image.Image | np.ndarray) -> Tensor:
+    """Any accepted input as a (H, W, 3) uint8 RGB tensor.
+
+    Args:
+        item: path, PIL image or uint8 array.
+
+    Raises:
+        InputError: it cannot be read as a picture.
+    """
+    if isinstance(item, (str, Path)):
+        pixels = decode(item)
+    elif isinstance(item, Image.Image):
+        pixels = np.asarray(ImageOps.exif_transpose(item).convert("RGB"))
+    elif isinstance(item, np.ndarray) and item.dtype == np.uint8 and \
+            (item.ndim == 2 or item.ndim == 3 and item.shape[2] in (3, 4)) and item.size:
+        pixels = np.asarray(Image.fromarray(item).convert("RGB"))
+    else:
+        what = f"{item.dtype} array {item.shape}" if isinstance(item, np.ndarray) else type(item).__name__
+        raise InputError(f"cannot score {what}: give a path, a PIL image or a uint8 array (H, W), (H, W, 3) or (H, W, 4)")
+    return torch.from_numpy(pixels.copy())

@@ -1,0 +1,189 @@
+"""Every picture decoded once into one flat, memory-mapped uint8 file; crops are gathers from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from .crops import resize_crop
+from .errors import InputError, save_failed
+
+
+def cache_folder() -> Path:
+    """Where decoded pictures and the demo are kept: ``$LMCL_CACHE``, or ``~/.cache/lmcl``."""
+    return Path(os.environ.get("LMCL_CACHE") or Path.home() / ".cache" / "lmcl")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file whole or not at all: yields a temporary path that takes the place of `path` on success.
+
+    Args:
+        path: the file to be.
+
+    Raises:
+        RunError: it cannot be written; nothing is left behind.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise save_failed(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def decode(path: str | Path) -> np.ndarray:
+    """Decode a picture file, upright.
+
+    Args:
+        path: the file.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: it is missing, truncated or no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except FileNotFoundError as error:
+        raise InputError(f"missing image {path}: unpack the archive again") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"unreadable image {path} ({error}): fetch this file again") from error
+
+
+class PictureStore:
+    """All pictures of a table as one flat array of pixels.
+
+    Args:
+        pixels: (total bytes,) uint8, pictures one after another, each (H, W, 3) row by row.
+        heights: (n,) int64, in pixels.
+        widths: (n,) int64.
+    """
+
+    def __init__(self, pixels: np.ndarray, heights: Sequence[int], widths: Sequence[int]) -> None:
+        self.heights, self.widths = torch.as_tensor(heights).long(), torch.as_tensor(widths).long()
+        self._pixels = torch.from_numpy(pixels)
+        self._ends = torch.cumsum(self.heights * self.widths * 3, dim=0).tolist()
+
+    @classmethod
+    def open(cls, table: pd.DataFrame) -> PictureStore:
+        """Map the store of a table, decoding its pictures first where that has not been done.
+
+        Args:
+            table: from `load_benchmark`.
+
+        Returns:
+            The store; row i of the table is picture i.
+
+        Raises:
+            InputError: a picture cannot be decoded.
+            RunError: the store cannot be saved.
+        """
+        paths = [Path(table.attrs["root"]) / image for image in table["image"]]
+        index = cache_folder() / "store" / f"{_key(paths)}.json"
+        if not index.is_file():
+            _build(paths, index)
+        sizes = np.array(json.loads(index.read_text()), dtype=np.int64)
+        return cls(np.memmap(index.with_suffix(".u8"), dtype=np.uint8, mode="c"), sizes[:, 0], sizes[:, 1])
+
+    def __len__(self) -> int:
+        return len(self.heights)
+
+    def picture(self, index: int) -> Tensor:
+        """Picture `index` as a (H, W, 3) uint8 view."""
+        height, width = int(self.heights[index]), int(self.widths[index])
+        end = self._ends[index]
+        return self._pixels[end - height * width * 3:end].view(height, width, 3)
+
+    def crops(self, indices: Sequence[int] | Tensor, boxes: Tensor, size: int, flips: Tensor | None = None) -> Tensor:
+        """Gather crops and bring them to the model's size.
+
+        Args:
+            indices: (B,) picture numbers.
+            boxes: (B, K, 4) int64 boxes.
+            size: S in pixels.
+            flips: (B, K) bool, which crops to mirror; None mirrors none.
+
+        Returns:
+            (B·K, 3, S, S) uint8, channels last in memory.
+        """
+        B, K, _ = boxes.shape
+        out = torch.empty(B * K, size, size, 3, dtype=torch.uint8)
+        for n, (top, left, height, width) in enumerate(boxes.flatten(0, 1).tolist()):
+            picture = self.picture(int(indices[n // K]))
+            crop = resize_crop(picture[top:top + height, left:left + width], size)
+            out[n] = crop.flip(1) if flips is not None and flips[n // K, n % K] else crop
+        return out.permute(0, 3, 1, 2)
+
+    def whole(self, indices: Sequence[int] | Tensor, size: int) -> Tensor:
+        """The global view: whole pictures squeezed to (B, 3, S, S) uint8; it only serves to locate saliency."""
+        indices = torch.as_tensor(indices)
+        heights, widths = self.heights[indices], self.widths[indices]
+        boxes = torch.stack([torch.zeros_like(heights), torch.zeros_like(heights), heights, widths], dim=-1)
+        return self.crops(indices, boxes[:, None], size)
+
+
+def _key(paths: Sequence[Path]) -> str:
+    """Name of the store of these files; another file, size or time of change makes another store."""
+    facts = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise InputError(f"missing image {path}: unpack the archive again") from error
+        facts.append([str(path), status.st_size, status.st_mtime_ns])
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _build(paths: Sequence[Path], index: Path) -> None:
+    """Decode into a temporary file whose room is reserved first; the index, written last, makes it valid."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        shapes = [picture.shape[:2] for picture in pool.map(_header, paths)]
+        total = sum(height * width * 3 for height, width in shapes)
+        with replacing(index.with_suffix(".u8")) as temporary:
+            with open(temporary, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, max(total, 1))
+            flat = np.memmap(temporary, dtype=np.uint8, mode="r+")
+            start = 0
+            for path, shape, picture in zip(paths, shapes, pool.map(decode, paths)):
+                if picture.shape[:2] != shape:
+                    raise InputError(f"unreadable image {path}: header and pixels disagree: fetch this file again")
+                flat[start:start + picture.size] = picture.ravel()
+                start += picture.size
+            flat.flush()
+    with replacing(index) as temporary:
+        temporary.write_text(json.dumps(shapes))
+
+
+def _header(path: Path) -> np.ndarray:
+    """An empty array of the upright picture's shape, from the header alone."""
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"unreadable image {path} ({error}): fetch this file again") from error
+    return np.empty((width, height, 0) if turned else (height, width, 0))
