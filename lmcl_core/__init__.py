@@ -9,7 +9,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "benchmarks": ("BENCHMARKS", "Benchmark", "Fault", "Split", "data_hash", "load_benchmark", "make_split", "split_hash"),
+    "benchmarks": ("BENCHMARKS", "Benchmark", "Fault", "load_benchmark"),
+    "splits": ("Split", "data_hash", "make_split", "split_hash"),
     "verify": ("verify_benchmark",),
     "crops": ("CropSampler", "crop_saliency", "salient_crop"),
     "losses": ("LocalManifoldContrastiveLoss", "mutual_loss", "quality_loss"),

@@ -1,4 +1,4 @@
-"""The benchmarks: where their pictures and opinion scores lie, what can be wrong with a copy, and their splits.
+"""The benchmarks: where their pictures and opinion scores lie, and what can be wrong with a copy.
 
 A reader returns a table with one row an image; a check returns the faults of a folder. Facts about each official
 folder (names, counts, ranges, direction) live in its `Benchmark`.
@@ -6,12 +6,10 @@ folder (names, counts, ranges, direction) live in its `Benchmark`.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -60,6 +58,7 @@ class Benchmark:
         mos_range: lowest and highest `mos` of the official labels, in the units of the table.
         label_kind: whose opinion the labels are.
         source: paper, and where to ask for the images.
+        mend: what to do where files are missing.
         read: (official folder) -> (table with image relative to that folder, label file).
     """
 
@@ -70,27 +69,8 @@ class Benchmark:
     mos_range: tuple[float, float]
     label_kind: str
     source: str
+    mend: str
     read: Callable[[Path], tuple[pd.DataFrame, Path]]
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Integer row positions of a table, as int64 arrays; unpacks as train, val, test.
-
-    Attributes:
-        train: positions to train on.
-        val: positions to choose on; may be empty.
-        test: positions to report on.
-        index: which of the numbered splits this is, or None.
-    """
-
-    train: np.ndarray
-    val: np.ndarray
-    test: np.ndarray
-    index: int | None = None
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return iter((self.train, self.val, self.test))
 
 
 def load_benchmark(name: str, root: str | Path | None = None) -> pd.DataFrame:
@@ -119,60 +99,19 @@ def load_benchmark(name: str, root: str | Path | None = None) -> pd.DataFrame:
         raise FaultError(_bad_rows(bad["image"].tolist(), label_file))
     missing = sorted(set(table["image"]) - set(_pictures(folder)))
     if missing:
-        raise FaultError(Fault("missing_image", _some([str(folder / m) for m in missing]),
-                               f"{len(missing)} of {len(table)} listed images are not there: unpack the archive again"))
+        raise FaultError(
+            Fault(
+                "missing_image",
+                _some([str(folder / m) for m in missing]),
+                f"{len(missing)} of {len(table)} listed images are not there: {benchmark.mend}",
+            )
+        )
     prefix = folder.relative_to(root).as_posix()
     table["image"] = [image if prefix == "." else f"{prefix}/{image}" for image in table["image"]]
     table = table[COLUMNS].sort_values("image", ignore_index=True)
     table["level"] = table["level"].astype("Int64")
     table.attrs = dict(benchmark=name, root=str(root), mos_range=benchmark.mos_range, label_file=str(label_file))
     return table
-
-
-def make_split(table: pd.DataFrame, index: int, test: float = 0.2, val: float = 0.0) -> Split:
-    """Split a table by content; the same on every machine and in every version of every library.
-
-    Contents are put in the order of the SHA-256 of "index/content"; the first share is test, the next val.
-
-    Args:
-        table: from `load_benchmark`.
-        index: which split, 0 or greater; 0..9 are the ten splits of the protocol.
-        test: share of contents for test, in (0, 1).
-        val: share of contents for validation, in [0, 1).
-
-    Returns:
-        The `Split`; no content stands in two parts.
-
-    Raises:
-        InputError: shares out of range, or too few contents for them.
-    """
-    if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or index < 0:
-        raise InputError(f"split index is {index!r}: it must be a whole number of 0 or more")
-    if not (0 < test < 1 and 0 <= val < 1 and test + val < 1):
-        raise InputError(f"shares test={test!r}, val={val!r}: they must be positive parts of 1 that leave some to train")
-    contents = sorted(set(table["content"]))
-    order = sorted(contents, key=lambda content: hashlib.sha256(f"{index}/{content}".encode()).hexdigest())
-    n_test, n_val = round(test * len(order)), round(val * len(order))
-    if n_test < 1 or (val and n_val < 1) or n_test + n_val >= len(order):
-        raise InputError(f"{len(order)} contents cannot be split into test={test} and val={val}: a part would be empty")
-    part = {content: "test" if place < n_test else "val" if place < n_test + n_val else "train"
-            for place, content in enumerate(order)}
-    parts = table["content"].map(part).to_numpy()
-    return Split(*(np.flatnonzero(parts == name) for name in ("train", "val", "test")), index=int(index))
-
-
-def split_hash(table: pd.DataFrame, split: Split) -> str:
-    """First 12 hex digits of the SHA-256 of the file names in each part of a split."""
-    names = [sorted(Path(image).name for image in table["image"].iloc[part]) for part in split]
-    return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:12]
-
-
-def data_hash(table: pd.DataFrame) -> str:
-    """First 12 hex digits of the SHA-256 of every image's file name, size in bytes and mos."""
-    root = Path(table.attrs["root"])
-    rows = [[Path(image).name, (root / image).stat().st_size, repr(float(mos))]
-            for image, mos in zip(table["image"], table["mos"])]
-    return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()[:12]
 
 
 def find_folder(benchmark: Benchmark, root: Path) -> Path:
@@ -189,14 +128,22 @@ def find_folder(benchmark: Benchmark, root: Path) -> Path:
         FaultError: neither is there.
     """
     if root.is_dir():
-        inside = [entry for entry in sorted(root.iterdir())
-                  if entry.is_dir() and entry.name.lower() == benchmark.folder.lower()]
+        inside = [
+            entry
+            for entry in sorted(root.iterdir())
+            if entry.is_dir() and entry.name.lower() == benchmark.folder.lower()
+        ]
         if inside:
             return inside[0]
         if root.name.lower() == benchmark.folder.lower() or benchmark.name == "demo" or (root / "Images").is_dir():
             return root
-    raise FaultError(Fault("missing_folder", str(root),
-                           f"name the {benchmark.title} folder {benchmark.folder}/ or the folder it lies in"))
+    raise FaultError(
+        Fault(
+            "missing_folder",
+            str(root),
+            f"name the {benchmark.title} folder {benchmark.folder}/ or the folder it lies in",
+        )
+    )
 
 
 def _benchmark(name: str) -> Benchmark:
@@ -207,15 +154,21 @@ def _benchmark(name: str) -> Benchmark:
 
 def _default_root(name: str) -> Path:
     if name != "demo":
-        raise InputError(f"benchmark {name!r} needs the folder of its images: pass root (--data-root on the command line)")
+        raise InputError(
+            f"benchmark {name!r} needs the folder of its images: pass root (--data-root on the command line)"
+        )
     from .demo import build_demo
+
     return build_demo()
 
 
 def _pictures(folder: Path) -> list[str]:
     """Picture files below a folder, relative to it, without the hidden ones archives bring along."""
-    return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))
-            if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and "__MACOSX" not in path.parts]
+    return [
+        path.relative_to(folder).as_posix()
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and "__MACOSX" not in path.parts
+    ]
 
 
 def _some(items: list[str], show: int = 3) -> str:
@@ -223,14 +176,19 @@ def _some(items: list[str], show: int = 3) -> str:
 
 
 def _bad_rows(images: list[str], label_file: Path) -> Fault:
-    return Fault("bad_label_row", f"{label_file}: {_some(images)}",
-                 f"{len(images)} scores are not finite numbers: fetch the label file again")
+    return Fault(
+        "bad_label_row",
+        f"{label_file}: {_some(images)}",
+        f"{len(images)} scores are not finite numbers: fetch the label file again",
+    )
 
 
 def _labels(folder: Path, name: str) -> Path:
     """A label file by its name, matched without case."""
     wanted = folder / name
-    near = [p for p in wanted.parent.glob("*") if p.name.lower() == wanted.name.lower()] if wanted.parent.is_dir() else []
+    near = (
+        [p for p in wanted.parent.glob("*") if p.name.lower() == wanted.name.lower()] if wanted.parent.is_dir() else []
+    )
     if not near:
         raise FaultError(Fault("missing_label_file", str(wanted), "unpack the archive again, with its label files"))
     return near[0]
@@ -238,13 +196,17 @@ def _labels(folder: Path, name: str) -> Path:
 
 def _mat_column(path: Path, variable: str) -> np.ndarray:
     from scipy.io import loadmat
+
     try:
         content = loadmat(path)
     except Exception as error:  # loadmat raises a different kind for each way a file can be damaged
-        raise FaultError(Fault("missing_label_file", str(path), f"not a readable .mat file ({error}): fetch it again")) \
-            from error
+        raise FaultError(
+            Fault("missing_label_file", str(path), f"not a readable .mat file ({error}): fetch it again")
+        ) from error
     if variable not in content:
-        raise FaultError(Fault("bad_label_column", f"{path}: {variable}", "the variable is not in the file: fetch it again"))
+        raise FaultError(
+            Fault("bad_label_column", f"{path}: {variable}", "the variable is not in the file: fetch it again")
+        )
     return content[variable].ravel()
 
 
@@ -254,29 +216,67 @@ def _read_livec(folder: Path) -> tuple[pd.DataFrame, Path]:
     names = [str(np.asarray(cell).ravel()[0]) for cell in _mat_column(names_file, "AllImages_release")]
     mos = _mat_column(label_file, "AllMOS_release").astype(float)
     if len(names) != len(mos):
-        raise FaultError(Fault("bad_label_row", str(label_file), f"{len(mos)} scores for {len(names)} names in "
-                               f"{names_file.name}: fetch both files again"))
-    on_disk = {Path(path).name.lower(): path for path in _pictures(folder) if Path(path).parent.name.lower() == "images"}
+        raise FaultError(
+            Fault(
+                "bad_label_row",
+                str(label_file),
+                f"{len(mos)} scores for {len(names)} names in {names_file.name}: fetch both files again",
+            )
+        )
+    on_disk = {
+        Path(path).name.lower(): path for path in _pictures(folder) if Path(path).parent.name.lower() == "images"
+    }
     rows = pd.DataFrame({"name": names, "mos": mos})[7:]
-    return pd.DataFrame({"image": [on_disk.get(name.lower(), f"Images/{name}") for name in rows["name"]],
-                         "mos": rows["mos"].to_numpy(), "content": rows["name"].to_numpy(), "distortion": pd.NA,
-                         "level": pd.NA, "official_split": pd.NA}), label_file
+    return pd.DataFrame(
+        {
+            "image": [on_disk.get(name.lower(), f"Images/{name}") for name in rows["name"]],
+            "mos": rows["mos"].to_numpy(),
+            "content": rows["name"].to_numpy(),
+            "distortion": pd.NA,
+            "level": pd.NA,
+            "official_split": pd.NA,
+        }
+    ), label_file
 
 
 def _read_demo(folder: Path) -> tuple[pd.DataFrame, Path]:
     from .demo import LABEL_FILE
+
     label_file = _labels(folder, LABEL_FILE)
     table = pd.read_csv(label_file, dtype={"content": str, "distortion": str})
     for column in ("image", "mos", "content", "distortion", "level"):
         if column not in table:
-            raise FaultError(Fault("bad_label_column", f"{label_file}: {column}", "delete the folder; it is built again"))
+            raise FaultError(
+                Fault("bad_label_column", f"{label_file}: {column}", "delete the folder; it is built again")
+            )
     table["mos"] = pd.to_numeric(table["mos"], errors="coerce")
     return table.assign(official_split=pd.NA), label_file
 
 
-BENCHMARKS: dict[str, Benchmark] = {b.name: b for b in (
-    Benchmark("livec", "LIVEC", "ChallengeDB_release", 1162, (3.42, 92.43), "people's mean opinion score, 0 to 100",
-              "Ghadiyaram and Bovik, IEEE TIP 2016; LIVE, The University of Texas at Austin", _read_livec),
-    Benchmark("demo", "Demo (proxy labels)", "demo", 480, (0.0, 40.0), "a PROXY: MS-SSIM in dB, not people's opinion",
-              "photographs of scikit-image, scikit-learn and matplotlib, distorted here", _read_demo),
-)}
+BENCHMARKS: dict[str, Benchmark] = {
+    b.name: b
+    for b in (
+        Benchmark(
+            "livec",
+            "LIVEC",
+            "ChallengeDB_release",
+            1162,
+            (3.42, 92.43),
+            "people's mean opinion score, 0 to 100",
+            "Ghadiyaram and Bovik, IEEE TIP 2016; LIVE, The University of Texas at Austin",
+            "unpack the archive again",
+            _read_livec,
+        ),
+        Benchmark(
+            "demo",
+            "Demo (proxy labels)",
+            "demo",
+            480,
+            (0.0, 40.0),
+            "a PROXY: MS-SSIM in dB, not people's opinion",
+            "photographs of scikit-image, scikit-learn and matplotlib, distorted here",
+            "delete the folder, it is built again",
+            _read_demo,
+        ),
+    )
+}

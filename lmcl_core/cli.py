@@ -6,43 +6,64 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
 from .errors import InputError, RunError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
-                  help="Local manifold contrastive learning for no-reference image quality assessment. "
-                       "With --debug, an error shows its traceback.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Local manifold contrastive learning for no-reference image quality assessment. "
+    "With --debug, an error shows its traceback.",
+)
 
 Name = Annotated[str, typer.Option("--benchmark", help="demo or livec")]
 Root = Annotated[str, typer.Option("--data-root", help="the benchmark's official folder, or the folder it lies in")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
-Set = Annotated[Optional[list[str]], typer.Option("--set", metavar="FIELD=VALUE",  # noqa: UP045
-                                                  help="change a recipe field; may be repeated")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="change a recipe field; may be repeated",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="compute again what is finished")]
 
 
 @app.command()
-def reproduce(benchmark: Name = "demo", data_root: Root = "",
-              splits: Annotated[int, typer.Option(help="how many of the numbered splits")] = 3,
-              runs_dir: Annotated[str, typer.Option(help="default: runs/ of the checkout")] = "",
-              figures_dir: Annotated[str, typer.Option(help="default: figures/ of the checkout")] = "",
-              device: Device = "auto", overwrite: Overwrite = False, changes: Set = None) -> None:
+def reproduce(
+    benchmark: Name = "demo",
+    data_root: Root = "",
+    splits: Annotated[int, typer.Option(help="how many of the numbered splits")] = 3,
+    runs_dir: Annotated[str, typer.Option(help="default: runs/ of the checkout")] = "",
+    figures_dir: Annotated[str, typer.Option(help="default: figures/ of the checkout")] = "",
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    changes: Set = None,
+) -> None:
     """Run notebooks 01 to 04 headless; finished work is skipped."""
     from .reproduce import reproduce as run
+
     run(benchmark, data_root, splits, runs_dir, figures_dir, device, overwrite, parse_changes(changes), log=_say)
 
 
 @app.command()
-def verify(benchmark: Annotated[str, typer.Argument(help="demo or livec")],
-           data_root: Annotated[str, typer.Argument(help="the official folder, or the folder it lies in")] = "",
-           deep: Annotated[bool, typer.Option("--deep", help="decode every image")] = False,
-           show: Annotated[int, typer.Option(help="faults of one kind to print")] = 10) -> None:
+def verify(
+    benchmark: Annotated[str, typer.Argument(help="demo or livec")],
+    data_root: Annotated[str, typer.Argument(help="the official folder, or the folder it lies in")] = "",
+    deep: Annotated[bool, typer.Option("--deep", help="decode every image")] = False,
+    show: Annotated[int, typer.Option(help="faults of one kind to print")] = 10,
+) -> None:
     """Check a benchmark's folder; print its split hashes, or every fault with its fix."""
-    from .benchmarks import load_benchmark, make_split, split_hash
+    from .benchmarks import load_benchmark
+    from .splits import make_split, split_hash
     from .verify import verify_benchmark
+
     faults = verify_benchmark(benchmark, data_root or None, deep)
     counts = Counter(fault.kind for fault in faults)
     for kind, count in counts.items():
@@ -51,29 +72,38 @@ def verify(benchmark: Annotated[str, typer.Argument(help="demo or livec")],
         if count > show:
             print(f"{kind}: {count - show} more", file=sys.stderr)
     if faults:
-        print(f"{benchmark}: {len(faults)} faults", file=sys.stderr)
+        print(f"{benchmark}: {len(faults)} fault{"s" * (len(faults) > 1)}", file=sys.stderr)
         raise typer.Exit(1)
     table = load_benchmark(benchmark, data_root or None)
     print(f"{benchmark}: {len(table)} images, no faults")
     for index in range(10):
         split = make_split(table, index)
         train, test = (set(table["content"].iloc[part]) for part in (split.train, split.test))
-        print(f"split {index}: {split_hash(table, split)}  {len(split.train)} train, {len(split.test)} test, "
-              f"{len(train & test)} contents shared")
+        print(
+            f"split {index}: {split_hash(table, split)}  {len(split.train)} train, {len(split.test)} test, "
+            f"{len(train & test)} contents shared"
+        )
 
 
 @app.command()
-def train(benchmark: Name = "demo", data_root: Root = "",
-          split: Annotated[int, typer.Option(help="which numbered split")] = 0,
-          recipe: Annotated[str, typer.Option(help="lmcl or no-manifold")] = "lmcl",
-          runs_dir: Annotated[str, typer.Option(help="default: runs/ of the checkout")] = "",
-          device: Device = "auto", overwrite: Overwrite = False, changes: Set = None) -> None:
+def train(
+    benchmark: Name = "demo",
+    data_root: Root = "",
+    split: Annotated[int, typer.Option(help="which numbered split")] = 0,
+    recipe: Annotated[str, typer.Option(help="lmcl or no-manifold")] = "lmcl",
+    runs_dir: Annotated[str, typer.Option(help="default: runs/ of the checkout")] = "",
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    changes: Set = None,
+) -> None:
     """Train and test one split, without a notebook; a killed run goes on where it was."""
-    from .benchmarks import load_benchmark, make_split
+    from .benchmarks import load_benchmark
+    from .splits import make_split
     from .paths import runs_folder
     from .recipe import Recipe
     from .runs import run_folder
     from .training import train as run
+
     table = load_benchmark(benchmark, data_root or None)
     settings = Recipe.for_benchmark(benchmark, recipe, **parse_changes(changes))
     folder = run_folder(runs_folder(runs_dir), benchmark, settings.name, split)
@@ -82,14 +112,22 @@ def train(benchmark: Name = "demo", data_root: Root = "",
 
 
 @app.command()
-def score(weights: Annotated[Path, typer.Option(help="model.safetensors of a run, or the run's folder")],
-          paths: Annotated[list[Path], typer.Argument(help="pictures, or folders of pictures")]) -> None:
+def score(
+    weights: Annotated[Path, typer.Option(help="model.safetensors of a run, or the run's folder")],
+    paths: Annotated[list[Path], typer.Argument(help="pictures, or folders of pictures")],
+) -> None:
     """Score pictures; prints CSV: image, score in MOS units, percentile. Unreadable ones are listed at the end."""
     from .benchmarks import PICTURE_SUFFIXES
     from .scoring import load
+
     scorer = load(weights)
-    pictures = [file for path in paths for file in (
-        sorted(f for f in path.rglob("*") if f.suffix.lower() in PICTURE_SUFFIXES) if path.is_dir() else [path])]
+    pictures = [
+        file
+        for path in paths
+        for file in (
+            sorted(f for f in path.rglob("*") if f.suffix.lower() in PICTURE_SUFFIXES) if path.is_dir() else [path]
+        )
+    ]
     if not pictures:
         raise InputError(f"no pictures in {', '.join(map(str, paths))}: name picture files or a folder that holds some")
     faults = []
@@ -148,6 +186,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _fail(message: str, code: int, debug: bool) -> None:
     if debug:
         import traceback
+
         traceback.print_exc()
     print(f"lmcl: {message}", file=sys.stderr)
     sys.exit(code)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -48,8 +48,9 @@ class CropSampler:
         if not self.scales or not all(math.isfinite(s) and s > 0 for s in self.scales):
             raise InputError(f"CropSampler scales is {self.scales!r}: it must be one or more numbers greater than 0")
 
-    def sample(self, heights: Sequence[int] | Tensor, widths: Sequence[int] | Tensor,
-               generator: torch.Generator) -> Tensor:
+    def sample(
+        self, heights: Sequence[int] | Tensor, widths: Sequence[int] | Tensor, generator: torch.Generator
+    ) -> Tensor:
         """Draw K boxes in each image, uniform over all positions that fit.
 
         Args:
@@ -64,8 +65,9 @@ class CropSampler:
             ValueError: heights and widths differ in length, or one is below 1.
         """
         extent = _extents(heights, widths)  # (B, 2)
-        wanted = torch.tensor([max(1, round(self.size * self.scales[k % len(self.scales)]))
-                               for k in range(self.crops)])  # (K,)
+        wanted = torch.tensor(
+            [max(1, round(self.size * self.scales[k % len(self.scales)])) for k in range(self.crops)]
+        )  # (K,)
         side = torch.minimum(wanted[None, :], extent.amin(1)[:, None])  # (B, K)
         places = extent[:, None, :] - side[..., None] + 1  # (B, K, 2): number of positions
         draw = torch.rand(places.shape, generator=generator, dtype=torch.float64, device=generator.device).cpu()
@@ -156,7 +158,7 @@ def salient_crop(density: Tensor) -> Tensor:
     """
     position = torch.arange(density.shape[1], device=density.device).expand_as(density)
     best = density == density.amax(dim=1, keepdim=True)
-    return torch.where(best, position, density.shape[1]).amin(dim=1)
+    return torch.where(best, position, density.shape[1] - 1).amin(dim=1)
 
 
 def resize_crop(pixels: Tensor, size: int) -> Tensor:
@@ -185,8 +187,10 @@ def _extents(heights, widths) -> Tensor:
     """Check image sizes and stack them into (B, 2) int64."""
     heights, widths = torch.as_tensor(heights).cpu().long(), torch.as_tensor(widths).cpu().long()
     if heights.shape != widths.shape or heights.ndim != 1:
-        raise InputError(f"image sizes: got heights {tuple(heights.shape)} and widths {tuple(widths.shape)}; "
-                         "both must be one number an image")
+        raise InputError(
+            f"image sizes: got heights {tuple(heights.shape)} and widths {tuple(widths.shape)}; "
+            "both must be one number an image"
+        )
     extent = torch.stack([heights, widths], dim=1)
     if extent.numel() and extent.min() < 1:
         raise InputError(f"image sizes: smallest is {int(extent.min())}; every height and width must be at least 1")

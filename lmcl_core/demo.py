@@ -27,9 +27,24 @@ LEVELS = 5
 
 #: Photographs by the installed package that ships them, as paths inside the package.
 PHOTOGRAPHS = {
-    "skimage": [f"data/{name}" for name in (
-        "astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png",
-        "gravel.png", "hubble_deep_field.jpg", "moon.png", "motorcycle_left.png", "retina.jpg", "rocket.jpg")],
+    "skimage": [
+        f"data/{name}"
+        for name in (
+            "astronaut.png",
+            "brick.png",
+            "camera.png",
+            "chelsea.png",
+            "coffee.png",
+            "coins.png",
+            "grass.png",
+            "gravel.png",
+            "hubble_deep_field.jpg",
+            "moon.png",
+            "motorcycle_left.png",
+            "retina.jpg",
+            "rocket.jpg",
+        )
+    ],
     "sklearn": ["datasets/images/china.jpg", "datasets/images/flower.jpg"],
     "matplotlib": ["mpl-data/sample_data/grace_hopper.jpg"],
 }
@@ -70,6 +85,7 @@ def build_demo(folder: str | Path | None = None) -> Path:
 def load_photographs() -> dict[str, np.ndarray]:
     """The pristine photographs, by name, as (H, W, 3) uint8 RGB with `SHORT_SIDE` pixels on the short side."""
     import importlib.util
+
     photographs = {}
     for package, paths in PHOTOGRAPHS.items():
         base = Path(importlib.util.find_spec(package).submodule_search_locations[0])
@@ -83,8 +99,12 @@ def load_photographs() -> dict[str, np.ndarray]:
 
 def _build_into(folder: Path) -> None:
     (folder / "images").mkdir()
-    work = [(content, photograph, name, level) for content, photograph in load_photographs().items()
-            for name in DISTORTIONS for level in range(1, LEVELS + 1)]
+    work = [
+        (content, photograph, name, level)
+        for content, photograph in load_photographs().items()
+        for name in DISTORTIONS
+        for level in range(1, LEVELS + 1)
+    ]
 
     def make(item: tuple[str, np.ndarray, str, int]) -> dict[str, object]:
         content, photograph, name, level = item
@@ -111,6 +131,7 @@ def ms_ssim_db(reference: np.ndarray, distorted: np.ndarray) -> float:
     """
     import torch
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
+
     a, b = (torch.from_numpy(x.astype(np.float32)).permute(2, 0, 1)[None] for x in (distorted, reference))
     return float(-10 * np.log10(max(1 - float(ms_ssim(a, b, data_range=255.0)), 1e-4)))
 
@@ -160,6 +181,10 @@ def _jpeg2000(photograph: np.ndarray, level: int, rng: np.random.Generator) -> n
 
 #: Distortions by name: (photograph, level 0..4, generator) -> distorted photograph.
 DISTORTIONS: dict[str, Callable[[np.ndarray, int, np.random.Generator], np.ndarray]] = {
-    "white noise": _white_noise, "JPEG": _jpeg, "JPEG 2000": _jpeg2000,
-    "blur": _blur, "contrast": _contrast, "pink noise": _pink_noise,
+    "white noise": _white_noise,
+    "JPEG": _jpeg,
+    "JPEG 2000": _jpeg2000,
+    "blur": _blur,
+    "contrast": _contrast,
+    "pink noise": _pink_noise,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from difflib import get_close_matches
-from typing import Iterable
+from collections.abc import Iterable
 
 
 class InputError(ValueError):

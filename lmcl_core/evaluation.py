@@ -40,8 +40,14 @@ class Look(NamedTuple):
 
 
 @torch.no_grad()
-def look(model: nn.Module, pictures: Sequence[Tensor], sampler: CropSampler, crops: int, device: torch.device,
-         autocast: Callable[[], AbstractContextManager]) -> Look:
+def look(
+    model: nn.Module,
+    pictures: Sequence[Tensor],
+    sampler: CropSampler,
+    crops: int,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager],
+) -> Look:
     """Look at a batch of pictures through the fixed test grid; nothing is random.
 
     Args:
@@ -56,24 +62,35 @@ def look(model: nn.Module, pictures: Sequence[Tensor], sampler: CropSampler, cro
         The `Look`. Source: design, section 2, "Quality".
     """
     boxes = torch.stack([sampler.grid(p.shape[0], p.shape[1], crops) for p in pictures])  # (n, K, 4)
-    crop_views = [resize_crop(p[top:top + height, left:left + width], sampler.size)
-                  for p, rows in zip(pictures, boxes.tolist()) for top, left, height, width in rows]
+    crop_views = [
+        resize_crop(p[top : top + height, left : left + width], sampler.size)
+        for p, rows in zip(pictures, boxes.tolist())
+        for top, left, height, width in rows
+    ]
     views = torch.stack(crop_views + [resize_crop(p, sampler.size) for p in pictures])  # (n·K + n, S, S, 3)
     with autocast():
         out = model(views.permute(0, 3, 1, 2).to(device))
     n, K = boxes.shape[:2]
     score, feature = out.score.float().cpu(), out.feature.float().cpu()
-    saliency = out.saliency[n * K:].float().cpu()
+    saliency = out.saliency[n * K :].float().cpu()
     heights, widths = (torch.tensor([p.shape[axis] for p in pictures]) for axis in (0, 1))
     density = crop_saliency(saliency, boxes, heights, widths)  # (n, K)
     weights = density / density.sum(dim=1, keepdim=True)
-    crop_scores = score[:n * K].view(n, K)
-    return Look((crop_scores * weights).sum(dim=1), crop_scores, weights, boxes, saliency,
-                feature[:n * K].view(n, K, -1))
+    crop_scores = score[: n * K].view(n, K)
+    return Look(
+        (crop_scores * weights).sum(dim=1), crop_scores, weights, boxes, saliency, feature[: n * K].view(n, K, -1)
+    )
 
 
-def look_at_all(model: nn.Module, pictures: Iterable[Tensor], sampler: CropSampler, crops: int, device: torch.device,
-                autocast: Callable[[], AbstractContextManager], batch: int = 8) -> Iterator[Look]:
+def look_at_all(
+    model: nn.Module,
+    pictures: Iterable[Tensor],
+    sampler: CropSampler,
+    crops: int,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager],
+    batch: int = 8,
+) -> Iterator[Look]:
     """`look` over any number of pictures, `batch` at a time."""
     waiting: list[Tensor] = []
     for picture in pictures:
@@ -133,8 +150,15 @@ def logistic_fit(pred: np.ndarray, mos: np.ndarray) -> np.ndarray:
     return center + scale * curve(fit.x)
 
 
-def bootstrap_interval(*, pred: Sequence[float], mos: Sequence[float], statistic: str = "plcc", level: float = 0.95,
-                       draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(
+    *,
+    pred: Sequence[float],
+    mos: Sequence[float],
+    statistic: str = "plcc",
+    level: float = 0.95,
+    draws: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
     """Percentile bootstrap interval of a metric over pictures.
 
     Args:
@@ -177,8 +201,11 @@ def by_distortion(predictions: pd.DataFrame, table: pd.DataFrame) -> pd.DataFram
         One row a distortion: distortion, srcc, plcc, rmse, n; empty where the benchmark names no distortions.
     """
     joined = predictions.merge(table[["image", "distortion"]].astype({"distortion": "string"}), on="image")
-    rows = [dict(distortion=name, **metrics(pred=group["pred"], mos=group["mos"]))
-            for name, group in joined.dropna(subset=["distortion"]).groupby("distortion") if len(group) > 2]
+    rows = [
+        dict(distortion=name, **metrics(pred=group["pred"], mos=group["mos"]))
+        for name, group in joined.dropna(subset=["distortion"]).groupby("distortion")
+        if len(group) > 2
+    ]
     return pd.DataFrame(rows, columns=["distortion", "srcc", "plcc", "rmse", "n"])
 
 

@@ -19,8 +19,12 @@ from torch import Tensor
 from .store import replacing
 
 BLUE, ORANGE, GREY = "#2f6db3", "#d9792b", "#8a8f98"
-sns.set_theme(context="notebook", style="whitegrid", font_scale=0.85,
-              rc={"axes.spines.top": False, "axes.spines.right": False, "grid.color": "#e6e8eb", "figure.dpi": 100})
+sns.set_theme(
+    context="notebook",
+    style="whitegrid",
+    font_scale=0.85,
+    rc={"axes.spines.top": False, "axes.spines.right": False, "grid.color": "#e6e8eb", "figure.dpi": 100},
+)
 
 
 def save(figure: Figure, data: pd.DataFrame, folder: str | Path, name: str) -> Figure:
@@ -112,14 +116,23 @@ def crops_and_saliency(shown: Sequence[np.ndarray], maps: Tensor, boxes: Tensor,
         height, width = picture.shape[:2]
         axes[0, n].imshow(picture)
         axes[1, n].imshow(picture)
-        axes[1, n].imshow(maps[n].numpy(), extent=(0, width, height, 0), cmap="magma", alpha=0.6,
-                          interpolation="bilinear")
+        axes[1, n].imshow(
+            maps[n].numpy(), extent=(0, width, height, 0), cmap="magma", alpha=0.6, interpolation="bilinear"
+        )
         for k, (top, left, h, w) in enumerate(boxes[n].tolist()):
             best = k == int(salient[n])
-            axes[0, n].add_patch(Rectangle((left, top), w - 1, h - 1, fill=False, lw=3 if best else 1.4,
-                                           ec=ORANGE if best else "white"))
-            axes[0, n].text(left + 4, top + 4, str(k), color="white", va="top", fontsize=8,
-                            bbox=dict(fc=ORANGE if best else "#444", ec="none", pad=1.2))
+            axes[0, n].add_patch(
+                Rectangle((left, top), w - 1, h - 1, fill=False, lw=3 if best else 1.4, ec=ORANGE if best else "white")
+            )
+            axes[0, n].text(
+                left + 4,
+                top + 4,
+                str(k),
+                color="white",
+                va="top",
+                fontsize=8,
+                bbox=dict(fc=ORANGE if best else "#444", ec="none", pad=1.2),
+            )
         for axis in axes[:, n]:
             axis.axis("off")
     axes[0, 0].set_title("crops; orange = salient", loc="left", fontsize=9)
@@ -159,8 +172,18 @@ def scores_against_opinion(data: pd.DataFrame, label: str) -> Figure:
     low, high = data[["mos", "pred"]].min().min(), data[["mos", "pred"]].max().max()
     for axes, split in zip(figure.subplots(1, len(splits), squeeze=False)[0], splits):
         part = data[data["split"] == split]
-        sns.scatterplot(part, x="pred", y="mos", hue=hue, s=16, linewidth=0, alpha=0.8, ax=axes,
-                        legend="auto" if hue and split == splits[-1] else False, color=None if hue else BLUE)
+        sns.scatterplot(
+            part,
+            x="pred",
+            y="mos",
+            hue=hue,
+            s=16,
+            linewidth=0,
+            alpha=0.8,
+            ax=axes,
+            legend="auto" if hue and split == splits[-1] else False,
+            color=None if hue else BLUE,
+        )
         axes.plot([low, high], [low, high], color=GREY, lw=1, ls="--", zorder=0)
         axes.set(title=f"split {split}", xlabel="predicted", ylabel=label if split == splits[0] else "")
     if hue:
@@ -235,11 +258,19 @@ def umap_panels(data: pd.DataFrame, label: str) -> Figure:
     panels = figure.subplots(1, len(recipes), squeeze=False)[0]
     for axes, recipe in zip(panels, recipes):
         part = data[data["recipe"] == recipe]
-        dots = axes.scatter(part["x"], part["y"], c=part["mos"], cmap="viridis", s=20, vmin=data["mos"].min(),
-                            vmax=data["mos"].max())
+        dots = axes.scatter(
+            part["x"], part["y"], c=part["mos"], cmap="viridis", s=20, vmin=data["mos"].min(), vmax=data["mos"].max()
+        )
         hard = part[part["hard"].astype(bool)]
-        axes.scatter(hard["x"], hard["y"], s=60, facecolors="none", edgecolors="#c0392b", linewidths=1.1,
-                     label=f"in a hard pair ({len(hard)})")
+        axes.scatter(
+            hard["x"],
+            hard["y"],
+            s=60,
+            facecolors="none",
+            edgecolors="#c0392b",
+            linewidths=1.1,
+            label=f"in a hard pair ({len(hard)})",
+        )
         axes.set(title=recipe, xticks=[], yticks=[])
         axes.legend(frameon=False, loc="lower left", fontsize=8)
     figure.colorbar(dots, ax=panels, label=label, shrink=0.85)

@@ -43,7 +43,7 @@ def describe(run: str | Path, table: pd.DataFrame, device: str = "cpu") -> Descr
     Args:
         run: its folder; predictions.csv says which pictures were its test part.
         table: from `load_benchmark`.
-        device: where to work.
+        device: where to work: "auto", "cpu", "cuda" or "mps".
 
     Returns:
         `Described`, in the order of predictions.csv.
@@ -61,8 +61,13 @@ def describe(run: str | Path, table: pd.DataFrame, device: str = "cpu") -> Descr
     looks = scorer.look_at(store.picture(int(i)) for i in position)
     crop_feature = torch.cat([seen.feature for seen in looks])  # (n, K, C)
     weights = torch.cat([seen.weights for seen in looks])  # (n, K)
-    return Described(predictions["image"].to_numpy(), predictions["mos"].to_numpy(), predictions["pred"].to_numpy(),
-                     torch.einsum("nk,nkc->nc", weights, crop_feature).numpy(), crop_feature.numpy())
+    return Described(
+        predictions["image"].to_numpy(),
+        predictions["mos"].to_numpy(),
+        predictions["pred"].to_numpy(),
+        torch.einsum("nk,nkc->nc", weights, crop_feature).numpy(),
+        crop_feature.numpy(),
+    )
 
 
 def cosine_distance(feature: np.ndarray) -> np.ndarray:
@@ -149,9 +154,11 @@ def separation(described: Described, neighbours: int = 5, gap: float = 1.0) -> d
     """
     pairs = hard_pairs(described, neighbours, gap)
     guess = described.mos[pairs["b"]].reshape(-1, neighbours).mean(axis=1)
-    return dict(hard_pair_share=float(pairs["hard"].mean()),
-                knn_mos_error=float(np.abs(guess - described.mos).mean()),
-                intra_image_spread=intra_image_spread(described.crop_feature))
+    return dict(
+        hard_pair_share=float(pairs["hard"].mean()),
+        knn_mos_error=float(np.abs(guess - described.mos).mean()),
+        intra_image_spread=intra_image_spread(described.crop_feature),
+    )
 
 
 def intra_image_spread(crop_feature: np.ndarray) -> float:
@@ -167,7 +174,9 @@ def intra_image_spread(crop_feature: np.ndarray) -> float:
     centred = crop_feature - crop_feature.mean(axis=(0, 1))
     unit = centred / np.maximum(np.linalg.norm(centred, axis=2, keepdims=True), 1e-12)
     own = unit.sum(axis=1)  # (n, C)
-    within_sum = np.square(own).sum(axis=1).sum()  # sum of cosines over all ordered pairs of one picture, k = l included
+    within_sum = (
+        np.square(own).sum(axis=1).sum()
+    )  # sum of cosines over all ordered pairs of one picture, k = l included
     total_sum = np.square(own.sum(axis=0)).sum()
     within = 1 - (within_sum - n * K) / (n * K * (K - 1))
     between = 1 - (total_sum - within_sum) / (n * (n - 1) * K * K)
@@ -188,5 +197,6 @@ def umap_coordinates(feature: np.ndarray, neighbours: int = 15, seed: int = 0) -
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="n_jobs value")  # a fixed seed means one thread; that is wanted
         import umap
+
         reducer = umap.UMAP(n_neighbors=min(neighbours, len(feature) - 1), metric="cosine", random_state=seed)
         return reducer.fit_transform(feature - feature.mean(axis=0))

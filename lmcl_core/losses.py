@@ -39,8 +39,13 @@ class LocalManifoldContrastiveLoss(nn.Module):
         ValueError: an argument out of its range.
     """
 
-    def __init__(self, temperature: float = 0.2, intra_weight: float = 1.0, variant: str = "v1",
-                 quality_sigma: float | None = None) -> None:
+    def __init__(
+        self,
+        temperature: float = 0.2,
+        intra_weight: float = 1.0,
+        variant: str = "v1",
+        quality_sigma: float | None = None,
+    ) -> None:
         super().__init__()
         if not (math.isfinite(temperature) and temperature > 0):
             raise InputError(f"temperature is {temperature!r}: it must be a finite number greater than 0")
@@ -139,8 +144,10 @@ def mutual_loss(student_score: Tensor, teacher_score: Tensor, student_map: Tenso
     """
     teacher = teacher_map.detach().float().flatten(1)  # (B, h·w)
     student = student_map.float().flatten(1).clamp_min(1e-12).log()
-    return MutualTerms(F.smooth_l1_loss(student_score.float(), teacher_score.detach().float()),
-                       F.kl_div(student, teacher, reduction="batchmean"))
+    return MutualTerms(
+        F.smooth_l1_loss(student_score.float(), teacher_score.detach().float()),
+        F.kl_div(student, teacher, reduction="batchmean"),
+    )
 
 
 def quality_loss(crop_scores: Tensor, weights: Tensor, mos: Tensor) -> Tensor:
@@ -167,12 +174,16 @@ def _cross_entropy(positive: Tensor, negatives: Tensor) -> Tensor:
 
 def _check_embeddings(student: Tensor, teacher: Tensor, salient: Tensor) -> None:
     if student.ndim != 3 or student.shape != teacher.shape or 0 in student.shape:
-        raise InputError(f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)}: both must be (B, K, D), "
-                         "equal and not empty")
+        raise InputError(
+            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)}: both must be (B, K, D), "
+            "equal and not empty"
+        )
     if not (student.is_floating_point() and teacher.is_floating_point()):
         raise InputError(f"student is {student.dtype} and teacher is {teacher.dtype}: both must be floating point")
     if salient.shape != student.shape[:1] or salient.dtype != torch.int64:
         raise InputError(f"salient is {tuple(salient.shape)} {salient.dtype}: it must be ({student.shape[0]},) int64")
     if not salient.is_cuda and (salient.min() < 0 or salient.max() >= student.shape[1]):
-        raise InputError(f"salient holds {salient.min().item()}..{salient.max().item()}: crop indices must lie in "
-                         f"0..{student.shape[1] - 1}")
+        raise InputError(
+            f"salient holds {salient.min().item()}..{salient.max().item()}: crop indices must lie in "
+            f"0..{student.shape[1] - 1}"
+        )

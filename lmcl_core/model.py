@@ -6,6 +6,7 @@ Shapes: `N` crops or views, `S` crop side, `C` backbone channels, `D` embedding 
 from __future__ import annotations
 
 import copy
+import math
 from typing import NamedTuple
 
 import torch
@@ -37,6 +38,9 @@ class ModelOutput(NamedTuple):
 class AttentionPool(nn.Module):
     """Weighted mean of tokens; the weights are the saliency map. It starts as the plain mean.
 
+    Logits are divided by the square root of C, as in scaled dot-product attention: without it the few hundred steps
+    of a fine-tuning drive the softmax to a single token.
+
     Args:
         channels: C.
     """
@@ -50,7 +54,8 @@ class AttentionPool(nn.Module):
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(N, L, C) tokens -> (N, C) pooled, (N, L) weights that sum to 1."""
-        weights = self.gate(self.norm(tokens)).squeeze(-1).float().softmax(dim=-1)
+        logits = self.gate(self.norm(tokens)).squeeze(-1).float() / math.sqrt(tokens.shape[-1])
+        weights = logits.softmax(dim=-1)
         return torch.einsum("nl,nlc->nc", weights, tokens.float()), weights
 
 
@@ -70,8 +75,13 @@ class QualityModel(nn.Module):
         InputError: unknown backbone or weights that cannot be had.
     """
 
-    def __init__(self, backbone: str = "tf_efficientnet_lite0", pretrained: bool = True, embedding_dim: int = 128,
-                 crop_size: int = 224) -> None:
+    def __init__(
+        self,
+        backbone: str = "tf_efficientnet_lite0",
+        pretrained: bool = True,
+        embedding_dim: int = 128,
+        crop_size: int = 224,
+    ) -> None:
         super().__init__()
         self.backbone, mean, std = create_backbone(backbone, crop_size, pretrained)
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -84,8 +94,9 @@ class QualityModel(nn.Module):
             self.pool = AttentionPool(channels)
             depthwise_in_float32(self.backbone)
         self.score_head = nn.Linear(channels, 1)
-        self.embedding_head = nn.Sequential(nn.Linear(channels, channels), nn.GELU(),
-                                            nn.Linear(channels, embedding_dim))
+        self.embedding_head = nn.Sequential(
+            nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, embedding_dim)
+        )
 
     def forward(self, images: Tensor) -> ModelOutput:
         """Look at a batch of crops.
@@ -119,7 +130,7 @@ class QualityModel(nn.Module):
             tokens = self.backbone.forward_features(x)  # (N, prefix + L, C)
         finally:
             hook.remove()
-        attention = caught[0][:, :, 0, self.backbone.num_prefix_tokens:].float().mean(dim=1)  # (N, L)
+        attention = caught[0][:, :, 0, self.backbone.num_prefix_tokens :].float().mean(dim=1)  # (N, L)
         saliency = attention / attention.sum(dim=-1, keepdim=True)
         return tokens[:, 0].float(), saliency.unflatten(1, self.backbone.patch_embed.grid_size)
 
@@ -129,9 +140,22 @@ class QualityModel(nn.Module):
         if crop_size % patch:
             raise InputError(f"crop_size is {crop_size}: this backbone needs a multiple of its patch side, {patch}")
         if not self.backbone.has_class_token:
-            raise InputError("this vision transformer has no CLS token, whose attention would be the saliency map; "
-                             "choose one with a class token, such as deit3_small_patch16_224.fb_in22k_ft_in1k")
+            raise InputError(
+                "this vision transformer has no CLS token, whose attention would be the saliency map; "
+                "choose one with a class token, such as deit3_small_patch16_224.fb_in22k_ft_in1k"
+            )
         self.backbone.blocks[-1].attn.fused_attn = False
+
+
+def freeze_batchnorm(model: nn.Module) -> None:
+    """Have every batch normalisation use its running statistics, and keep them, until the next ``model.train()``.
+
+    Args:
+        model: changed in place; scale and shift stay trainable.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def make_teacher(student: nn.Module) -> nn.Module:

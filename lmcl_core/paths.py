@@ -16,7 +16,9 @@ def project_folder() -> Path:
     """
     folder = Path(__file__).resolve().parent.parent
     if not (folder / "notebooks").is_dir():
-        raise InputError(f"no notebooks/ beside {folder / 'lmcl_core'}: work from a checkout installed with `pip install -e .`")
+        raise InputError(
+            f"no notebooks/ beside {folder / 'lmcl_core'}: work from a checkout installed with `pip install -e .`"
+        )
     return folder
 
 

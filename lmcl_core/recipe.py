@@ -8,7 +8,8 @@ import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Mapping, get_type_hints
+from typing import Any, get_type_hints
+from collections.abc import Mapping
 
 from .errors import InputError, unknown
 
@@ -51,6 +52,8 @@ class Recipe:
         mutual_weight: β, >= 0.
         quality_sigma: None, or width (in MOS standard deviations) within which negatives of other images are
             down-weighted because their opinion scores are alike; beyond the paper.
+        freeze_batchnorm: normalise with the pretrained statistics, so that crops and global views of a step do not
+            change one another; scale and shift are trained all the same.
         ema_momentum: share of itself that the teacher keeps at a step, in [0, 1).
         epochs: passes over the training images.
         batch_images: B, images per step.
@@ -69,8 +72,8 @@ class Recipe:
     pretrained: bool = True
     embedding_dim: int = 128
     crop_size: int = 224
-    crops: int = 4
-    scales: tuple[float, ...] = (1.0, 1.0, 1.0, 1.5)
+    crops: int = 3
+    scales: tuple[float, ...] = (1.0, 1.0, 1.5)
     flip: bool = True
     test_crops: int = 9
     variant: str = "v1"
@@ -79,9 +82,10 @@ class Recipe:
     manifold_weight: float = 0.05
     mutual_weight: float = 0.2
     quality_sigma: float | None = None
+    freeze_batchnorm: bool = True
     ema_momentum: float = 0.99
     epochs: int = 7
-    batch_images: int = 16
+    batch_images: int = 8
     lr: float = 2e-4
     weight_decay: float = 0.01
     precision: str = "bf16-mixed"
@@ -141,12 +145,12 @@ class Recipe:
             raise InputError(str(error)) from error
 
     @classmethod
-    def for_benchmark(cls, benchmark: str, name: str = "lmcl", **changes: Any) -> Recipe:
+    def for_benchmark(cls, benchmark: str, recipe: str = "lmcl", /, **changes: Any) -> Recipe:
         """The preset of a benchmark.
 
         Args:
             benchmark: name as in `lmcl_core.BENCHMARKS`; one without a preset takes the defaults.
-            name: "lmcl" (the method) or "no-manifold" (the same without the manifold loss).
+            recipe: "lmcl" (the method) or "no-manifold" (the same without the manifold loss).
             **changes: fields to set on top.
 
         Returns:
@@ -155,9 +159,9 @@ class Recipe:
         Raises:
             InputError: unknown name or field.
         """
-        if name not in VARIANTS:
-            raise unknown("recipe", name, VARIANTS)
-        preset = {**BENCHMARK_PRESETS.get(benchmark, {}), **VARIANTS[name], "name": name}
+        if recipe not in VARIANTS:
+            raise unknown("recipe", recipe, VARIANTS)
+        preset = {**BENCHMARK_PRESETS.get(benchmark, {}), **VARIANTS[recipe], "name": recipe}
         return cls.from_dict({**preset, **changes})
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from . import runs
-from .benchmarks import load_benchmark, make_split
+from .benchmarks import load_benchmark
 from .errors import InputError, RunError, unknown
 from .paths import figures_folder, project_folder, runs_folder
 from .recipe import VARIANTS, Recipe
+from .splits import make_split
 from .store import replacing
 
 KERNEL = "python3"
@@ -35,9 +36,17 @@ class Job:
     parameters: dict[str, Any]
 
 
-def reproduce(benchmark: str = "demo", data_root: str = "", splits: int = 3, runs_dir: str = "", figures_dir: str = "",
-              device: str = "auto", overwrite: bool = False, changes: dict[str, Any] | None = None,
-              log: Callable[[str], None] = print) -> list[Path]:
+def reproduce(
+    benchmark: str = "demo",
+    data_root: str = "",
+    splits: int = 3,
+    runs_dir: str = "",
+    figures_dir: str = "",
+    device: str = "auto",
+    overwrite: bool = False,
+    changes: dict[str, Any] | None = None,
+    log: Callable[[str], None] = print,
+) -> list[Path]:
     """Run the walk on one benchmark: data, training of each split with and without the manifold loss, results.
 
     Args:
@@ -61,8 +70,12 @@ def reproduce(benchmark: str = "demo", data_root: str = "", splits: int = 3, run
     if splits < 1:
         raise InputError(f"splits is {splits!r}: it must be at least 1")
     table = load_benchmark(benchmark, data_root or None)
-    shared = dict(benchmark=benchmark, data_root=str(data_root), runs_dir=str(runs_folder(runs_dir)),
-                  figures_dir=str(figures_folder("", figures_dir)))
+    shared = dict(
+        benchmark=benchmark,
+        data_root=str(data_root),
+        runs_dir=str(runs_folder(runs_dir)),
+        figures_dir=str(figures_folder("", figures_dir)),
+    )
     recipes = {name: Recipe.for_benchmark(benchmark, name, **(changes or {})) for name in VARIANTS}
     done = []
     for job in plan(shared, splits, device, overwrite, changes or {}):
@@ -89,13 +102,19 @@ def plan(shared: dict[str, Any], splits: int, device: str, overwrite: bool, chan
     """
     folder = Path(shared["runs_dir"]) / shared["benchmark"]
     settings = dict(shared, recipe_changes=json.dumps(changes))
-    yield Job("01_data_preparation.ipynb", folder / "01_data_preparation.ipynb", 
-              {k: v for k, v in dict(shared, splits=splits).items() if k != "runs_dir"})
+    yield Job(
+        "01_data_preparation.ipynb",
+        folder / "01_data_preparation.ipynb",
+        {k: v for k, v in dict(shared, splits=splits).items() if k != "runs_dir"},
+    )
     for index in range(splits):
         for recipe in VARIANTS:
             output = runs.run_folder(shared["runs_dir"], shared["benchmark"], recipe, index) / "02_training.ipynb"
-            yield Job("02_training.ipynb", output,
-                      dict(settings, recipe=recipe, split=index, device=device, overwrite=overwrite))
+            yield Job(
+                "02_training.ipynb",
+                output,
+                dict(settings, recipe=recipe, split=index, device=device, overwrite=overwrite),
+            )
     for name in ("03_benchmark_evaluation.ipynb", "04_hard_examples_umap.ipynb"):
         yield Job(name, folder / name, dict(settings, splits=splits, device=device))
 
@@ -116,11 +135,19 @@ def run_notebook(job: Job) -> None:
     check_parameters(source, job.parameters)
     job.output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(str(source), str(job.output), parameters=job.parameters, kernel_name=KERNEL,
-                                   progress_bar=False, log_output=False, cwd=str(source.parent))
+        papermill.execute_notebook(
+            str(source),
+            str(job.output),
+            parameters=job.parameters,
+            kernel_name=KERNEL,
+            progress_bar=False,
+            log_output=False,
+            cwd=str(source.parent),
+        )
     except papermill.PapermillExecutionError as error:
-        raise RunError(f"{job.notebook} failed in cell {error.cell_index} ({error.ename}: {error.evalue}); "
-                       f"see {job.output}") from error
+        raise RunError(
+            f"{job.notebook} failed in cell {error.cell_index} ({error.ename}: {error.evalue}); see {job.output}"
+        ) from error
 
 
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from .benchmarks import Split, data_hash, split_hash
+from .splits import Split, data_hash, split_hash
 from .errors import InputError
 from .recipe import Recipe
 from .store import replacing
@@ -26,8 +26,12 @@ def run_folder(runs: str | Path, benchmark: str, recipe: str, index: int) -> Pat
 
 def identity(table: pd.DataFrame, split: Split, recipe: Recipe) -> dict[str, str]:
     """What a run is a run of: benchmark name and the hashes of recipe, data and split."""
-    return dict(benchmark=table.attrs["benchmark"], recipe_hash=recipe.hash, data_hash=data_hash(table),
-                split_hash=split_hash(table, split))
+    return dict(
+        benchmark=table.attrs["benchmark"],
+        recipe_hash=recipe.hash,
+        data_hash=data_hash(table),
+        split_hash=split_hash(table, split),
+    )
 
 
 def check_same(found: dict[str, Any], wanted: dict[str, str], folder: Path) -> None:
@@ -43,8 +47,10 @@ def check_same(found: dict[str, Any], wanted: dict[str, str], folder: Path) -> N
     """
     differing = [key for key in IDENTITY if found.get(key) != wanted[key]]
     if differing:
-        raise InputError(f"{folder} holds another run (its {', '.join(differing)} differ): give this recipe another "
-                         "name, or recompute it with --overwrite (overwrite=True in the notebook)")
+        raise InputError(
+            f"{folder} holds another run (its {', '.join(differing)} differ): give this recipe another "
+            "name, or recompute it with --overwrite (overwrite=True in the notebook)"
+        )
 
 
 def read_run(folder: str | Path) -> dict[str, Any] | None:
@@ -108,8 +114,11 @@ def provenance() -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     status = git("status", "--porcelain")
-    return dict(commit=git("rev-parse", "HEAD"), dirty=None if status is None else bool(status),
-                versions={name: _version(name) for name in PACKAGES})
+    return dict(
+        commit=git("rev-parse", "HEAD"),
+        dirty=None if status is None else bool(status),
+        versions={name: _version(name) for name in PACKAGES},
+    )
 
 
 def _version(name: str) -> str | None:

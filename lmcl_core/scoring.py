@@ -15,8 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .benchmarks import Split
+from .splits import Split
 from .crops import CropSampler
+from .devices import resolve_device
 from .errors import InputError
 from .evaluation import Look, look_at_all
 from .model import QualityModel
@@ -24,8 +25,9 @@ from .recipe import Recipe
 from .store import decode, replacing
 
 
-def save_model(path: Path, model: nn.Module, recipe: Recipe, table: pd.DataFrame, split: Split, mos_mean: float,
-               mos_std: float) -> None:
+def save_model(
+    path: Path, model: nn.Module, recipe: Recipe, table: pd.DataFrame, split: Split, mos_mean: float, mos_std: float
+) -> None:
     """Write weights and what is needed to use them as one safetensors file.
 
     Args:
@@ -41,8 +43,14 @@ def save_model(path: Path, model: nn.Module, recipe: Recipe, table: pd.DataFrame
         RunError: it cannot be saved.
     """
     quantiles = np.percentile(table["mos"].to_numpy()[split.train], np.arange(101)).round(6).tolist()
-    about = dict(recipe=recipe.to_dict(), benchmark=table.attrs["benchmark"], mos_range=list(table.attrs["mos_range"]),
-                 mos_mean=mos_mean, mos_std=mos_std, mos_percentiles=quantiles)
+    about = dict(
+        recipe=recipe.to_dict(),
+        benchmark=table.attrs["benchmark"],
+        mos_range=list(table.attrs["mos_range"]),
+        mos_mean=mos_mean,
+        mos_std=mos_std,
+        mos_percentiles=quantiles,
+    )
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with replacing(path) as temporary:
         try:
@@ -56,7 +64,7 @@ def load(weights: str | Path, device: str = "cpu") -> Scorer:
 
     Args:
         weights: a ``model.safetensors`` that `lmcl_core.train` wrote, or the run folder it lies in.
-        device: where it is to work, "cpu" or "cuda".
+        device: where it is to work: "auto", "cpu", "cuda" or "mps".
 
     Returns:
         The `Scorer`.
@@ -80,7 +88,7 @@ def load(weights: str | Path, device: str = "cpu") -> Scorer:
     recipe = Recipe.from_dict(about["recipe"])
     model = QualityModel(recipe.backbone, False, recipe.embedding_dim, recipe.crop_size)
     model.load_state_dict(state)
-    return Scorer(model, recipe, about, torch.device(device))
+    return Scorer(model, recipe, about, torch.device(resolve_device(device)))
 
 
 class Scorer:
@@ -98,8 +106,9 @@ class Scorer:
         self.recipe, self.about, self.device = recipe, about, device
         self.sampler = CropSampler(recipe.crop_size, recipe.crops, recipe.scales, recipe.flip)
 
-    def score(self, inputs: Sequence[str | Path | Image.Image | np.ndarray] | str | Path, batch_size: int = 8
-              ) -> pd.DataFrame:
+    def score(
+        self, inputs: Sequence[str | Path | Image.Image | np.ndarray] | str | Path, batch_size: int = 8
+    ) -> pd.DataFrame:
         """Score pictures; the same picture always gets the same score on the same machine.
 
         Args:
@@ -127,8 +136,11 @@ class Scorer:
 
     def look_at(self, pictures: Iterable[Tensor], batch_size: int = 8) -> list[Look]:
         """`look` for pictures that are already (H, W, 3) uint8 tensors."""
-        return list(look_at_all(self.model, pictures, self.sampler, self.recipe.test_crops, self.device,
-                                self._autocast, batch_size))
+        return list(
+            look_at_all(
+                self.model, pictures, self.sampler, self.recipe.test_crops, self.device, self._autocast, batch_size
+            )
+        )
 
     def _autocast(self):
         if self.recipe.precision == "32-true":
@@ -149,10 +161,16 @@ def as_picture(item: str | Path | Image.Image | np.ndarray) -> Tensor:
         pixels = decode(item)
     elif isinstance(item, Image.Image):
         pixels = np.asarray(ImageOps.exif_transpose(item).convert("RGB"))
-    elif isinstance(item, np.ndarray) and item.dtype == np.uint8 and \
-            (item.ndim == 2 or item.ndim == 3 and item.shape[2] in (3, 4)) and item.size:
+    elif (
+        isinstance(item, np.ndarray)
+        and item.dtype == np.uint8
+        and (item.ndim == 2 or item.ndim == 3 and item.shape[2] in (3, 4))
+        and item.size
+    ):
         pixels = np.asarray(Image.fromarray(item).convert("RGB"))
     else:
         what = f"{item.dtype} array {item.shape}" if isinstance(item, np.ndarray) else type(item).__name__
-        raise InputError(f"cannot score {what}: give a path, a PIL image or a uint8 array (H, W), (H, W, 3) or (H, W, 4)")
+        raise InputError(
+            f"cannot score {what}: give a path, a PIL image or a uint8 array (H, W), (H, W, 3) or (H, W, 4)"
+        )
     return torch.from_numpy(pixels.copy())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -116,7 +118,7 @@ class PictureStore:
         """Picture `index` as a (H, W, 3) uint8 view."""
         height, width = int(self.heights[index]), int(self.widths[index])
         end = self._ends[index]
-        return self._pixels[end - height * width * 3:end].view(height, width, 3)
+        return self._pixels[end - height * width * 3 : end].view(height, width, 3)
 
     def crops(self, indices: Sequence[int] | Tensor, boxes: Tensor, size: int, flips: Tensor | None = None) -> Tensor:
         """Gather crops and bring them to the model's size.
@@ -134,7 +136,7 @@ class PictureStore:
         out = torch.empty(B * K, size, size, 3, dtype=torch.uint8)
         for n, (top, left, height, width) in enumerate(boxes.flatten(0, 1).tolist()):
             picture = self.picture(int(indices[n // K]))
-            crop = resize_crop(picture[top:top + height, left:left + width], size)
+            crop = resize_crop(picture[top : top + height, left : left + width], size)
             out[n] = crop.flip(1) if flips is not None and flips[n // K, n % K] else crop
         return out.permute(0, 3, 1, 2)
 
@@ -164,18 +166,28 @@ def _build(paths: Sequence[Path], index: Path) -> None:
         shapes = [picture.shape[:2] for picture in pool.map(_header, paths)]
         total = sum(height * width * 3 for height, width in shapes)
         with replacing(index.with_suffix(".u8")) as temporary:
-            with open(temporary, "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, max(total, 1))
+            _reserve(temporary, total)
             flat = np.memmap(temporary, dtype=np.uint8, mode="r+")
             start = 0
             for path, shape, picture in zip(paths, shapes, pool.map(decode, paths)):
                 if picture.shape[:2] != shape:
                     raise InputError(f"unreadable image {path}: header and pixels disagree: fetch this file again")
-                flat[start:start + picture.size] = picture.ravel()
+                flat[start : start + picture.size] = picture.ravel()
                 start += picture.size
             flat.flush()
     with replacing(index) as temporary:
         temporary.write_text(json.dumps(shapes))
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Claim room on the disk now: a memory map of a full disk ends in a crash, not in an error."""
+    with open(path, "r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+        elif shutil.disk_usage(path.parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        else:
+            file.truncate(max(size, 1))
 
 
 def _header(path: Path) -> np.ndarray:

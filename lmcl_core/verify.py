@@ -38,13 +38,13 @@ def verify_benchmark(name: str, root: str | Path | None, deep: bool = False) -> 
         table, label_file = benchmark.read(folder)
     except FaultError as error:
         return [error.fault]
-    return [*_image_faults(table, folder, deep), *_label_faults(benchmark, table, label_file)]
+    return [*_image_faults(benchmark, table, folder, deep), *_label_faults(benchmark, table, label_file)]
 
 
-def _image_faults(table: pd.DataFrame, folder: Path, deep: bool) -> Iterator[Fault]:
+def _image_faults(benchmark: Benchmark, table: pd.DataFrame, folder: Path, deep: bool) -> Iterator[Fault]:
     listed, there = list(table["image"]), benchmarks._pictures(folder)
     for image in sorted(set(listed) - set(there)):
-        yield Fault("missing_image", str(folder / image), "listed but not there: unpack the archive again")
+        yield Fault("missing_image", str(folder / image), f"listed but not there: {benchmark.mend}")
     rated_folders = {Path(image).parent for image in listed}
     for image in sorted(set(there) - set(listed)):
         if Path(image).parent in rated_folders:
@@ -87,8 +87,11 @@ def picture_fault(path: Path, deep: bool) -> str | None:
 
 def _label_faults(benchmark: Benchmark, table: pd.DataFrame, label_file: Path) -> Iterator[Fault]:
     if len(table) != benchmark.count:
-        yield Fault("wrong_count", str(label_file), f"{len(table)} rated images, {benchmark.title} has {benchmark.count}: "
-                    "fetch the complete set")
+        yield Fault(
+            "wrong_count",
+            str(label_file),
+            f"{len(table)} rated images, {benchmark.title} has {benchmark.count}: fetch the complete set",
+        )
     finite = np.isfinite(table["mos"])
     if not finite.all():
         yield benchmarks._bad_rows(table.loc[~finite, "image"].tolist(), label_file)
@@ -96,11 +99,18 @@ def _label_faults(benchmark: Benchmark, table: pd.DataFrame, label_file: Path) -
     slack = 0.01 * (high - low)
     seen = table.loc[finite, "mos"]
     if len(seen) and (seen.min() < low - slack or seen.max() > high + slack):
-        yield Fault("wrong_range", str(label_file), f"scores span {seen.min():.2f}..{seen.max():.2f}, "
-                    f"{benchmark.title} spans {low}..{high}: use the official label file")
+        yield Fault(
+            "wrong_range",
+            str(label_file),
+            f"scores span {seen.min():.2f}..{seen.max():.2f}, "
+            f"{benchmark.title} spans {low}..{high}: use the official label file",
+        )
     graded = table[finite].dropna(subset=["level"])
     if len(graded):
         means = graded.groupby(graded["level"].astype(int))["mos"].mean()
         if len(means) > 1 and means.iloc[-1] > means.iloc[0]:
-            yield Fault("wrong_direction", str(label_file), "scores rise with the level of distortion, they must fall: "
-                        "use the official label file")
+            yield Fault(
+                "wrong_direction",
+                str(label_file),
+                "scores rise with the level of distortion, they must fall: use the official label file",
+            )

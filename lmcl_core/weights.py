@@ -26,6 +26,7 @@ class Backbone(NamedTuple):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+
 _VISION_TRANSFORMERS = ("timm.models.vision_transformer", "timm.models.deit")
 
 
@@ -83,11 +84,13 @@ def packaged_state(name: str) -> dict[str, Tensor]:
 def _load_in_order(network: nn.Module, state: dict[str, Tensor], name: str) -> None:
     """Copy tensors by position: the package holds the same layers in the same order, then its classifier."""
     wanted = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
-    tensors = [v for k, v in state.items() if not k.endswith("num_batches_tracked")][:len(wanted)]
+    tensors = [v for k, v in state.items() if not k.endswith("num_batches_tracked")][: len(wanted)]
     unfit = [key for (key, a), b in zip(wanted.items(), tensors) if a.shape != b.shape]
     if len(tensors) != len(wanted) or unfit:
-        raise InputError(f"pretrained weights of {name!r} do not fit timm {timm.__version__} (at {unfit[:1]}): "
-                         "install the timm version of environment.yml")
+        raise InputError(
+            f"pretrained weights of {name!r} do not fit timm {timm.__version__} (at {unfit[:1]}): "
+            "install the timm version of environment.yml"
+        )
     network.load_state_dict(dict(zip(wanted, tensors)), strict=False)
 
 
@@ -98,4 +101,5 @@ def _from_hub(name: str, options: dict[str, Any]) -> nn.Module:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
             f"pretrained weights of {name!r} could not be had from the model hub ({reason}): connect to the network "
-            f"once so that they are cached, or choose {', '.join(PACKAGED)}, whose weights are installed") from error
+            f"once so that they are cached, or choose {', '.join(PACKAGED)}, whose weights are installed"
+        ) from error

@@ -10,8 +10,20 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-LIVEC_NAMES = [f"t{n}.bmp" for n in range(1, 8)] + ["10.bmp", "100.bmp", "3.JPG", "4.JPG", "5.bmp", "6.bmp", "7.JPG",
-                                                    "8.bmp", "9.JPG", "11.bmp", "12.bmp", "13.JPG"]
+LIVEC_NAMES = [f"t{n}.bmp" for n in range(1, 8)] + [
+    "10.bmp",
+    "100.bmp",
+    "3.JPG",
+    "4.JPG",
+    "5.bmp",
+    "6.bmp",
+    "7.JPG",
+    "8.bmp",
+    "9.JPG",
+    "11.bmp",
+    "12.bmp",
+    "13.JPG",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +53,8 @@ def write_livec(parent: Path, seed: int = 0) -> Path:
         pixels = rng.integers(0, 256, (size[1] // 4, size[0] // 4, 3), dtype=np.uint8)
         where = folder / "Images" / ("trainingImages" if n < 7 else "") / name
         Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(
-            where, "JPEG" if name.endswith("JPG") else "BMP")
+            where, "JPEG" if name.endswith("JPG") else "BMP"
+        )
     names = np.empty((len(LIVEC_NAMES), 1), dtype=object)
     names[:, 0] = [np.array([name]) for name in LIVEC_NAMES]
     mos = np.concatenate([np.full(7, 1.0), np.linspace(5, 90, len(LIVEC_NAMES) - 7)])

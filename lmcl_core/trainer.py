@@ -1,0 +1,248 @@
+"""Student, teacher and optimiser of one run: a step, an epoch, a prediction.
+
+Shapes: `B` images, `K` crops per image, `S` crop side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from . import evaluation
+from .cpu import keep_freed_memory
+from .crops import CropSampler, crop_saliency, salient_crop
+from .devices import resolve_device
+from .errors import InputError, RunError
+from .losses import LocalManifoldContrastiveLoss, mutual_loss, quality_loss
+from .model import ModelOutput, QualityModel, freeze_batchnorm, make_teacher, update_teacher
+from .recipe import Recipe
+from .splits import Split
+from .store import PictureStore
+
+TERMS = ("loss", "quality", "manifold", "inter", "intra", "mutual_score", "mutual_saliency")
+
+
+class Trainer:
+    """Student, teacher, optimiser and data of one run.
+
+    Args:
+        table: from `load_benchmark`.
+        split: from `make_split`.
+        recipe: every hyper-parameter.
+        device: "auto", "cpu", "cuda" or "mps".
+    """
+
+    def __init__(self, table: pd.DataFrame, split: Split, recipe: Recipe, device: str = "auto") -> None:
+        self.table, self.split, self.recipe = table, split, recipe
+        self.fabric = make_fabric(device, recipe.precision)
+        self.device = self.fabric.device
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        mos = table["mos"].to_numpy(dtype=float)
+        self.mos_mean, self.mos_std = float(mos[split.train].mean()), float(mos[split.train].std())
+        self.target = torch.from_numpy((mos - self.mos_mean) / self.mos_std).float()  # (n,) standardised
+        self.store = PictureStore.open(table)
+        self.sampler = CropSampler(recipe.crop_size, recipe.crops, recipe.scales, recipe.flip)
+        self.manifold = LocalManifoldContrastiveLoss(
+            recipe.temperature, recipe.intra_weight, recipe.variant, recipe.quality_sigma
+        )
+        self._build_model()
+        self.epoch, self.seconds, self.history = 0, 0.0, []
+        self.best: dict[str, Any] | None = None
+        self.predicted = np.empty(0)
+
+    def _build_model(self) -> None:
+        recipe = self.recipe
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            student = QualityModel(recipe.backbone, recipe.pretrained, recipe.embedding_dim, recipe.crop_size)
+        student = student.to(memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(
+            student.parameters(),
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),
+        )
+        self.model, self.optimizer = self.fabric.setup(student, optimizer)
+        self.student = student
+        self.teacher = make_teacher(student)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=recipe.lr,
+            total_steps=recipe.epochs * len(self._batches(torch.Generator())),
+            cycle_momentum=False,
+        )
+
+    def _batches(self, generator: torch.Generator) -> Sequence[Tensor]:
+        """Training positions in random order, in parts of nearly equal size; none is left out."""
+        order = torch.from_numpy(self.split.train)[torch.randperm(len(self.split.train), generator=generator)]
+        return torch.tensor_split(order, -(-len(order) // self.recipe.batch_images))
+
+    def run_epoch(self) -> str:
+        """Train one epoch, evaluate it, and return the line that tells of it."""
+        start = time.perf_counter()
+        generator = torch.Generator().manual_seed(_seed(self.recipe.seed, self.epoch))
+        self.student.train()
+        if self.recipe.freeze_batchnorm:
+            freeze_batchnorm(self.student)
+        terms = [
+            self.step(indices, generator)
+            for indices in _bar(self._batches(generator), f"epoch {self.epoch + 1}/{self.recipe.epochs}")
+        ]
+        means = torch.stack(terms).mean(dim=0).tolist()
+        if not np.isfinite(means).all():
+            raise RunError(
+                f"the loss is no longer a finite number in epoch {self.epoch + 1} of {self.recipe.name}: "
+                f"lower lr (now {self.recipe.lr}) or use precision 32-true"
+            )
+        self.epoch += 1
+        trained = time.perf_counter() - start
+        scores = self.evaluate()
+        self.seconds += time.perf_counter() - start
+        self.history.append(
+            dict(
+                epoch=self.epoch,
+                **dict(zip(TERMS, means)),
+                lr=self.schedule.get_last_lr()[0],
+                test_srcc=scores["srcc"],
+                test_plcc=scores["plcc"],
+                train_seconds=trained,
+            )
+        )
+        return (
+            f"epoch {self.epoch}/{self.recipe.epochs}  loss {means[0]:.4f}  quality {means[1]:.4f}  "
+            f"test SRCC {scores['srcc']:.4f}  PLCC {scores['plcc']:.4f}"
+        )
+
+    def step(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """One step of student, optimiser, schedule and teacher.
+
+        Args:
+            indices: (B,) positions in the table.
+            generator: draws crops and flips.
+
+        Returns:
+            (7,) detached values of `TERMS`, on the training device.
+        """
+        recipe, B = self.recipe, len(indices)
+        heights, widths = self.store.heights[indices], self.store.widths[indices]
+        boxes = self.sampler.sample(heights, widths, generator)
+        crops = self.store.crops(indices, boxes, recipe.crop_size, self.sampler.flips(B, generator))
+        views = torch.cat([crops, self.store.whole(indices, recipe.crop_size)]).to(self.device, non_blocking=True)
+        with torch.no_grad(), self.fabric.autocast():
+            taught = self.teacher(views)
+        seen = self.model(views)
+        terms = self._losses(seen, taught, boxes, heights, widths, self.target[indices].to(self.device))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(terms[0])
+        self.optimizer.step()
+        self.schedule.step()
+        update_teacher(self.teacher, self.student, recipe.ema_momentum)
+        return torch.stack(terms).detach()
+
+    def _losses(
+        self, seen: ModelOutput, taught: ModelOutput, boxes: Tensor, heights: Tensor, widths: Tensor, mos: Tensor
+    ) -> list[Tensor]:
+        """The terms of `TERMS`; the first n - B outputs are crops, the last B global views."""
+        recipe, (B, K) = self.recipe, boxes.shape[:2]
+        density = crop_saliency(taught.saliency[B * K :], boxes, heights, widths)  # (B, K)
+        weights = density / density.sum(dim=1, keepdim=True)
+        scores, taught_scores = (out.score[: B * K].view(B, K) for out in (seen, taught))
+        quality = quality_loss(scores, weights, mos)
+        manifold = self.manifold(
+            seen.embedding[: B * K].view(B, K, -1), taught.embedding[: B * K].view(B, K, -1), salient_crop(density), mos
+        )
+        mutual = mutual_loss(scores, taught_scores, seen.saliency[B * K :], taught.saliency[B * K :])
+        total = quality + recipe.manifold_weight * manifold.total + recipe.mutual_weight * sum(mutual)
+        return [total, quality, manifold.total, manifold.inter, manifold.intra, mutual.score, mutual.saliency]
+
+    def predict(self, positions: np.ndarray) -> np.ndarray:
+        """Student's scores of pictures through the test grid, in MOS units, as (n,) float64."""
+        self.student.eval()
+        looks = evaluation.look_at_all(
+            self.student,
+            (self.store.picture(i) for i in positions),
+            self.sampler,
+            self.recipe.test_crops,
+            self.device,
+            self.fabric.autocast,
+        )
+        scores = torch.cat([look.score for look in looks])
+        return self.mos_mean + self.mos_std * scores.double().numpy()
+
+    def evaluate(self) -> dict[str, float]:
+        """Predict the test part, remember the best epoch, and return this epoch's metrics."""
+        self.predicted = self.predict(self.split.test)
+        scores = evaluation.metrics(pred=self.predicted, mos=self.table["mos"].to_numpy()[self.split.test])
+        if self.best is None or scores["plcc"] > self.best["plcc"]:
+            self.best = {**scores, "epoch": self.epoch}
+        self.last = {**scores, "epoch": self.epoch}
+        return scores
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs: tensors, numbers, lists and dicts only."""
+        return dict(
+            epoch=self.epoch,
+            seconds=self.seconds,
+            history=self.history,
+            best=self.best,
+            last=self.last,
+            predicted=torch.from_numpy(self.predicted),
+            student=self.student.state_dict(),
+            teacher=self.teacher.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            schedule=self.schedule.state_dict(),
+        )
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        for name in ("student", "teacher", "optimizer", "schedule"):
+            getattr(self, name).load_state_dict(state[name])
+        for name in ("epoch", "seconds", "history", "best", "last"):
+            setattr(self, name, state[name])
+        self.predicted = state["predicted"].cpu().numpy()
+
+
+def make_fabric(device: str, precision: str):
+    """Lightning Fabric for one device.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "mps".
+        precision: as in `Recipe`.
+
+    Returns:
+        The `lightning.fabric.Fabric`.
+
+    Raises:
+        InputError: the device is unknown or not there, or cannot work in that precision.
+    """
+    device = resolve_device(device)
+    if device == "cpu" and precision == "16-mixed":
+        raise InputError("precision 16-mixed needs a GPU: choose bf16-mixed or 32-true on the CPU")
+    from lightning.fabric import Fabric
+
+    for name in ("lightning.fabric", "lightning.pytorch"):  # its import has just set them to INFO
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return Fabric(accelerator=device, devices=1, precision=precision)
+
+
+def _seed(seed: int, epoch: int) -> int:
+    """One seed an epoch, so that a resumed run draws what the unbroken run would have drawn."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7], "big")
+
+
+def _bar(batches: Sequence[Tensor], title: str):
+    """A progress bar in JupyterLab and in a terminal; nothing where nobody watches."""
+    watched = "JPY_SESSION_NAME" in os.environ or sys.stderr.isatty()
+    return tqdm(batches, desc=title, leave=False, disable=not watched)

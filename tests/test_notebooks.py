@@ -1,0 +1,113 @@
+"""What every committed notebook must be, before nbval runs it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+FIXTURES = Path(__file__).parent / "fixtures"
+everyone = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(path: Path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def tags(cell) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def test_the_walk_is_all_there():
+    assert [path.stem for path in NOTEBOOKS][:4] == [
+        "01_data_preparation",
+        "02_training",
+        "03_benchmark_evaluation",
+        "04_hard_examples_umap",
+    ]
+
+
+@everyone
+def test_the_first_cell_says_question_inputs_outputs_and_minutes(path):
+    first = nbformat.read(path, as_version=4).cells[0]
+    assert first.cell_type == "markdown"
+    for word in ("**Question.**", "Inputs", "Outputs", "Minutes"):
+        assert word in first.source
+
+
+@everyone
+def test_the_second_cell_alone_holds_the_parameters_as_plain_literals(path):
+    cells = nbformat.read(path, as_version=4).cells
+    assert [n for n, cell in enumerate(cells) if "parameters" in tags(cell)] == [1]
+    for node in ast.parse(cells[1].source).body:
+        assert isinstance(node, ast.Assign) and isinstance(ast.literal_eval(node.value), (int, float, bool, str, list))
+    assert all("#" in line for line in cells[1].source.splitlines())
+
+
+@everyone
+def test_it_was_run_in_order_without_errors_or_warnings(path):
+    cells = code_cells(path)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    for cell in cells:
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr", output.text
+
+
+@everyone
+def test_at_least_one_output_is_checked_and_every_checked_cell_has_one(path):
+    checked = [cell for cell in code_cells(path) if "nbval-check-output" in tags(cell)]
+    assert checked
+    for cell in checked:
+        assert cell.execution_count and cell.outputs
+
+
+@everyone
+def test_it_defines_no_model_loss_or_metric_and_its_cells_are_short(path):
+    for cell in code_cells(path):
+        assert len(cell.source.splitlines()) <= 25
+        source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
+        assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(ast.parse(source)))
+
+
+@everyone
+def test_it_is_small_and_names_no_place_on_a_machine(path):
+    text = path.read_text()
+    assert len(text) < 1_500_000
+    for word in ("/home/", "/root/", "/tmp/", "site-packages"):
+        assert word not in text
+
+
+def nbval(path: Path) -> int:
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--nbval-lax",
+            "--nbval-current-env",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-c",
+            "/dev/null",
+            str(path),
+        ],
+        capture_output=True,
+    ).returncode
+
+
+def test_a_notebook_whose_stored_output_is_wrong_fails():
+    assert nbval(FIXTURES / "must_fail.ipynb") == 1
+
+
+def test_a_notebook_whose_stored_output_is_right_passes(tmp_path):
+    book = nbformat.read(FIXTURES / "must_fail.ipynb", as_version=4)
+    book.cells[1].outputs[0].text = "2\n"
+    nbformat.write(book, tmp_path / "right.ipynb")
+    assert nbval(tmp_path / "right.ipynb") == 0

@@ -1,0 +1,205 @@
+"""Training on a tiny folder in LIVEC's layout: what a run writes, and that a killed one goes on as if nothing was."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lmcl_core import InputError, Recipe, RunError, Split, load_benchmark, make_split, train
+from lmcl_core import trainer, training
+
+TINY = Recipe(
+    name="tiny",
+    pretrained=False,
+    crop_size=32,
+    crops=2,
+    scales=(1.0, 1.5),
+    test_crops=2,
+    epochs=3,
+    batch_images=4,
+    embedding_dim=8,
+)
+
+
+@pytest.fixture
+def table(livec):
+    return load_benchmark("livec", livec)
+
+
+@pytest.fixture
+def split(table):
+    return make_split(table, 0, test=0.34)
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def test_a_run_writes_its_folder_and_the_metrics_it_returns(table, split, tmp_path):
+    result = train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert sorted(os.listdir(tmp_path / "run")) == ["history.csv", "model.safetensors", "predictions.csv", "run.json"]
+    assert record["metrics"] == result and record["recipe"] == TINY.to_dict() and record["recipe_hash"] == TINY.hash
+    assert {
+        "commit",
+        "dirty",
+        "versions",
+        "device",
+        "seconds",
+        "seed",
+        "data_hash",
+        "split_hash",
+        "split_index",
+        "benchmark",
+    } <= set(record)
+    predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    assert list(predictions.columns) == ["image", "mos", "pred"] and len(predictions) == len(split.test)
+    assert np.corrcoef(predictions["pred"], predictions["mos"])[0, 1] == pytest.approx(result["plcc"])
+    assert len(pd.read_csv(tmp_path / "run" / "history.csv")) == TINY.epochs
+    assert result["epoch"] == TINY.epochs and result["plcc"] <= result["test_best_optimistic"]["plcc"]
+
+
+@pytest.mark.parametrize("variant", ["v1", "v2"])
+def test_a_killed_run_resumes_to_bit_identical_weights(table, split, tmp_path, monkeypatch, variant):
+    recipe = Recipe.from_dict({"variant": variant, "quality_sigma": 0.5}, TINY)
+    train(table, split, recipe, tmp_path / "whole", "cpu", log=quiet)
+    step, calls = trainer.Trainer.step, []
+
+    def killed(self, *args):
+        calls.append(1)
+        if len(calls) == 4:  # in the middle of the second epoch of two steps
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    monkeypatch.setattr(trainer.Trainer, "step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(table, split, recipe, tmp_path / "killed", "cpu", log=quiet)
+    assert os.listdir(tmp_path / "killed") == ["checkpoint.pt"]
+    monkeypatch.setattr(trainer.Trainer, "step", step)
+    lines: list[str] = []
+    train(table, split, recipe, tmp_path / "killed", "cpu", log=lines.append)
+    assert [line[:9] for line in lines[1:]] == ["epoch 2/3", "epoch 3/3"]
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert (tmp_path / "whole" / "predictions.csv").read_bytes() == (
+        tmp_path / "killed" / "predictions.csv"
+    ).read_bytes()
+
+
+def test_a_finished_run_is_returned_and_not_computed_again(table, split, tmp_path, monkeypatch):
+    first = train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
+    monkeypatch.setattr(training, "Trainer", None)
+    lines: list[str] = []
+    assert train(table, split, TINY, tmp_path / "run", "cpu", log=lines.append) == first
+    assert "finished before" in lines[0]
+
+
+def test_resume_false_computes_again(table, split, tmp_path):
+    train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
+    lines: list[str] = []
+    train(table, split, TINY, tmp_path / "run", "cpu", resume=False, log=lines.append)
+    assert sum(line.startswith("epoch") for line in lines) == TINY.epochs
+
+
+def test_a_folder_with_another_run_is_refused_and_kept(table, split, tmp_path):
+    train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match="recipe_hash.*--overwrite"):
+        train(table, split, Recipe.from_dict({"lr": 1e-3}, TINY), tmp_path / "run", "cpu", log=quiet)
+    with pytest.raises(InputError, match="split_hash"):
+        train(table, make_split(table, 1, test=0.34), TINY, tmp_path / "run", "cpu", log=quiet)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(table, split, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_finish", lambda *args: pytest.fail("finished"))
+    with pytest.raises(pytest.fail.Exception):
+        train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
+    assert (tmp_path / "run" / "checkpoint.pt").is_file()
+    with pytest.raises(InputError, match="recipe_hash"):
+        train(table, split, Recipe.from_dict({"seed": 1}, TINY), tmp_path / "run", "cpu", log=quiet)
+
+
+def test_a_damaged_checkpoint_is_named(table, split, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"half a file")
+    with pytest.raises(InputError, match="checkpoint.pt is damaged"):
+        train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
+
+
+def test_a_full_disk_leaves_no_half_written_file(table, split, tmp_path, monkeypatch):
+    def full(state, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training, "_save_tensors", full)
+    with pytest.raises(RunError, match="disk full while saving .*checkpoint.pt"):
+        train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
+    assert os.listdir(tmp_path / "run") == []
+
+
+def test_a_device_that_is_not_there_is_named(table, split, tmp_path):
+    device = "mps" if torch.cuda.is_available() else "cuda"
+    for name in (device, "tpu"):
+        with pytest.raises(InputError, match=f"device '{name}' is not there"):
+            train(table, split, TINY, tmp_path / "run", name, log=quiet)
+
+
+def test_half_precision_without_a_gpu_is_refused(table, split, tmp_path):
+    with pytest.raises(InputError, match="16-mixed needs a GPU"):
+        train(table, split, Recipe.from_dict({"precision": "16-mixed"}, TINY), tmp_path, "cpu", log=quiet)
+
+
+def test_opinions_that_are_not_finite_are_named(table, split, tmp_path):
+    table.loc[3, "mos"] = np.nan
+    with pytest.raises(InputError, match="is not a finite number"):
+        train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Split(np.arange(4), np.arange(0), np.arange(3, 8)),
+        Split(np.arange(4), np.arange(0), np.arange(10, 14)),
+        Split(np.array([-1, 2, 3]), np.arange(0), np.arange(5, 9)),
+    ],
+)
+def test_a_split_that_does_not_fit_is_refused(table, tmp_path, bad):
+    with pytest.raises(InputError, match="split does not fit"):
+        train(table, bad, TINY, tmp_path / "run", "cpu", log=quiet)
+
+
+def test_a_diverged_loss_stops_the_run(table, split, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "quality_loss", lambda *args: args[0].sum() * float("nan"))
+    with pytest.raises(RunError, match="no longer a finite number.*lower lr"):
+        train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
+
+
+def test_no_training_image_is_left_out_of_an_epoch(table, split, tmp_path, monkeypatch):
+    seen: list[int] = []
+    step = trainer.Trainer.step
+    monkeypatch.setattr(
+        trainer.Trainer,
+        "step",
+        lambda self, indices, generator: (seen.extend(indices.tolist()), step(self, indices, generator))[1],
+    )
+    train(table, split, Recipe.from_dict({"epochs": 1, "batch_images": 3}, TINY), tmp_path / "run", "cpu", log=quiet)
+    assert sorted(seen) == split.train.tolist()
+
+
+def test_the_manifold_weight_changes_the_weights_and_zero_turns_it_off(table, split, tmp_path):
+    weights = {}
+    for alpha in (0.0, 0.5):
+        recipe = Recipe.from_dict({"manifold_weight": alpha, "epochs": 1}, TINY)
+        train(table, split, recipe, tmp_path / str(alpha), "cpu", log=quiet)
+        weights[alpha] = load_file(tmp_path / str(alpha) / "model.safetensors")
+    start = trainer.Trainer(table, split, TINY, "cpu").student.state_dict()
+    head = "embedding_head.2.bias"
+    assert torch.equal(weights[0.0][head], start[head]) or torch.allclose(weights[0.0][head], start[head], atol=1e-4)
+    assert not torch.allclose(weights[0.5][head], start[head], atol=1e-4)
