@@ -72,7 +72,7 @@ def verify(
         if count > show:
             print(f"{kind}: {count - show} more", file=sys.stderr)
     if faults:
-        print(f"{benchmark}: {len(faults)} fault{"s" * (len(faults) > 1)}", file=sys.stderr)
+        print(f"{benchmark}: {len(faults)} fault" + "s" * (len(faults) > 1), file=sys.stderr)
         raise typer.Exit(1)
     table = load_benchmark(benchmark, data_root or None)
     print(f"{benchmark}: {len(table)} images, no faults")
