@@ -72,8 +72,8 @@ class Recipe:
     pretrained: bool = True
     embedding_dim: int = 128
     crop_size: int = 224
-    crops: int = 3
-    scales: tuple[float, ...] = (1.0, 1.0, 1.5)
+    crops: int = 4
+    scales: tuple[float, ...] = (1.0, 1.0, 1.0, 1.5)
     flip: bool = True
     test_crops: int = 9
     variant: str = "v1"
@@ -82,10 +82,10 @@ class Recipe:
     manifold_weight: float = 0.05
     mutual_weight: float = 0.2
     quality_sigma: float | None = None
-    freeze_batchnorm: bool = True
+    freeze_batchnorm: bool = False
     ema_momentum: float = 0.99
-    epochs: int = 7
-    batch_images: int = 8
+    epochs: int = 5
+    batch_images: int = 16
     lr: float = 2e-4
     weight_decay: float = 0.01
     precision: str = "bf16-mixed"

@@ -1,0 +1,232 @@
+"""Where crops are taken: inside the picture, at every edge, by the given generator alone; and how salient they are."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lmcl_core import CropSampler, InputError, crop_saliency, salient_crop
+from lmcl_core.crops import resize_crop
+
+SIZES = [(1, 1), (1, 9), (9, 1), (2, 3), (5, 5), (7, 8), (8, 7), (8, 8), (9, 8), (16, 9), (31, 200), (200, 31),
+         (500, 500), (1000, 8), (3, 4000)]
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def assert_inside(boxes, height, width):
+    top, left, tall, wide = boxes.unbind(-1)
+    assert boxes.dtype == torch.int64
+    assert (top >= 0).all() and (left >= 0).all() and (tall >= 1).all() and (wide >= 1).all()
+    assert (top + tall <= height).all() and (left + wide <= width).all()
+
+
+@pytest.mark.parametrize("height, width", SIZES)
+def test_sampled_boxes_are_whole_numbers_inside_the_picture(height, width):
+    boxes = CropSampler(8, 5, (1.0, 1.5, 0.5)).sample([height] * 20, [width] * 20, seeded())
+    assert boxes.shape == (20, 5, 4)
+    assert_inside(boxes, height, width)
+
+
+@pytest.mark.parametrize("size, scales", [(8, (1.0,)), (8, (1.0, 1.5, 0.5)), (10, (0.04, 0.33)), (7, (2.2, 1.0))])
+def test_crop_k_covers_a_square_of_scale_k_clipped_to_the_short_side(size, scales):
+    heights, widths = [h for h, _ in SIZES], [w for _, w in SIZES]
+    boxes = CropSampler(size, 7, scales).sample(heights, widths, seeded())
+    for i, (height, width) in enumerate(SIZES):
+        for k in range(7):
+            side = min(max(1, round(size * scales[k % len(scales)])), height, width)
+            assert boxes[i, k, 2:].tolist() == [side, side]
+
+
+@pytest.mark.parametrize("height, width", [(7, 9), (4, 6), (6, 4), (5, 5), (1, 6), (11, 3)])
+def test_every_edge_is_reached(height, width):
+    boxes = CropSampler(4, 4, (1.0, 0.5)).sample([height] * 400, [width] * 400, seeded()).view(-1, 4)
+    assert_inside(boxes, height, width)
+    assert boxes[:, 0].min() == 0 and boxes[:, 1].min() == 0
+    assert (boxes[:, 0] + boxes[:, 2]).max() == height and (boxes[:, 1] + boxes[:, 3]).max() == width
+
+
+def test_all_positions_are_equally_likely():
+    boxes = CropSampler(4, 1).sample([6] * 9000, [7] * 9000, seeded()).view(-1, 4)  # 3 x 4 positions
+    counts = torch.bincount(boxes[:, 0] * 4 + boxes[:, 1], minlength=12)
+    assert counts.sum() == 9000 and ((counts - 750).abs() < 130).all()  # five standard deviations
+
+
+def test_the_same_seed_gives_the_same_boxes_and_another_seed_others():
+    sampler, sizes = CropSampler(8, 4), ([50, 60], [70, 40])
+    first = sampler.sample(*sizes, seeded(3))
+    assert torch.equal(first, sampler.sample(*sizes, seeded(3)))
+    assert not torch.equal(first, sampler.sample(*sizes, seeded(4)))
+
+
+def test_successive_draws_differ():
+    generator = seeded()
+    sampler = CropSampler(8, 4)
+    assert not torch.equal(sampler.sample([50], [60], generator), sampler.sample([50], [60], generator))
+
+
+def test_sizes_may_be_tensors():
+    sampler = CropSampler(8, 3)
+    assert torch.equal(sampler.sample(torch.tensor([50, 9]), torch.tensor([20, 30]), seeded()),
+                       sampler.sample([50, 9], [20, 30], seeded()))
+
+
+def test_flips_mirror_about_half_of_the_crops():
+    flips = CropSampler(8, 10).flips(200, seeded())
+    assert flips.shape == (200, 10) and flips.dtype == torch.bool and 0.44 < flips.float().mean() < 0.56
+    assert torch.equal(flips, CropSampler(8, 10).flips(200, seeded()))
+
+
+def test_without_flip_nothing_is_mirrored_and_nothing_drawn():
+    generator = seeded()
+    before = generator.get_state()
+    assert not CropSampler(8, 3, flip=False).flips(20, generator).any()
+    assert torch.equal(before, generator.get_state())
+
+
+@pytest.mark.parametrize("height, width", SIZES)
+def test_the_grid_reaches_all_four_edges_with_exactly_the_asked_number_of_squares(height, width):
+    sampler = CropSampler(8, 3, (1.0, 2.0))
+    for crops in range(1, 31):
+        boxes = sampler.grid(height, width, crops)
+        assert boxes.shape == (crops, 4)
+        assert_inside(boxes, height, width)
+        assert boxes[:, 0].min() == 0 and boxes[:, 1].min() == 0
+        assert (boxes[:, 0] + boxes[:, 2]).max() == height and (boxes[:, 1] + boxes[:, 3]).max() == width
+        if crops >= 2:
+            assert (boxes[:, 2:] == min(8, height, width)).all()
+        assert torch.equal(boxes, sampler.grid(height, width, crops))
+
+
+def test_a_grid_of_one_is_the_whole_picture():
+    assert CropSampler(8).grid(50, 30, 1).tolist() == [[0, 0, 50, 30]]
+
+
+def test_a_grid_of_two_stands_in_opposite_corners():
+    assert CropSampler(8).grid(50, 30, 2).tolist() == [[0, 0, 8, 8], [42, 22, 8, 8]]
+
+
+def test_a_grid_of_nine_on_a_square_is_three_by_three():
+    assert CropSampler(10).grid(50, 50, 9).tolist() == [[t, c, 10, 10] for t in (0, 20, 40) for c in (0, 20, 40)]
+
+
+def test_no_grid_box_stands_twice_where_there_is_room():
+    for height, width in [(60, 60), (60, 100), (300, 60)]:
+        for crops in range(2, 31):
+            assert len(set(map(tuple, CropSampler(8).grid(height, width, crops).tolist()))) == crops
+
+
+def test_the_grid_takes_the_first_scale():
+    assert CropSampler(10, 2, (1.5, 1.0)).grid(100, 100, 4)[0].tolist() == [0, 0, 15, 15]
+
+
+def density_by_pixels(heat, box, height, width):
+    """Mean of the map over the box on a raster that both pixels and cells divide, relative to the whole mean."""
+    h, w = heat.shape
+    raster = heat.repeat_interleave(height, 0).repeat_interleave(width, 1)  # (h·height, w·width)
+    top, left, tall, wide = box
+    part = raster[top * h:(top + tall) * h, left * w:(left + wide) * w]
+    return (part.mean() / raster.mean()).item()
+
+
+@pytest.mark.parametrize("h, w, height, width", [(2, 3, 8, 12), (4, 4, 16, 16), (3, 5, 7, 11), (7, 7, 5, 6),
+                                                 (1, 1, 4, 9)])
+def test_the_saliency_of_a_box_equals_the_mean_of_the_enlarged_map(h, w, height, width):
+    heat = torch.rand(3, h, w, generator=seeded(), dtype=torch.float64)
+    heat /= heat.sum((1, 2), keepdim=True)
+    boxes = CropSampler(3, 6, (1.0, 0.4, 2.0)).sample([height] * 3, [width] * 3, seeded())
+    density = crop_saliency(heat, boxes, torch.tensor([height] * 3), torch.tensor([width] * 3))
+    assert density.shape == (3, 6) and density.dtype == torch.float64
+    for i in range(3):
+        for k in range(6):
+            expected = density_by_pixels(heat[i], boxes[i, k].tolist(), height, width)
+            assert density[i, k].item() == pytest.approx(expected)
+
+
+def test_pictures_of_different_sizes_are_measured_each_on_its_own():
+    heat = torch.rand(2, 3, 3, generator=seeded(), dtype=torch.float64)
+    heat /= heat.sum((1, 2), keepdim=True)
+    sizes = torch.tensor([[9, 14], [30, 6]])
+    boxes = CropSampler(4, 5).sample(sizes[:, 0], sizes[:, 1], seeded())
+    together = crop_saliency(heat, boxes, sizes[:, 0], sizes[:, 1])
+    for i in range(2):
+        alone = crop_saliency(heat[i:i + 1], boxes[i:i + 1], sizes[i:i + 1, 0], sizes[i:i + 1, 1])
+        assert torch.equal(together[i], alone[0])
+
+
+def test_on_a_uniform_map_every_box_has_saliency_one():
+    boxes = CropSampler(5, 8, (1.0, 0.3, 3.0)).sample([13] * 4, [17] * 4, seeded())
+    density = crop_saliency(torch.full((4, 7, 7), 1 / 49), boxes, torch.tensor([13] * 4), torch.tensor([17] * 4))
+    torch.testing.assert_close(density, torch.ones(4, 8))
+
+
+def test_the_whole_picture_has_saliency_one_on_any_map():
+    heat = torch.rand(1, 5, 3, generator=seeded()).flatten(1).softmax(1).view(1, 5, 3)
+    density = crop_saliency(heat, torch.tensor([[[0, 0, 11, 8]]]), torch.tensor([11]), torch.tensor([8]))
+    assert density.item() == pytest.approx(1)
+
+
+def test_a_large_crop_does_not_win_by_its_size():
+    heat = torch.zeros(1, 4, 4)
+    heat[0, 1, 1], heat[0, 3, 3] = 0.9, 0.1
+    boxes = torch.tensor([[[0, 0, 16, 16], [4, 4, 4, 4], [2, 2, 8, 8]]])
+    density = crop_saliency(heat, boxes, torch.tensor([16]), torch.tensor([16]))
+    assert density[0].tolist() == pytest.approx([1.0, 0.9 * 16, 0.9 * 4])
+    assert salient_crop(density).tolist() == [1]
+
+
+def test_the_first_of_equally_salient_crops_is_chosen():
+    density = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0], [0.0, 1.0, 5.0], [4.0, 1.0, 4.0]])
+    chosen = salient_crop(density)
+    assert chosen.tolist() == [1, 0, 2, 0] and chosen.dtype == torch.int64
+
+
+def test_a_crop_of_the_right_size_is_not_touched():
+    pixels = torch.randint(0, 256, (9, 9, 3), generator=seeded(), dtype=torch.uint8)
+    assert torch.equal(resize_crop(pixels, 9), pixels)
+
+
+@pytest.mark.parametrize("height, width, size", [(20, 20, 8), (5, 5, 8), (3, 30, 8), (1, 1, 4), (9, 8, 9)])
+def test_other_crops_are_resized_with_an_antialiased_filter(height, width, size):
+    pixels = torch.randint(0, 256, (height, width, 3), generator=seeded(), dtype=torch.uint8)
+    resized = resize_crop(pixels, size)
+    assert resized.shape == (size, size, 3) and resized.dtype == torch.uint8
+    exact = F.interpolate(pixels.permute(2, 0, 1)[None].double(), (size, size), mode="bilinear", antialias=True)
+    assert (resized.permute(2, 0, 1) - exact[0]).abs().max() <= 1
+
+
+def test_a_flat_crop_stays_flat():
+    assert (resize_crop(torch.full((13, 7, 3), 77, dtype=torch.uint8), 5) == 77).all()
+
+
+@pytest.mark.parametrize("field, value", [("size", 0), ("size", 2.5), ("size", True), ("crops", 0), ("crops", -1),
+                                          ("crops", None), ("scales", ()), ("scales", (1.0, 0.0)), ("scales", (-1.0,)),
+                                          ("scales", (math.inf,)), ("scales", (math.nan,))])
+def test_a_bad_sampler_setting_is_named(field, value):
+    with pytest.raises(InputError, match=f"CropSampler {field} is "):
+        CropSampler(**{field: value})
+
+
+@pytest.mark.parametrize("heights, widths", [([5, 6], [7]), ([[5]], [[6]]), (5, 6)])
+def test_picture_sizes_that_do_not_pair_up_are_refused(heights, widths):
+    with pytest.raises(InputError, match="both must be one number an image"):
+        CropSampler(4).sample(heights, widths, seeded())
+
+
+@pytest.mark.parametrize("height, width", [(0, 5), (5, 0), (-3, 5)])
+def test_an_empty_picture_is_refused(height, width):
+    with pytest.raises(InputError, match="every height and width must be at least 1"):
+        CropSampler(4).sample([height], [width], seeded())
+    with pytest.raises(InputError, match="every height and width must be at least 1"):
+        CropSampler(4).grid(height, width, 4)
+
+
+@pytest.mark.parametrize("crops", [0, -1, 2.0, True, None])
+def test_a_grid_of_a_bad_number_of_crops_is_refused(crops):
+    with pytest.raises(InputError, match="it must be a whole number of at least 1"):
+        CropSampler(4).grid(9, 9, crops)

