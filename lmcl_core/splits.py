@@ -71,16 +71,16 @@ def make_split(table: pd.DataFrame, index: int, test: float = 0.2, val: float = 
 
 
 def split_hash(table: pd.DataFrame, split: Split) -> str:
-    """First 12 hex digits of the SHA-256 of the file names in each part of a split."""
-    names = [sorted(Path(image).name for image in table["image"].iloc[part]) for part in split]
+    """First 12 hex digits of the SHA-256 of the file names, in lower case, in each part of a split."""
+    names = [sorted(Path(image).name.lower() for image in table["image"].iloc[part]) for part in split]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:12]
 
 
 def data_hash(table: pd.DataFrame) -> str:
-    """First 12 hex digits of the SHA-256 of every image's file name, size in bytes and mos."""
+    """First 12 hex digits of the SHA-256 of every image's file name in lower case, size in bytes and mos."""
     root = Path(table.attrs["root"])
     rows = [
-        [Path(image).name, (root / image).stat().st_size, repr(float(mos))]
+        [Path(image).name.lower(), (root / image).stat().st_size, repr(float(mos))]
         for image, mos in zip(table["image"], table["mos"])
     ]
     return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()[:12]

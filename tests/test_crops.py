@@ -11,8 +11,23 @@ import torch.nn.functional as F
 from lmcl_core import CropSampler, InputError, crop_saliency, salient_crop
 from lmcl_core.crops import resize_crop
 
-SIZES = [(1, 1), (1, 9), (9, 1), (2, 3), (5, 5), (7, 8), (8, 7), (8, 8), (9, 8), (16, 9), (31, 200), (200, 31),
-         (500, 500), (1000, 8), (3, 4000)]
+SIZES = [
+    (1, 1),
+    (1, 9),
+    (9, 1),
+    (2, 3),
+    (5, 5),
+    (7, 8),
+    (8, 7),
+    (8, 8),
+    (9, 8),
+    (16, 9),
+    (31, 200),
+    (200, 31),
+    (500, 500),
+    (1000, 8),
+    (3, 4000),
+]
 
 
 def seeded(seed=0):
@@ -72,8 +87,10 @@ def test_successive_draws_differ():
 
 def test_sizes_may_be_tensors():
     sampler = CropSampler(8, 3)
-    assert torch.equal(sampler.sample(torch.tensor([50, 9]), torch.tensor([20, 30]), seeded()),
-                       sampler.sample([50, 9], [20, 30], seeded()))
+    assert torch.equal(
+        sampler.sample(torch.tensor([50, 9]), torch.tensor([20, 30]), seeded()),
+        sampler.sample([50, 9], [20, 30], seeded()),
+    )
 
 
 def test_flips_mirror_about_half_of_the_crops():
@@ -130,12 +147,13 @@ def density_by_pixels(heat, box, height, width):
     h, w = heat.shape
     raster = heat.repeat_interleave(height, 0).repeat_interleave(width, 1)  # (h·height, w·width)
     top, left, tall, wide = box
-    part = raster[top * h:(top + tall) * h, left * w:(left + wide) * w]
+    part = raster[top * h : (top + tall) * h, left * w : (left + wide) * w]
     return (part.mean() / raster.mean()).item()
 
 
-@pytest.mark.parametrize("h, w, height, width", [(2, 3, 8, 12), (4, 4, 16, 16), (3, 5, 7, 11), (7, 7, 5, 6),
-                                                 (1, 1, 4, 9)])
+@pytest.mark.parametrize(
+    "h, w, height, width", [(2, 3, 8, 12), (4, 4, 16, 16), (3, 5, 7, 11), (7, 7, 5, 6), (1, 1, 4, 9)]
+)
 def test_the_saliency_of_a_box_equals_the_mean_of_the_enlarged_map(h, w, height, width):
     heat = torch.rand(3, h, w, generator=seeded(), dtype=torch.float64)
     heat /= heat.sum((1, 2), keepdim=True)
@@ -155,7 +173,7 @@ def test_pictures_of_different_sizes_are_measured_each_on_its_own():
     boxes = CropSampler(4, 5).sample(sizes[:, 0], sizes[:, 1], seeded())
     together = crop_saliency(heat, boxes, sizes[:, 0], sizes[:, 1])
     for i in range(2):
-        alone = crop_saliency(heat[i:i + 1], boxes[i:i + 1], sizes[i:i + 1, 0], sizes[i:i + 1, 1])
+        alone = crop_saliency(heat[i : i + 1], boxes[i : i + 1], sizes[i : i + 1, 0], sizes[i : i + 1, 1])
         assert torch.equal(together[i], alone[0])
 
 
@@ -204,9 +222,22 @@ def test_a_flat_crop_stays_flat():
     assert (resize_crop(torch.full((13, 7, 3), 77, dtype=torch.uint8), 5) == 77).all()
 
 
-@pytest.mark.parametrize("field, value", [("size", 0), ("size", 2.5), ("size", True), ("crops", 0), ("crops", -1),
-                                          ("crops", None), ("scales", ()), ("scales", (1.0, 0.0)), ("scales", (-1.0,)),
-                                          ("scales", (math.inf,)), ("scales", (math.nan,))])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("size", 0),
+        ("size", 2.5),
+        ("size", True),
+        ("crops", 0),
+        ("crops", -1),
+        ("crops", None),
+        ("scales", ()),
+        ("scales", (1.0, 0.0)),
+        ("scales", (-1.0,)),
+        ("scales", (math.inf,)),
+        ("scales", (math.nan,)),
+    ],
+)
 def test_a_bad_sampler_setting_is_named(field, value):
     with pytest.raises(InputError, match=f"CropSampler {field} is "):
         CropSampler(**{field: value})

@@ -68,8 +68,9 @@ def test_the_loss_equals_explicit_loops_on_random_unit_vectors(variant, shape):
     for seed, temperature, intra_weight in [(0, 0.2, 1.0), (1, 1.0, 0.5), (2, 0.07, 3.0), (3, 0.5, 0.0)]:
         inputs = sample(*shape, seed)
         terms = LocalManifoldContrastiveLoss(temperature, intra_weight, variant)(*inputs)
-        assert [x.item() for x in terms] == pytest.approx(by_loops(*inputs, temperature, intra_weight, variant),
-                                                          rel=1e-10, abs=1e-12)
+        assert [x.item() for x in terms] == pytest.approx(
+            by_loops(*inputs, temperature, intra_weight, variant), rel=1e-10, abs=1e-12
+        )
 
 
 @pytest.mark.parametrize("variant", ["v1", "v2"])
@@ -101,10 +102,11 @@ def test_in_v2_the_parts_are_the_loss_without_the_other_negatives():
     student, teacher, salient = sample(3, 4, 5)
     loss = LocalManifoldContrastiveLoss(0.2, 0.6, "v2")
     terms = loss(student, teacher, salient)
-    alone = [loss(student[i:i + 1], teacher[i:i + 1], salient[i:i + 1]).total for i in range(3)]
+    alone = [loss(student[i : i + 1], teacher[i : i + 1], salient[i : i + 1]).total for i in range(3)]
     assert terms.intra.item() == pytest.approx(torch.stack(alone).mean().item())
     assert terms.inter.item() == pytest.approx(
-        LocalManifoldContrastiveLoss(0.2, 0.0, "v2")(student, teacher, salient).total.item())
+        LocalManifoldContrastiveLoss(0.2, 0.0, "v2")(student, teacher, salient).total.item()
+    )
 
 
 @pytest.mark.parametrize("variant", ["v1", "v2"])
@@ -175,8 +177,9 @@ def test_the_order_of_the_crops_does_not_matter(variant):
     order, salient = torch.tensor([2, 0, 3, 1]), torch.tensor([0, 2, 3])
     loss = LocalManifoldContrastiveLoss(0.2, 0.5, variant)
     moved = torch.tensor([order.tolist().index(s) for s in salient.tolist()])
-    torch.testing.assert_close(list(loss(student[:, order], teacher[:, order], moved)),
-                               list(loss(student, teacher, salient)))
+    torch.testing.assert_close(
+        list(loss(student[:, order], teacher[:, order], moved)), list(loss(student, teacher, salient))
+    )
 
 
 @pytest.mark.parametrize("variant", ["v1", "v2"])
@@ -211,8 +214,15 @@ def test_opinion_scores_are_ignored_without_quality_sigma():
 
 
 @pytest.mark.parametrize("variant", ["v1", "v2"])
-@pytest.mark.parametrize("given, used", [(torch.float64, torch.float64), (torch.float32, torch.float32),
-                                         (torch.bfloat16, torch.float32), (torch.float16, torch.float32)])
+@pytest.mark.parametrize(
+    "given, used",
+    [
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+    ],
+)
 def test_half_precision_is_raised_and_double_is_kept(variant, given, used):
     student, teacher, salient = sample(3, 3, 8)
     student, teacher = student.to(given), teacher.to(given)
@@ -272,8 +282,17 @@ def test_a_bad_quality_sigma_is_named(sigma):
     assert str(error.value) == f"quality_sigma is {sigma!r}: it must be None or greater than 0"
 
 
-@pytest.mark.parametrize("student, teacher", [((3, 4), (3, 4)), ((2, 3, 4), (2, 3, 5)), ((2, 3, 4), (2, 4, 4)),
-                                              ((0, 3, 4), (0, 3, 4)), ((2, 0, 4), (2, 0, 4)), ((2, 3, 4), (3, 4))])
+@pytest.mark.parametrize(
+    "student, teacher",
+    [
+        ((3, 4), (3, 4)),
+        ((2, 3, 4), (2, 3, 5)),
+        ((2, 3, 4), (2, 4, 4)),
+        ((0, 3, 4), (0, 3, 4)),
+        ((2, 0, 4), (2, 0, 4)),
+        ((2, 3, 4), (3, 4)),
+    ],
+)
 def test_embeddings_that_do_not_fit_are_named_with_their_shapes(student, teacher):
     with pytest.raises(InputError) as error:
         LocalManifoldContrastiveLoss()(torch.zeros(student), torch.zeros(teacher), torch.zeros(2, dtype=torch.int64))
@@ -282,15 +301,21 @@ def test_embeddings_that_do_not_fit_are_named_with_their_shapes(student, teacher
 
 def test_integer_embeddings_are_refused():
     with pytest.raises(InputError) as error:
-        LocalManifoldContrastiveLoss()(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4, dtype=torch.int64),
-                                       torch.zeros(2, dtype=torch.int64))
+        LocalManifoldContrastiveLoss()(
+            torch.zeros(2, 3, 4), torch.zeros(2, 3, 4, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+        )
     assert str(error.value) == "student is torch.float32 and teacher is torch.int64: both must be floating point"
 
 
-@pytest.mark.parametrize("salient, got", [(torch.zeros(2, dtype=torch.int32), "(2,) torch.int32"),
-                                          (torch.zeros(2), "(2,) torch.float32"),
-                                          (torch.zeros(3, dtype=torch.int64), "(3,) torch.int64"),
-                                          (torch.zeros(2, 1, dtype=torch.int64), "(2, 1) torch.int64")])
+@pytest.mark.parametrize(
+    "salient, got",
+    [
+        (torch.zeros(2, dtype=torch.int32), "(2,) torch.int32"),
+        (torch.zeros(2), "(2,) torch.float32"),
+        (torch.zeros(3, dtype=torch.int64), "(3,) torch.int64"),
+        (torch.zeros(2, 1, dtype=torch.int64), "(2, 1) torch.int64"),
+    ],
+)
 def test_salient_indices_of_another_type_or_shape_are_refused(salient, got):
     with pytest.raises(InputError) as error:
         LocalManifoldContrastiveLoss()(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), salient)

@@ -16,9 +16,17 @@ YES_NO = [f for f in FIELDS if type(getattr(Recipe(), f)) is bool]
 WHOLE = [f for f in FIELDS if type(getattr(Recipe(), f)) is int]
 REAL = [f for f in FIELDS if type(getattr(Recipe(), f)) is float]
 TEXT = [f for f in FIELDS if type(getattr(Recipe(), f)) is str]
-CHANGED = dict(name="other", backbone="resnet18", variant="v2", precision="32-true", scales=(1.0, 2.5),
-               quality_sigma=0.75, **{f: not getattr(Recipe(), f) for f in YES_NO},
-               **{f: getattr(Recipe(), f) + 1 for f in WHOLE}, **{f: getattr(Recipe(), f) / 2 + 0.01 for f in REAL})
+CHANGED = dict(
+    name="other",
+    backbone="resnet18",
+    variant="v2",
+    precision="32-true",
+    scales=(1.0, 2.5),
+    quality_sigma=0.75,
+    **{f: not getattr(Recipe(), f) for f in YES_NO},
+    **{f: getattr(Recipe(), f) + 1 for f in WHOLE},
+    **{f: getattr(Recipe(), f) / 2 + 0.01 for f in REAL},
+)
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -51,8 +59,9 @@ def test_a_recipe_is_frozen(field):
         setattr(Recipe(), field, CHANGED[field])
 
 
-@pytest.mark.parametrize("given, meant", [("temprature", "temperature"), ("epoch", "epochs"),
-                                          ("crop_sise", "crop_size")])
+@pytest.mark.parametrize(
+    "given, meant", [("temprature", "temperature"), ("epoch", "epochs"), ("crop_sise", "crop_size")]
+)
 def test_an_unknown_field_is_refused_with_the_nearest_known_one(given, meant):
     with pytest.raises(InputError) as error:
         Recipe.from_dict({given: 1})
@@ -64,12 +73,15 @@ def test_an_unknown_keyword_raises():
         Recipe(temprature=0.1)
 
 
-@pytest.mark.parametrize("field, value", [(f, v) for f in WHOLE for v in (True, 2.0, "2", None)]
-                         + [(f, v) for f in REAL for v in (True, "0.1", None, [0.1])]
-                         + [(f, v) for f in TEXT for v in (None, 3, True)]
-                         + [(f, v) for f in YES_NO for v in (1, 0, "yes", None)]
-                         + [("scales", v) for v in (1.0, None, "1", (True,), ("1",), (None,))]
-                         + [("quality_sigma", v) for v in ("0.5", True)])
+@pytest.mark.parametrize(
+    "field, value",
+    [(f, v) for f in WHOLE for v in (True, 2.0, "2", None)]
+    + [(f, v) for f in REAL for v in (True, "0.1", None, [0.1])]
+    + [(f, v) for f in TEXT for v in (None, 3, True)]
+    + [(f, v) for f in YES_NO for v in (1, 0, "yes", None)]
+    + [("scales", v) for v in (1.0, None, "1", (True,), ("1",), (None,))]
+    + [("quality_sigma", v) for v in ("0.5", True)],
+)
 def test_a_value_of_the_wrong_type_is_named(field, value):
     with pytest.raises(TypeError, match=f"recipe field {field} is "):
         Recipe(**{field: value})
@@ -77,22 +89,44 @@ def test_a_value_of_the_wrong_type_is_named(field, value):
         Recipe.from_dict({field: value})
 
 
-@pytest.mark.parametrize("field, value", [(f, v) for f in WHOLE if f != "seed" for v in (0, -1)]
-                         + [(f, v) for f in ("temperature", "lr", "quality_sigma") for v in (0, -0.1)]
-                         + [(f, -0.1) for f in ("intra_weight", "manifold_weight", "mutual_weight", "weight_decay")]
-                         + [(f, v) for f in (*REAL, "quality_sigma") for v in (math.nan, math.inf)]
-                         + [("seed", -1), ("ema_momentum", 1.0), ("ema_momentum", -0.1), ("variant", "v3"),
-                            ("precision", "float8"), ("scales", ()), ("scales", (1.0, 0.0)), ("scales", (-1.0,)),
-                            ("scales", (math.nan,)), ("name", ""), ("name", "a/b"), ("name", "a\\b"), ("name", ".."),
-                            ("name", ".hidden")])
+@pytest.mark.parametrize(
+    "field, value",
+    [(f, v) for f in WHOLE if f != "seed" for v in (0, -1)]
+    + [(f, v) for f in ("temperature", "lr", "quality_sigma") for v in (0, -0.1)]
+    + [(f, -0.1) for f in ("intra_weight", "manifold_weight", "mutual_weight", "weight_decay")]
+    + [(f, v) for f in (*REAL, "quality_sigma") for v in (math.nan, math.inf)]
+    + [
+        ("seed", -1),
+        ("ema_momentum", 1.0),
+        ("ema_momentum", -0.1),
+        ("variant", "v3"),
+        ("precision", "float8"),
+        ("scales", ()),
+        ("scales", (1.0, 0.0)),
+        ("scales", (-1.0,)),
+        ("scales", (math.nan,)),
+        ("name", ""),
+        ("name", "a/b"),
+        ("name", "a\\b"),
+        ("name", ".."),
+        ("name", ".hidden"),
+    ],
+)
 def test_a_value_out_of_range_is_named(field, value):
     with pytest.raises(InputError, match=f"recipe field {field} is .*: it must be "):
         Recipe(**{field: value})
 
 
-@pytest.mark.parametrize("values", [dict(intra_weight=0.0, manifold_weight=0.0, mutual_weight=0, weight_decay=0.0),
-                                    dict(ema_momentum=0.0), dict(seed=0), dict(quality_sigma=None),
-                                    dict(crops=1, test_crops=1, batch_images=1, epochs=1, scales=(0.5,))])
+@pytest.mark.parametrize(
+    "values",
+    [
+        dict(intra_weight=0.0, manifold_weight=0.0, mutual_weight=0, weight_decay=0.0),
+        dict(ema_momentum=0.0),
+        dict(seed=0),
+        dict(quality_sigma=None),
+        dict(crops=1, test_crops=1, batch_images=1, epochs=1, scales=(0.5,)),
+    ],
+)
 def test_values_at_the_end_of_their_range_are_accepted(values):
     recipe = Recipe(**values)
     assert all(getattr(recipe, field) == value for field, value in values.items())

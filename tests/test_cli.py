@@ -1,0 +1,428 @@
+"""The command line: its exit codes, its two-line errors, and what it prints."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from scipy.io import savemat
+
+from lmcl_core import BENCHMARKS, InputError, QualityModel, Recipe, RunError, Split, load_benchmark, make_split
+from lmcl_core import split_hash
+from lmcl_core.cli import main, parse_changes
+from lmcl_core.scoring import save_model
+
+
+@pytest.fixture
+def lmcl(capsys):
+    """Run the command line: (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with torch.random.fork_rng(devices=[]), pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return stopped.value.code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def refused(lmcl):
+    """Run a command that must fail with a code, and return its one or two lines."""
+
+    def run(code: int, *arguments: object) -> str:
+        found, out, err = lmcl(*arguments)
+        assert found == code, err
+        assert out == "" and 1 <= len(err.splitlines()) <= 2 and "Traceback" not in err, err
+        assert err.startswith("lmcl: ")
+        return err
+
+    return run
+
+
+@pytest.fixture
+def sound(livec, monkeypatch) -> Path:
+    """A copy of LIVEC that counts as complete."""
+    monkeypatch.setitem(BENCHMARKS, "livec", dataclasses.replace(BENCHMARKS["livec"], count=12))
+    return livec
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list:
+    """What the training was asked to do, without doing it."""
+    asked = []
+
+    def train(table, split, recipe, folder, device, resume, log):
+        asked.append(dict(table=table, split=split, recipe=recipe, folder=folder, device=device, resume=resume))
+        return dict(srcc=0.5, plcc=0.25)
+
+    monkeypatch.setattr("lmcl_core.training.train", train)
+    return asked
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """The run folder of an untrained model."""
+    folder = tmp_path_factory.mktemp("run")
+    table = pd.DataFrame({"mos": np.linspace(0, 100, 11)})
+    table.attrs.update(benchmark="livec", mos_range=(0.0, 100.0))
+    recipe = Recipe(pretrained=False, crop_size=32, test_crops=2, precision="32-true")
+    with torch.random.fork_rng(devices=[]):
+        model = QualityModel(pretrained=False, crop_size=32)
+    save_model(
+        folder / "model.safetensors",
+        model,
+        recipe,
+        table,
+        Split(np.arange(8), np.arange(0), np.arange(8, 11)),
+        50.0,
+        10.0,
+    )
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """A folder of three pictures, one below another folder."""
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    for n, name in enumerate(["a.png", "b, c.JPG", "more/d.bmp"]):
+        pixels = np.random.default_rng(n).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / name, "JPEG" if name.endswith("JPG") else None)
+    return folder
+
+
+def rows(out: str) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(out))
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_help_names_every_command(lmcl):
+    code, out, err = lmcl("--help")
+    assert code == 0 and err == ""
+    for command in ("reproduce", "verify", "train", "score", "--debug"):
+        assert command in out
+
+
+@pytest.mark.parametrize("command", ["reproduce", "verify", "train", "score"])
+def test_every_command_has_help(lmcl, command):
+    code, out, _ = lmcl(command, "--help")
+    assert code == 0 and f"lmcl {command}" in out
+
+
+def test_without_a_command_the_help_comes_as_help_not_as_an_error(lmcl):
+    code, out, err = lmcl()
+    assert code == 2 and "Usage: lmcl" in out + err
+    assert not err.startswith("lmcl: Usage") and "Try `lmcl --help`" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (["nosuch"], "nosuch"),
+        (["verify"], "benchmark"),
+        (["verify", "livec", "a", "b"], "b"),
+        (["verify", "livec", "--nosuch"], "--nosuch"),
+        (["train", "--split", "x"], "--split"),
+        (["train", "--nosuch", "1"], "--nosuch"),
+        (["score", "a.png"], "--weights"),
+        (["score", "--weights", "a"], "paths"),
+        (["reproduce", "--splits", "many"], "--splits"),
+    ],
+)
+def test_wrong_use_is_exit_2_and_names_the_argument(refused, arguments, named):
+    assert named in refused(2, *arguments)
+
+
+def test_an_unknown_benchmark_is_answered_with_the_nearest(refused):
+    assert "did you mean 'livec'" in refused(2, "verify", "livek", "folder")
+    assert "did you mean 'livec'" in refused(2, "train", "--benchmark", "livek")
+    assert "did you mean 'demo'" in refused(2, "reproduce", "--benchmark", "demos")
+
+
+@pytest.mark.parametrize(
+    "command", [["verify", "livec"], ["train", "--benchmark", "livec"], ["reproduce", "--benchmark", "livec"]]
+)
+def test_a_benchmark_without_its_folder_is_wrong_use(refused, command):
+    assert "--data-root" in refused(2, *command)
+
+
+def test_a_folder_that_is_not_there_is_named(refused, tmp_path):
+    said = refused(2, "train", "--benchmark", "livec", "--data-root", tmp_path / "no")
+    assert str(tmp_path / "no") in said and "ChallengeDB_release" in said
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ("epoch=3", "unknown recipe field 'epoch': did you mean 'epochs'?"),
+        ("benchmark=3", "unknown recipe field 'benchmark'"),
+        ("recipe=x", "unknown recipe field 'recipe'"),
+        ("epochs=many", "epochs is 'many'"),
+        ("epochs=1.5", "epochs is 1.5"),
+        ("epochs=true", "epochs is True"),
+        ("epochs=0", "at least 1"),
+        ("lr=NaN", "finite"),
+        ("scales=[]", "scales"),
+        ("name=../up", "usable as a folder name"),
+        ("epochs", "write FIELD=VALUE"),
+    ],
+)
+def test_a_bad_change_of_the_recipe_is_wrong_use(refused, livec, trained, change, said):
+    assert said in refused(2, "train", "--benchmark", "livec", "--data-root", livec, "--set", change)
+    assert trained == []
+
+
+def test_a_bad_change_is_found_before_the_demo_is_built(refused, monkeypatch):
+    monkeypatch.setattr("lmcl_core.demo.build_demo", lambda *args: pytest.fail("the demo was asked for first"))
+    for command in ("train", "reproduce"):
+        assert "did you mean 'epochs'" in refused(2, command, "--set", "epoch=3")
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest(refused, livec):
+    said = refused(2, "train", "--benchmark", "livec", "--data-root", livec, "--recipe", "no-manifolds")
+    assert "did you mean 'no-manifold'" in said
+
+
+@pytest.mark.parametrize("arguments", [["train", "--split", "-1"], ["reproduce", "--splits", "0"]])
+def test_a_number_of_splits_out_of_range_is_wrong_use(refused, livec, arguments):
+    assert "split" in refused(2, *arguments, "--benchmark", "livec", "--data-root", livec)
+
+
+def test_changes_are_json_or_plain_words():
+    given = ["epochs=3", "variant=v2", "scales=[1, 2.5]", "flip=false", "quality_sigma=null", "name=a=b"]
+    assert parse_changes(given) == dict(
+        epochs=3, variant="v2", scales=[1, 2.5], flip=False, quality_sigma=None, name="a=b"
+    )
+    assert parse_changes(None) == {}
+
+
+def test_train_passes_on_what_it_was_asked(lmcl, livec, trained, tmp_path):
+    code, out, _ = lmcl(
+        "train",
+        "--benchmark",
+        "livec",
+        "--data-root",
+        livec,
+        "--split",
+        "3",
+        "--recipe",
+        "no-manifold",
+        "--runs-dir",
+        tmp_path / "runs",
+        "--device",
+        "cpu",
+        "--set",
+        "epochs=2",
+        "--set",
+        "name=mine",
+        "--overwrite",
+    )
+    asked = trained[0]
+    assert code == 0 and "SRCC 0.5000" in out and "PLCC 0.2500" in out
+    assert asked["folder"] == tmp_path / "runs" / "livec" / "mine" / "split-03" and str(asked["folder"]) in out
+    assert asked["recipe"] == Recipe.for_benchmark("livec", "no-manifold", epochs=2, name="mine")
+    assert asked["split"].index == 3 and asked["device"] == "cpu" and asked["resume"] is False
+
+
+@pytest.mark.parametrize("error, code", [(InputError("bad thing: mend it"), 2), (RunError("disk full: mend it"), 1)])
+def test_the_two_kinds_of_error_have_their_exit_codes(refused, livec, monkeypatch, error, code):
+    def train(*args, **options):
+        raise error
+
+    monkeypatch.setattr("lmcl_core.training.train", train)
+    assert refused(code, "train", "--benchmark", "livec", "--data-root", livec) == f"lmcl: {error}\n"
+
+
+def test_an_unforeseen_error_is_one_line_that_points_to_debug(refused, sound, monkeypatch):
+    def fail(*args):
+        raise ZeroDivisionError("one\ntwo\nthree\nfour")
+
+    monkeypatch.setattr("lmcl_core.verify.verify_benchmark", fail)
+    said = refused(1, "verify", "livec", sound)
+    assert "ZeroDivisionError" in said and "--debug" in said
+
+
+def test_a_stopped_command_says_how_to_go_on(lmcl, livec, monkeypatch):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lmcl_core.training.train", stop)
+    code, _, err = lmcl("train", "--benchmark", "livec", "--data-root", livec)
+    assert code == 130 and "go on" in err and "Traceback" not in err
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(lmcl):
+    for arguments in (["--debug", "verify", "nosuch"], ["verify", "nosuch", "--debug"]):
+        code, _, err = lmcl(*arguments)
+        assert code == 2 and "Traceback" in err and err.splitlines()[-1].startswith("lmcl: unknown benchmark")
+
+
+def test_a_sound_folder_is_exit_0_with_its_ten_split_hashes(lmcl, sound):
+    code, out, err = lmcl("verify", "livec", sound)
+    assert code == 0 and err == "" and out.splitlines()[0] == "livec: 12 images, no faults"
+    found = re.findall(r"^split (\d): ([0-9a-f]{12})  10 train, 2 test, 0 contents shared$", out, re.M)
+    table = load_benchmark("livec", sound)
+    assert found == [(str(index), split_hash(table, make_split(table, index))) for index in range(10)]
+
+
+def test_a_faulty_folder_is_exit_1_with_one_line_a_fault(lmcl, sound):
+    images = sound / "ChallengeDB_release" / "Images"
+    (images / "5.bmp").unlink()
+    (images / "6.bmp").write_bytes(b"")
+    code, out, err = lmcl("verify", "livec", sound)
+    lines = err.splitlines()
+    assert code == 1 and out == "" and len(lines) == 3
+    assert lines[0].startswith("missing_image: ") and "5.bmp: " in lines[0]
+    assert lines[1].startswith("unreadable_image: ") and "6.bmp: " in lines[1]
+    assert lines[2] == "livec: 2 faults"
+
+
+def test_one_fault_is_not_called_several(lmcl, tmp_path):
+    code, _, err = lmcl("verify", "livec", tmp_path / "no")
+    assert code == 1 and err.splitlines()[0].startswith("missing_folder: ") and err.splitlines()[-1] == "livec: 1 fault"
+
+
+@pytest.mark.parametrize("options, shown", [([], 10), (["--show", 3], 3), (["--show", 0], 0)])
+def test_many_faults_of_a_kind_are_capped(lmcl, sound, options, shown):
+    images = sound / "ChallengeDB_release" / "Images"
+    for path in images.glob("*.*"):
+        path.unlink()
+    code, _, err = lmcl("verify", "livec", sound, *options)
+    lines = err.splitlines()
+    assert (
+        code == 1
+        and sum(line.startswith("missing_image: ") and ".bmp: " in line or ".JPG: " in line for line in lines) == shown
+    )
+    assert lines[-2:] == [f"missing_image: {12 - shown} more", "livec: 12 faults"]
+
+
+def test_deep_decodes_every_image(lmcl, sound):
+    path = sound / "ChallengeDB_release" / "Images" / "3.JPG"
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + b"\xff\xd8" * 50 + data[len(data) // 2 + 100 :])
+    assert lmcl("verify", "livec", sound)[0] == 0
+    code, _, err = lmcl("verify", "livec", sound, "--deep")
+    assert code == 1 and "unreadable_image" in err
+
+
+def test_verify_leaves_no_store_or_run_behind(lmcl, sound, tmp_path, monkeypatch):
+    monkeypatch.setenv("LMCL_CACHE", str(tmp_path / "cache"))
+    lmcl("verify", "livec", sound)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_pictures_are_scored_as_csv(lmcl, weights, pictures):
+    code, out, err = lmcl("score", "--weights", weights, pictures)
+    found = rows(out)
+    assert code == 0 and err == "" and list(found.columns) == ["image", "score", "percentile"]
+    assert list(found["image"]) == [str(pictures / name) for name in ("a.png", "b, c.JPG", "more/d.bmp")]
+    assert np.isfinite(found["score"]).all() and found["percentile"].between(0, 100).all()
+    again = lmcl("score", "--weights", weights / "model.safetensors", pictures / "more" / "d.bmp")[1]
+    assert rows(again)["score"].item() == found["score"][2]
+
+
+def test_unreadable_pictures_are_listed_and_the_rest_scored(lmcl, weights, pictures):
+    (pictures / "broken.png").write_bytes((pictures / "a.png").read_bytes()[:500])
+    (pictures / "text.jpg").write_text("no picture")
+    code, out, err = lmcl("score", "--weights", weights, pictures, pictures / "missing.png")
+    assert code == 1 and len(rows(out)) == 3
+    for name in ("broken.png", "text.jpg", "missing.png"):
+        assert sum(str(pictures / name) in line for line in err.splitlines()) == 1
+    assert len(err.splitlines()) == 3 and "Traceback" not in err
+
+
+def test_a_gigantic_picture_does_not_stop_the_rest(lmcl, weights, pictures):
+    data = bytearray((pictures / "more" / "d.bmp").read_bytes())
+    data[18:26] = (60000).to_bytes(4, "little") * 2
+    (pictures / "big.bmp").write_bytes(data)
+    code, out, err = lmcl("score", "--weights", weights, pictures)
+    assert code == 1 and len(rows(out)) == 3 and str(pictures / "big.bmp") in err and len(err.splitlines()) == 1
+
+
+def test_what_archives_leave_behind_is_not_scored(lmcl, weights, pictures):
+    (pictures / "__MACOSX").mkdir()
+    shutil.copy(pictures / "a.png", pictures / "__MACOSX" / "a.png")
+    (pictures / "._a.png").write_bytes(b"\0\5\x16\7")
+    code, out, _ = lmcl("score", "--weights", weights, pictures)
+    assert code == 0 and len(rows(out)) == 3
+
+
+def test_a_folder_without_pictures_is_wrong_use(refused, weights, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "no pictures in" in refused(2, "score", "--weights", weights, tmp_path / "empty")
+
+
+def test_missing_weights_are_wrong_use(refused, tmp_path):
+    assert str(tmp_path / "no") in refused(2, "score", "--weights", tmp_path / "no", "a.png")
+
+
+def test_weights_of_another_program_are_wrong_use_in_two_lines(refused, weights, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(2)}, path)
+    assert str(path) in refused(2, "score", "--weights", path, "a.png")
+
+
+def test_a_damaged_label_file_is_told_in_two_lines(refused, livec):
+    path = livec / "ChallengeDB_release" / "Data" / "AllMOS_release.mat"
+    path.write_bytes(b"\n".join([b"<html>"] * 40))
+    assert str(path) in refused(2, "train", "--benchmark", "livec", "--data-root", livec)
+    savemat(path, {"other": np.zeros(3)})
+    assert str(path) in refused(2, "train", "--benchmark", "livec", "--data-root", livec)
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "lmcl_core", "--help"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "Usage: lmcl" in done.stdout and done.stderr == ""
+    done = subprocess.run(
+        [sys.executable, "-m", "lmcl_core", "verify", "livek"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1
+
+
+def test_importing_the_package_is_quick_and_brings_no_torch():
+    done = python(
+        "import time; start = time.perf_counter(); import sys, lmcl_core, lmcl_core.cli;"
+        "took = time.perf_counter() - start;"
+        "print(took, *[m for m in ('torch', 'timm', 'lightning', 'matplotlib') if m in sys.modules])"
+    )
+    took, *heavy = done.stdout.split()
+    assert float(took) < 3 and heavy == [], done
+
+
+def test_help_brings_no_torch():
+    done = python(
+        "import sys; from lmcl_core.cli import main\n"
+        "try: main(['train', '--help'])\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_default_model_is_built_without_a_network(tmp_path):
+    code = (
+        "import socket, sys\n"
+        "def blocked(*args): raise AssertionError('the network was used')\n"
+        "socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = blocked\n"
+        "from lmcl_core import QualityModel\n"
+        "model = QualityModel('tf_efficientnet_lite0')\n"
+        "print(model.pool is not None)\n"
+    )
+    env = {**os.environ, "HF_HOME": str(tmp_path), "TORCH_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env)
+    assert done.stdout == "True\n" and not list(tmp_path.iterdir()), done.stderr

@@ -1,0 +1,272 @@
+"""Metrics against scipy, their bootstrap, and what is seen of a picture through the test grid."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from torch import nn
+
+from lmcl_core import CropSampler, InputError, bootstrap_interval, crop_saliency, metrics
+from lmcl_core.crops import resize_crop
+from lmcl_core.evaluation import by_distortion, look, look_at_all, logistic_fit
+from lmcl_core.model import ModelOutput
+
+
+def related(n=80, noise=0.5, seed=0):
+    rng = np.random.default_rng(seed)
+    mos = rng.uniform(0, 100, n)
+    return mos / 10 + noise * rng.normal(size=n), mos
+
+
+def test_metrics_equal_those_of_scipy():
+    for seed in range(5):
+        pred, mos = related(seed=seed, noise=2.0)
+        pred[3:6], mos[10:12] = pred[3], mos[10]  # ties
+        result = metrics(pred=pred, mos=mos)
+        assert result["srcc"] == pytest.approx(stats.spearmanr(pred, mos)[0])
+        assert result["plcc"] == pytest.approx(stats.pearsonr(pred, mos)[0])
+        assert result["krcc"] == pytest.approx(stats.kendalltau(pred, mos)[0])
+        assert result["rmse"] == pytest.approx(math.sqrt(sum((p - m) ** 2 for p, m in zip(pred, mos)) / 80))
+        assert result["n"] == 80
+        assert set(result) == {"srcc", "plcc", "plcc_logistic", "krcc", "rmse", "n"}
+
+
+def test_metrics_are_plain_numbers_from_any_sequence():
+    result = metrics(pred=[1, 2, 4, 3], mos=pd.Series([10, 20, 30, 40], index=[7, 5, 3, 1]))
+    assert result["srcc"] == pytest.approx(0.8)
+    assert all(type(value) in (float, int) for value in result.values())
+
+
+def test_a_perfect_prediction_scores_one():
+    mos = np.linspace(3, 8, 20)
+    result = metrics(pred=mos, mos=mos)
+    assert [result[k] for k in ("srcc", "plcc", "krcc")] == pytest.approx([1, 1, 1]) and result["rmse"] == 0
+    assert result["plcc_logistic"] > 0.999
+
+
+@pytest.mark.parametrize("name", ["srcc", "plcc", "krcc"])
+def test_a_reversed_prediction_is_negative(name):
+    pred, mos = related()
+    assert metrics(pred=-pred, mos=mos)[name] == pytest.approx(-metrics(pred=pred, mos=mos)[name])
+    assert metrics(pred=-pred, mos=mos)[name] < -0.8
+
+
+def test_after_the_logistic_fit_too_a_reversed_prediction_is_negative():
+    pred, mos = related()
+    assert metrics(pred=-pred, mos=mos)["plcc_logistic"] < 0
+
+
+def test_correlations_do_not_depend_on_the_scale_of_the_prediction():
+    pred, mos = related()
+    one, other = metrics(pred=pred, mos=mos), metrics(pred=1e4 * pred - 7, mos=mos)
+    for name in ("srcc", "plcc", "krcc", "plcc_logistic"):
+        assert one[name] == pytest.approx(other[name], abs=1e-5)
+    assert one["rmse"] != pytest.approx(other["rmse"])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_logistic_fit_straightens_a_logistic_relation(seed):
+    rng = np.random.default_rng(seed)
+    pred = rng.normal(size=100)
+    mos = 20 + 60 / (1 + np.exp(-4 * (pred - 0.3))) + rng.normal(size=100)
+    result = metrics(pred=pred, mos=mos)
+    assert result["plcc_logistic"] > 0.997 > 0.97 > result["plcc"]
+
+
+def test_the_logistic_fit_does_not_harm_other_relations():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        pred = rng.normal(size=rng.integers(5, 60))
+        mos = 2 * pred + rng.normal(size=len(pred)) * rng.uniform(0, 3)
+        result = metrics(pred=pred, mos=mos)
+        assert result["plcc_logistic"] >= result["plcc"] - 1e-3
+
+
+def test_the_logistic_fit_is_monotone_and_in_opinion_units():
+    pred, mos = related()
+    fitted = logistic_fit(pred, mos)[np.argsort(pred)]
+    assert (np.diff(fitted) >= 0).all() and abs(fitted.mean() - mos.mean()) < 2
+
+
+@pytest.mark.parametrize(
+    "pred, mos, message",
+    [
+        ([1, 1, 1], [1, 2, 3], "pred is constant (1.0): a correlation is not defined"),
+        ([1, 2, 3], [5, 5, 5], "mos is constant (5.0): a correlation is not defined"),
+        ([1, math.nan, 3], [1, 2, 3], "pred holds 1 values that are not finite numbers"),
+        ([1, 2, 3], [math.inf, -math.inf, 3], "mos holds 2 values that are not finite numbers"),
+        ([1, 2, 3], [1, 2], "pred (3,) and mos (2,): both must be one number an image"),
+        ([[1], [2], [3]], [[1], [2], [3]], "pred (3, 1) and mos (3, 1): both must be one number an image"),
+        ([1, 2], [1, 2], "only 2 pairs: a correlation needs at least 3"),
+        ([], [], "only 0 pairs: a correlation needs at least 3"),
+    ],
+)
+def test_unusable_pairs_are_refused(pred, mos, message):
+    for function in (metrics, bootstrap_interval):
+        with pytest.raises(ValueError) as error:
+            function(pred=pred, mos=mos)
+        assert str(error.value) == message
+
+
+@pytest.mark.parametrize("statistic", ["srcc", "plcc"])
+def test_the_bootstrap_interval_contains_the_estimate_and_is_seeded(statistic):
+    pred, mos = related(noise=1.5)
+    low, high = bootstrap_interval(pred=pred, mos=mos, statistic=statistic, draws=300)
+    assert -1 <= low < metrics(pred=pred, mos=mos)[statistic] < high <= 1
+    assert (low, high) == bootstrap_interval(pred=pred, mos=mos, statistic=statistic, draws=300)
+    assert (low, high) != bootstrap_interval(pred=pred, mos=mos, statistic=statistic, draws=300, seed=1)
+
+
+@pytest.mark.parametrize("statistic, reference", [("srcc", stats.spearmanr), ("plcc", stats.pearsonr)])
+def test_the_bootstrap_interval_equals_a_plain_bootstrap(statistic, reference):
+    pred, mos = related(40, noise=3.0)
+    rng = np.random.default_rng(99)
+    plain = [reference(pred[rows], mos[rows])[0] for rows in rng.integers(0, 40, (1500, 40))]
+    interval = bootstrap_interval(pred=pred, mos=mos, statistic=statistic, level=0.8, draws=3000)
+    assert interval == pytest.approx(np.percentile(plain, [10, 90]), abs=0.02)
+
+
+def test_the_bootstrap_interval_covers_the_truth_about_as_often_as_it_says():
+    covered, truth = 0, 0.6
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        a, b = rng.normal(size=(2, 80))
+        low, high = bootstrap_interval(pred=a, mos=truth * a + 0.8 * b, level=0.9, draws=200, seed=seed)
+        covered += low <= truth <= high
+    assert 0.8 < covered / 150 < 0.98
+
+
+def test_a_higher_level_gives_a_wider_interval_and_more_pictures_a_narrower_one():
+    width = [
+        np.diff(bootstrap_interval(pred=p, mos=m, level=level, draws=300))[0]
+        for (p, m), level in [(related(50, 3.0), 0.8), (related(50, 3.0), 0.99), (related(800, 3.0), 0.8)]
+    ]
+    assert width[2] < width[0] < width[1]
+
+
+def test_few_pictures_with_ties_still_give_a_finite_interval():
+    low, high = bootstrap_interval(pred=[1, 2, 3], mos=[1, 2, 2], draws=200)
+    assert math.isfinite(low) and math.isfinite(high)
+
+
+def test_an_unknown_statistic_is_refused():
+    with pytest.raises(InputError, match="statistic is 'krcc': it must be 'srcc' or 'plcc'"):
+        bootstrap_interval(pred=[1, 2, 3], mos=[1, 2, 3], statistic="krcc")
+
+
+def test_metrics_by_distortion_are_those_of_each_group():
+    pred, mos = related(30, noise=2.0)
+    names = [f"{n}.png" for n in range(30)]
+    kind = np.array(["blur"] * 12 + ["noise"] * 14 + ["rare"] * 2 + [pd.NA] * 2, dtype=object)
+    table = pd.DataFrame(dict(image=names, distortion=kind)).sample(frac=1, random_state=0)
+    result = by_distortion(pd.DataFrame(dict(image=names, mos=mos, pred=pred)), table).set_index("distortion")
+    assert list(result.index) == ["blur", "noise"]
+    for name, rows in [("blur", slice(0, 12)), ("noise", slice(12, 26))]:
+        expected = metrics(pred=pred[rows], mos=mos[rows])
+        assert result.loc[name].to_dict() == pytest.approx({k: expected[k] for k in ("srcc", "plcc", "rmse", "n")})
+
+
+def test_a_benchmark_without_distortions_gives_an_empty_table():
+    predictions = pd.DataFrame(dict(image=["a", "b", "c"], mos=[1.0, 2, 3], pred=[1.0, 2, 4]))
+    result = by_distortion(predictions, pd.DataFrame(dict(image=["a", "b", "c"], distortion=[pd.NA] * 3)))
+    assert len(result) == 0 and list(result.columns) == ["distortion", "srcc", "plcc", "rmse", "n"]
+
+
+class Brightness(nn.Module):
+    """Scores the mean of a crop, looks at bright cells, and counts its calls."""
+
+    calls = 0
+
+    def forward(self, images):
+        assert images.dtype == torch.uint8 and images.shape[1:] == (3, 8, 8)
+        self.calls += 1
+        x = images.float()
+        heat = F.adaptive_avg_pool2d(x.mean(1), 4) + 1
+        feature = x.mean((2, 3))
+        return ModelOutput(feature.mean(1), F.normalize(feature, dim=1), heat / heat.sum((1, 2), keepdim=True), feature)
+
+
+def photographs():
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randint(0, 256, (h, w, 3), generator=generator, dtype=torch.uint8)
+        for h, w in [(20, 30), (8, 8), (5, 40), (33, 9), (64, 64), (20, 30), (8, 9)]
+    ]
+
+
+def seen(pictures, crops=5):
+    return look(Brightness(), pictures, CropSampler(8), crops, torch.device("cpu"), nullcontext)
+
+
+@pytest.mark.parametrize("crops", [1, 2, 5, 9])
+def test_the_score_is_the_saliency_weighted_mean_of_the_crops(crops):
+    result = seen(photographs(), crops)
+    assert result.score.shape == (7,) and result.crop_scores.shape == result.weights.shape == (7, crops)
+    assert result.boxes.shape == (7, crops, 4) and result.feature.shape == (7, crops, 3)
+    assert result.saliency.shape == (7, 4, 4)
+    torch.testing.assert_close(result.weights.sum(1), torch.ones(7))
+    for i in range(7):
+        mean = sum(w * s for w, s in zip(result.weights[i].tolist(), result.crop_scores[i].tolist()))
+        assert result.score[i].item() == pytest.approx(mean, rel=1e-5)
+
+
+def test_crops_scores_weights_and_boxes_belong_together():
+    pictures, model, sampler = photographs(), Brightness(), CropSampler(8)
+    result = seen(pictures)
+    for i, picture in enumerate(pictures):
+        height, width = picture.shape[:2]
+        assert torch.equal(result.boxes[i], sampler.grid(height, width, 5))
+        whole = model(resize_crop(picture, 8).permute(2, 0, 1)[None]).saliency
+        torch.testing.assert_close(result.saliency[i], whole[0])
+        density = crop_saliency(whole, result.boxes[i : i + 1], torch.tensor([height]), torch.tensor([width]))[0]
+        torch.testing.assert_close(result.weights[i], density / density.sum())
+        for k, (top, left, tall, wide) in enumerate(result.boxes[i].tolist()):
+            out = model(resize_crop(picture[top : top + tall, left : left + wide], 8).permute(2, 0, 1)[None])
+            assert result.crop_scores[i, k].item() == pytest.approx(out.score.item(), rel=1e-5)
+            torch.testing.assert_close(result.feature[i, k], out.feature[0])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 7, 50])
+def test_what_is_seen_does_not_depend_on_the_batch_size(batch):
+    model, pictures = Brightness(), photographs()
+    looks = list(look_at_all(model, iter(pictures), CropSampler(8), 5, torch.device("cpu"), nullcontext, batch))
+    assert len(looks) == model.calls == math.ceil(7 / batch) and max(len(x.score) for x in looks) == min(batch, 7)
+    for together, apart in zip(seen(pictures), zip(*looks)):
+        torch.testing.assert_close(torch.cat(apart), together, atol=1e-5, rtol=1e-5)
+
+
+def test_no_pictures_give_nothing():
+    assert list(look_at_all(Brightness(), [], CropSampler(8), 5, torch.device("cpu"), nullcontext)) == []
+
+
+def test_the_forward_pass_runs_in_the_given_precision_and_without_gradients():
+    class Precise(Brightness):
+        def forward(self, images):
+            assert torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled()
+            return ModelOutput(*(x.bfloat16() for x in super().forward(images)))
+
+    def autocast():
+        return torch.autocast("cpu", torch.bfloat16)
+
+    result = look(Precise(), photographs(), CropSampler(8), 2, torch.device("cpu"), autocast)
+    assert all(x.dtype == torch.float32 for name, x in result._asdict().items() if name != "boxes")
+    assert result.boxes.dtype == torch.int64
+
+
+def test_a_map_that_no_crop_covers_still_gives_a_finite_score():
+    class Elsewhere(Brightness):
+        def forward(self, images):
+            out = super().forward(images)
+            heat = torch.zeros(len(images), 9, 9)
+            heat[:, 4, 4] = 1
+            return out._replace(saliency=heat)
+
+    result = look(Elsewhere(), photographs()[4:5], CropSampler(8), 2, torch.device("cpu"), nullcontext)
+    assert torch.isfinite(result.score).all() and result.weights.sum().item() == pytest.approx(1)

@@ -1,0 +1,275 @@
+"""Hard examples against plain loops over pairs of pictures and of crops."""
+
+from __future__ import annotations
+
+import math
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lmcl_core import InputError, QualityModel, Recipe, load, load_benchmark, make_split
+from lmcl_core.hard_examples import (
+    Described,
+    closest_hard_pairs,
+    cosine_distance,
+    describe,
+    distance_rank,
+    hard_pairs,
+    intra_image_spread,
+    separation,
+    umap_coordinates,
+)
+from lmcl_core.scoring import save_model
+
+
+def described(n=12, K=3, C=4, seed=0):
+    rng = np.random.default_rng(seed)
+    crop_feature = (rng.normal(size=(n, 1, C)) + 0.5 * rng.normal(size=(n, K, C))).astype(np.float32)
+    mos = rng.uniform(0, 100, n)
+    return Described(
+        np.array([f"{i}.png" for i in range(n)]), mos, mos + rng.normal(size=n), crop_feature.mean(axis=1), crop_feature
+    )
+
+
+def angle(a, b):
+    """1 - cosine of two lists of numbers."""
+    dot = sum(x * y for x, y in zip(a, b))
+    return 1 - dot / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+
+
+def distances_by_loops(feature):
+    rows = feature.astype(float).tolist()
+    center = [sum(column) / len(rows) for column in zip(*rows)]
+    rows = [[x - c for x, c in zip(row, center)] for row in rows]
+    return [[angle(a, b) for b in rows] for a in rows]
+
+
+def test_distances_equal_plain_loops_and_no_picture_is_its_own_neighbour():
+    feature = described().feature
+    distance, expected = cosine_distance(feature), distances_by_loops(feature)
+    assert np.isinf(np.diag(distance)).all()
+    for i in range(12):
+        for j in set(range(12)) - {i}:
+            assert distance[i, j] == pytest.approx(expected[i][j], abs=1e-5)
+
+
+@pytest.mark.parametrize("neighbours", [1, 3, 11])
+@pytest.mark.parametrize("gap", [0.5, 1.0])
+def test_hard_pairs_equal_plain_loops(neighbours, gap):
+    what = described()
+    distance, mos = distances_by_loops(what.feature), what.mos.tolist()
+    mean = sum(mos) / 12
+    deviation = math.sqrt(sum((m - mean) ** 2 for m in mos) / 12)
+    pairs = hard_pairs(what, neighbours, gap)
+    assert len(pairs) == 12 * neighbours and list(pairs.columns) == ["a", "b", "distance", "mos_gap", "hard"]
+    rows = pairs.itertuples(index=False)
+    for i in range(12):
+        for j in sorted(set(range(12)) - {i}, key=lambda j: distance[i][j])[:neighbours]:
+            row = next(rows)
+            apart = abs(mos[i] - mos[j]) / deviation
+            assert (row.a, row.b, row.hard) == (i, j, apart >= gap)
+            assert (row.distance, row.mos_gap) == pytest.approx((distance[i][j], apart), abs=1e-5)
+
+
+@pytest.mark.parametrize("neighbours", [0, -1, 12, 13])
+def test_a_number_of_neighbours_out_of_range_is_refused(neighbours):
+    for function in (hard_pairs, separation):
+        with pytest.raises(InputError) as error:
+            function(described(), neighbours)
+        assert str(error.value) == f"neighbours is {neighbours}: it must lie in 1..11"
+
+
+def test_the_closest_hard_pairs_use_no_picture_twice_and_are_chosen_greedily():
+    pairs = pd.DataFrame(
+        [
+            (0, 1, 0.5, 2.0, True),
+            (1, 0, 0.5, 2.0, True),
+            (2, 1, 0.1, 0.1, False),
+            (1, 3, 0.2, 3.0, True),
+            (4, 5, 0.9, 1.5, True),
+            (2, 4, 1.0, 1.5, True),
+        ],
+        columns=["a", "b", "distance", "mos_gap", "hard"],
+    )
+    assert closest_hard_pairs(pairs, 5)[["a", "b"]].to_numpy().tolist() == [[1, 3], [4, 5]]
+    assert closest_hard_pairs(pairs, 1)[["a", "b", "distance"]].to_numpy().tolist() == [[1, 3, 0.2]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_on_random_features_the_closest_hard_pairs_are_hard_sorted_and_disjoint(seed):
+    pairs = hard_pairs(described(30, seed=seed), 5)
+    closest = closest_hard_pairs(pairs, 4)
+    used = [*closest["a"], *closest["b"]]
+    assert 1 <= len(closest) <= 4 and len(set(used)) == len(used) and closest["hard"].all()
+    assert closest["distance"].is_monotonic_increasing
+    assert closest["distance"].iloc[0] == pairs.loc[pairs["hard"], "distance"].min()
+
+
+def test_without_hard_pairs_the_closest_are_an_empty_table():
+    pairs = hard_pairs(described(), 3, gap=100.0)
+    assert not pairs["hard"].any()
+    closest = closest_hard_pairs(pairs, 3)
+    assert len(closest) == 0 and list(closest.columns) == list(pairs.columns)
+
+
+def test_the_rank_of_a_distance_is_the_share_of_closer_pairs():
+    feature = described().feature
+    distance = distances_by_loops(feature)
+    every = [distance[i][j] for i in range(12) for j in range(i)]
+    a, b = pd.Series([0, 5, 11, 3], index=[4, 2, 9, 1]), pd.Series([1, 2, 0, 8], index=[4, 2, 9, 1])
+    expected = [100 * sum(d < distance[i][j] - 1e-9 for d in every) / len(every) for i, j in zip(a, b)]
+    assert distance_rank(feature, a, b).tolist() == pytest.approx(expected)
+    assert distance_rank(feature, b, a).tolist() == pytest.approx(expected)
+
+
+def test_the_closest_pair_has_rank_zero():
+    feature = described().feature
+    a, b = np.unravel_index(cosine_distance(feature).argmin(), (12, 12))
+    assert distance_rank(feature, pd.Series([a]), pd.Series([b])).tolist() == [0.0]
+
+
+def spread_by_loops(crop_feature):
+    n, K, C = crop_feature.shape
+    flat = crop_feature.reshape(n * K, C).astype(float)
+    rows = (flat - flat.mean(axis=0)).tolist()
+    within, between = [], []
+    for p in range(n * K):
+        for q in range(n * K):
+            if p != q:
+                (within if p // K == q // K else between).append(angle(rows[p], rows[q]))
+    return (sum(within) / len(within)) / (sum(between) / len(between))
+
+
+@pytest.mark.parametrize("n, K, C", [(2, 2, 3), (5, 3, 4), (4, 6, 2), (8, 2, 16)])
+def test_the_intra_image_spread_equals_plain_loops(n, K, C):
+    for seed in range(3):
+        crop_feature = described(n, K, C, seed).crop_feature
+        assert intra_image_spread(crop_feature) == pytest.approx(spread_by_loops(crop_feature), abs=1e-5)
+
+
+def test_collapsed_crops_have_no_spread():
+    crop_feature = np.repeat(described().feature[:, None], 4, axis=1)
+    assert intra_image_spread(crop_feature) == pytest.approx(0, abs=1e-5)
+
+
+def test_crops_that_do_not_show_their_picture_have_spread_one():
+    crop_feature = np.random.default_rng(0).normal(size=(60, 8, 5))
+    assert intra_image_spread(crop_feature) == pytest.approx(1, abs=0.05)
+
+
+def test_the_spread_does_not_depend_on_the_length_of_features_once_centred():
+    rng = np.random.default_rng(0)
+    half = rng.normal(size=(4, 3, 5))
+    crop_feature = np.concatenate([half, -half])  # its centre is zero
+    assert intra_image_spread(crop_feature) == pytest.approx(intra_image_spread(100 * crop_feature))
+
+
+def test_crops_that_fall_on_the_common_mean_count_as_collapsed():
+    crop_feature = np.repeat(np.array([[[1.0, 0.0]], [[0.0, 0.0]], [[-1.0, 0.0]]]), 2, axis=1)
+    assert intra_image_spread(crop_feature) == pytest.approx(0, abs=1e-6)
+
+
+def test_separation_equals_plain_loops():
+    what = described()
+    result, distance = separation(what, 3, 0.8), distances_by_loops(what.feature)
+    errors, hard = [], []
+    for i in range(12):
+        near = sorted(set(range(12)) - {i}, key=lambda j: distance[i][j])[:3]
+        errors.append(abs(sum(what.mos[j] for j in near) / 3 - what.mos[i]))
+        hard += [abs(what.mos[i] - what.mos[j]) / np.std(what.mos) >= 0.8 for j in near]
+    assert result == pytest.approx(
+        dict(
+            hard_pair_share=sum(hard) / 36,
+            knn_mos_error=sum(errors) / 12,
+            intra_image_spread=spread_by_loops(what.crop_feature),
+        ),
+        abs=1e-5,
+    )
+
+
+def on_a_circle(mos, jitter):
+    """Pictures on a half circle in the order of `mos`, four crops each."""
+    turn = np.pi * np.argsort(np.argsort(mos)) / len(mos)
+    turn = turn[:, None] + jitter * np.linspace(-1, 1, 4)
+    crop_feature = np.stack([np.cos(turn), np.sin(turn)], -1)
+    return Described(np.arange(len(mos)).astype(str), mos, mos, crop_feature.mean(1), crop_feature)
+
+
+def test_features_in_the_order_of_opinion_have_no_hard_pairs_and_shuffled_ones_do():
+    mos = np.linspace(0, 100, 20)
+    ordered = separation(on_a_circle(mos, 0.1), 2)
+    scrambled = on_a_circle(np.random.default_rng(0).permutation(mos), 0.1)
+    scrambled = separation(Described(scrambled.image, mos, mos, scrambled.feature, scrambled.crop_feature), 2)
+    assert ordered["hard_pair_share"] == 0 and ordered["knn_mos_error"] < 10
+    assert scrambled["hard_pair_share"] > 0.3 and scrambled["knn_mos_error"] > 15
+
+
+def test_wider_crops_have_more_spread():
+    mos = np.linspace(0, 100, 20)
+    spreads = [separation(on_a_circle(mos, jitter), 2)["intra_image_spread"] for jitter in (0.0, 0.1, 0.3, 0.6)]
+    assert spreads[0] == pytest.approx(0, abs=1e-6) and spreads == sorted(spreads) and spreads[3] > 0.05
+
+
+def test_umap_is_asked_for_no_more_neighbours_than_there_are(monkeypatch):
+    asked = {}
+
+    class Umap:
+        def __init__(self, **options):
+            asked.update(options)
+
+        def fit_transform(self, feature):
+            assert np.allclose(feature.mean(axis=0), 0, atol=1e-6)
+            return feature[:, :2]
+
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Umap))
+    assert umap_coordinates(described().feature, 30, seed=4).shape == (12, 2)
+    assert asked["n_neighbors"] == 11 and asked["random_state"] == 4
+    umap_coordinates(described().feature, 5)
+    assert asked["n_neighbors"] == 5
+
+
+@pytest.fixture
+def run(livec, tmp_path):
+    """A folder with the model and predictions of a finished run, and its table."""
+    table = load_benchmark("livec", livec)
+    recipe = Recipe(pretrained=False, crop_size=32, crops=2, test_crops=3, embedding_dim=8, precision="32-true")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = QualityModel(recipe.backbone, False, 8, 32)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save_model(folder / "model.safetensors", model, recipe, table, make_split(table, 0), 50.0, 20.0)
+    rows = table.iloc[[7, 2, 5]]
+    pd.DataFrame(dict(image=rows["image"], mos=rows["mos"], pred=[1.0, 2.0, 3.0])).to_csv(
+        folder / "predictions.csv", index=False
+    )
+    return folder, table
+
+
+def test_a_run_is_described_in_the_order_of_its_predictions(run):
+    folder, table = run
+    with torch.random.fork_rng(devices=[]):
+        what = describe(folder, table)
+        root = table.attrs["root"]
+        looks = [load(folder).look([f"{root}/{name}"])[0] for name in what.image]
+    assert what.image.tolist() == table["image"].iloc[[7, 2, 5]].tolist() and what.pred.tolist() == [1, 2, 3]
+    assert what.feature.shape == (3, 1280) and what.crop_feature.shape == (3, 3, 1280)
+    for i, seen in enumerate(looks):
+        assert np.allclose(what.crop_feature[i], seen.feature[0], atol=1e-4)
+        mean = sum(float(w) * f for w, f in zip(seen.weights[0], what.crop_feature[i]))
+        assert np.allclose(what.feature[i], mean, atol=1e-4)
+
+
+def test_a_run_of_another_table_is_refused(run):
+    folder, table = run
+    with torch.random.fork_rng(devices=[]), pytest.raises(InputError, match="pictures that are not in this table"):
+        describe(folder, table.drop(index=table.index[5]))
+
+
+def test_a_folder_without_a_finished_run_is_refused(tmp_path, livec):
+    with pytest.raises(InputError, match="no weights at"):
+        describe(tmp_path, load_benchmark("livec", livec))
