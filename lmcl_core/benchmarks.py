@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from .errors import InputError, unknown
+from .pictures import pictures_below
 
 COLUMNS = ["image", "mos", "content", "distortion", "level", "official_split"]
-PICTURE_SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png"}
 
 
 class Fault(NamedTuple):
@@ -163,12 +163,8 @@ def _default_root(name: str) -> Path:
 
 
 def _pictures(folder: Path) -> list[str]:
-    """Picture files below a folder, relative to it, without the hidden ones archives bring along."""
-    return [
-        path.relative_to(folder).as_posix()
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and "__MACOSX" not in path.parts
-    ]
+    """Picture files below a folder, relative to it."""
+    return [path.relative_to(folder).as_posix() for path in pictures_below(folder)]
 
 
 def _some(items: list[str], show: int = 3) -> str:
@@ -214,7 +210,7 @@ def _read_livec(folder: Path) -> tuple[pd.DataFrame, Path]:
     """ChallengeDB_release: 1,169 rows, of which the first seven are the pictures subjects were trained on."""
     names_file, label_file = _labels(folder, "Data/AllImages_release.mat"), _labels(folder, "Data/AllMOS_release.mat")
     names = [str(np.asarray(cell).ravel()[0]) for cell in _mat_column(names_file, "AllImages_release")]
-    mos = _mat_column(label_file, "AllMOS_release").astype(float)
+    mos = pd.to_numeric(pd.Series(_mat_column(label_file, "AllMOS_release")), errors="coerce").to_numpy(dtype=float)
     if len(names) != len(mos):
         raise FaultError(
             Fault(
@@ -243,13 +239,22 @@ def _read_demo(folder: Path) -> tuple[pd.DataFrame, Path]:
     from .demo import LABEL_FILE
 
     label_file = _labels(folder, LABEL_FILE)
-    table = pd.read_csv(label_file, dtype={"content": str, "distortion": str})
+    try:
+        table = pd.read_csv(label_file, dtype={"content": str, "distortion": str})
+    except ValueError as error:  # pandas' parser errors are ValueErrors
+        raise FaultError(
+            Fault("missing_label_file", str(label_file), f"not a table ({error}): delete the folder")
+        ) from error
     for column in ("image", "mos", "content", "distortion", "level"):
         if column not in table:
             raise FaultError(
                 Fault("bad_label_column", f"{label_file}: {column}", "delete the folder; it is built again")
             )
-    table["mos"] = pd.to_numeric(table["mos"], errors="coerce")
+    level = pd.to_numeric(table["level"], errors="coerce")
+    if level.isna().any():
+        bad = table.loc[level.isna(), "image"].astype(str).tolist()
+        raise FaultError(Fault("bad_label_row", f"{label_file}: {_some(bad)}", "level is no number: delete the folder"))
+    table["mos"], table["level"] = pd.to_numeric(table["mos"], errors="coerce"), level.astype(int)
     return table.assign(official_split=pd.NA), label_file
 
 
@@ -271,7 +276,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "demo",
             "Demo (proxy labels)",
             "demo",
-            480,
+            390,
             (0.0, 40.0),
             "a PROXY: MS-SSIM in dB, not people's opinion",
             "photographs of scikit-image, scikit-learn and matplotlib, distorted here",

@@ -104,8 +104,8 @@ def train(
     from .runs import run_folder
     from .training import train as run
 
-    table = load_benchmark(benchmark, data_root or None)
     settings = Recipe.for_benchmark(benchmark, recipe, **parse_changes(changes))
+    table = load_benchmark(benchmark, data_root or None)
     folder = run_folder(runs_folder(runs_dir), benchmark, settings.name, split)
     result = run(table, make_split(table, split), settings, folder, device, resume=not overwrite, log=_say)
     print(f"{folder}: test SRCC {result['srcc']:.4f}  PLCC {result['plcc']:.4f}  (last epoch)")
@@ -117,17 +117,11 @@ def score(
     paths: Annotated[list[Path], typer.Argument(help="pictures, or folders of pictures")],
 ) -> None:
     """Score pictures; prints CSV: image, score in MOS units, percentile. Unreadable ones are listed at the end."""
-    from .benchmarks import PICTURE_SUFFIXES
+    from .pictures import pictures_below
     from .scoring import load
 
     scorer = load(weights)
-    pictures = [
-        file
-        for path in paths
-        for file in (
-            sorted(f for f in path.rglob("*") if f.suffix.lower() in PICTURE_SUFFIXES) if path.is_dir() else [path]
-        )
-    ]
+    pictures = [file for path in paths for file in (pictures_below(path) if path.is_dir() else [path])]
     if not pictures:
         raise InputError(f"no pictures in {', '.join(map(str, paths))}: name picture files or a folder that holds some")
     faults = []
@@ -168,10 +162,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code; every error is one or two lines on stderr."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if not arguments:
+        app(["--help"], prog_name="lmcl", standalone_mode=False)
+        sys.exit(2)
     try:
-        code = app([a for a in arguments if a != "--debug"], prog_name="lmcl", standalone_mode=False)
-    except KeyboardInterrupt:
-        _fail("stopped; finished epochs are kept, run the same command again to go on", 130, debug)
+        code = app(arguments, prog_name="lmcl", standalone_mode=False)
     except InputError as error:
         _fail(str(error), 2, debug)
     except RunError as error:
@@ -180,6 +176,8 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(error, "format_message"):  # wrong use of an option, found by the command-line library
             _fail(f"{error.format_message()} Try `lmcl --help`.", 2, debug)
         _fail(f"unexpected {type(error).__name__}: {error}; run again with --debug to see where", 1, debug)
+    if code == 130:  # how the library reports Ctrl-C
+        _fail("stopped; finished epochs are kept, run the same command again to go on", 130, debug)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -188,7 +186,7 @@ def _fail(message: str, code: int, debug: bool) -> None:
         import traceback
 
         traceback.print_exc()
-    print(f"lmcl: {message}", file=sys.stderr)
+    print(f"lmcl: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
 

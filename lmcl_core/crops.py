@@ -161,6 +161,19 @@ def salient_crop(density: Tensor) -> Tensor:
     return torch.where(best, position, density.shape[1] - 1).amin(dim=1)
 
 
+def crop_weights(density: Tensor) -> Tensor:
+    """Saliency weights of an image's crops; equal ones where no crop covers any saliency.
+
+    Args:
+        density: (B, K) from `crop_saliency`.
+
+    Returns:
+        (B, K), summing to 1 over K.
+    """
+    density = density + 1e-12
+    return density / density.sum(dim=1, keepdim=True)
+
+
 def resize_crop(pixels: Tensor, size: int) -> Tensor:
     """Bring one crop to the model's size with an antialiased bilinear filter.
 

@@ -6,6 +6,7 @@ people's opinions and no result on them says anything about people.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import shutil
@@ -18,45 +19,32 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageFilter
 
-from .errors import save_failed
+from .errors import InputError, save_failed
 from .store import cache_folder
 
+VERSION = 1  # part of the cached folder's name; to be raised when pictures or labels change
 LABEL_FILE = "labels.csv"
-SHORT_SIDE = 256
+SIDE = 256
 LEVELS = 5
 
-#: Photographs by the installed package that ships them, as paths inside the package.
+_SKIMAGE = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel", "motorcycle_left")
+
+#: Photographs by the package that ships them and its import name, as paths inside the package.
 PHOTOGRAPHS = {
-    "skimage": [
-        f"data/{name}"
-        for name in (
-            "astronaut.png",
-            "brick.png",
-            "camera.png",
-            "chelsea.png",
-            "coffee.png",
-            "coins.png",
-            "grass.png",
-            "gravel.png",
-            "hubble_deep_field.jpg",
-            "moon.png",
-            "motorcycle_left.png",
-            "retina.jpg",
-            "rocket.jpg",
-        )
-    ],
-    "sklearn": ["datasets/images/china.jpg", "datasets/images/flower.jpg"],
-    "matplotlib": ["mpl-data/sample_data/grace_hopper.jpg"],
+    ("scikit-image", "skimage"): [*(f"data/{name}.png" for name in _SKIMAGE), "data/rocket.jpg"],
+    ("scikit-learn", "sklearn"): ["datasets/images/china.jpg", "datasets/images/flower.jpg"],
+    ("matplotlib", "matplotlib"): ["mpl-data/sample_data/grace_hopper.jpg"],
 }
 
 
 def build_demo(folder: str | Path | None = None) -> Path:
     """Build the demo benchmark, or return it where it already stands whole.
 
-    16 photographs x 6 distortions x 5 levels = 480 pictures with `SHORT_SIDE` pixels on the short side.
+    13 photographs x 6 distortions x 5 levels = 390 pictures of `SIDE` x `SIDE` pixels. Each distortion of a photograph
+    is shown on a region of its own, so that a model cannot know a photograph by its layout.
 
     Args:
-        folder: where; ``demo`` in the cache folder if None.
+        folder: where; in the cache folder if None.
 
     Returns:
         The folder, holding ``images/`` and `LABEL_FILE`.
@@ -64,17 +52,17 @@ def build_demo(folder: str | Path | None = None) -> Path:
     Raises:
         RunError: it cannot be saved.
     """
-    folder = Path(folder) if folder is not None else cache_folder() / "demo"
+    folder = Path(folder) if folder is not None else cache_folder() / f"demo-v{VERSION}" / "demo"
     if (folder / LABEL_FILE).is_file():
         return folder
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not the demo, it lacks {LABEL_FILE}: move it away, or set LMCL_CACHE elsewhere")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=".demo-", dir=folder.parent))
         try:
             _build_into(building)
-            if folder.exists():  # a partial copy, or another process that was faster
-                shutil.rmtree(folder)
-            os.replace(building, folder)
+            _put(building, folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
@@ -82,40 +70,68 @@ def build_demo(folder: str | Path | None = None) -> Path:
     return folder
 
 
-def load_photographs() -> dict[str, np.ndarray]:
-    """The pristine photographs, by name, as (H, W, 3) uint8 RGB with `SHORT_SIDE` pixels on the short side."""
-    import importlib.util
+def _put(building: Path, folder: Path) -> None:
+    """Move a whole demo to its place, unless another process was faster."""
+    try:
+        os.replace(building, folder)
+    except OSError:
+        if not (folder / LABEL_FILE).is_file():
+            raise
 
+
+def load_photographs() -> dict[str, np.ndarray]:
+    """The pristine photographs, by name, as (H, W, 3) uint8 RGB of any size.
+
+    Raises:
+        InputError: a package that ships some of them is not installed.
+    """
     photographs = {}
-    for package, paths in PHOTOGRAPHS.items():
-        base = Path(importlib.util.find_spec(package).submodule_search_locations[0])
+    for (package, module), paths in PHOTOGRAPHS.items():
+        spec = importlib.util.find_spec(module)
+        if spec is None:
+            raise InputError(f"the demo's photographs of {package} are not installed: run `pip install {package}`")
+        base = Path(spec.submodule_search_locations[0])
         for path in paths:
-            picture = Image.open(base / path).convert("RGB")
-            scale = SHORT_SIDE / min(picture.size)
-            size = tuple(round(side * scale) for side in picture.size)
-            photographs[Path(path).stem] = np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
+            photographs[Path(path).stem] = np.asarray(Image.open(base / path).convert("RGB"))
     return photographs
+
+
+def region(photograph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random square of a photograph, at least 60 % of its short side and `SIDE` pixels wide, brought to `SIDE`.
+
+    Args:
+        photograph: (H, W, 3) uint8, at least `SIDE` pixels high and wide.
+        rng: draws size and place.
+
+    Returns:
+        (SIDE, SIDE, 3) uint8.
+    """
+    height, width, _ = photograph.shape
+    short = min(height, width)
+    side = int(rng.integers(max(SIDE, int(0.6 * short)), short + 1))
+    top, left = (int(rng.integers(0, extent - side + 1)) for extent in (height, width))
+    square = Image.fromarray(photograph[top : top + side, left : left + side])
+    return np.asarray(square.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 
 
 def _build_into(folder: Path) -> None:
     (folder / "images").mkdir()
-    work = [
-        (content, photograph, name, level)
-        for content, photograph in load_photographs().items()
-        for name in DISTORTIONS
-        for level in range(1, LEVELS + 1)
-    ]
 
-    def make(item: tuple[str, np.ndarray, str, int]) -> dict[str, object]:
-        content, photograph, name, level = item
-        rng = np.random.default_rng([ord(c) for c in f"{content}/{name}/{level}"])
-        distorted = DISTORTIONS[name](photograph, level - 1, rng)
-        image = f"images/{content}.{name.replace(' ', '_')}.{level}.png"
-        Image.fromarray(distorted).save(folder / image, compress_level=1)
-        return dict(image=image, mos=ms_ssim_db(photograph, distorted), content=content, distortion=name, level=level)
+    def make(item: tuple[str, np.ndarray, str]) -> list[dict[str, object]]:
+        content, photograph, name = item
+        rng = np.random.default_rng([ord(c) for c in f"{content}/{name}"])
+        pristine, rows = region(photograph, rng), []
+        for level in range(1, LEVELS + 1):
+            distorted = DISTORTIONS[name](pristine, level - 1, rng)
+            image = f"images/{content}.{name.replace(' ', '_')}.{level}.png"
+            Image.fromarray(distorted).save(folder / image, compress_level=1)
+            mos = ms_ssim_db(pristine, distorted)
+            rows.append(dict(image=image, mos=mos, content=content, distortion=name, level=level))
+        return rows
 
+    work = [(*item, name) for item in load_photographs().items() for name in DISTORTIONS]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = list(pool.map(make, work))
+        rows = [row for rows in pool.map(make, work) for row in rows]
     pd.DataFrame(rows).to_csv(folder / LABEL_FILE, index=False, float_format="%.4f")
 
 

@@ -28,7 +28,8 @@ def unknown(kind: str, value: object, known: Iterable[str]) -> InputError:
     """
     names = sorted(known)
     near = get_close_matches(str(value), names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(names)}"
+    listed = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {listed}"
     return InputError(f"unknown {kind} {value!r}: {hint}")
 
 

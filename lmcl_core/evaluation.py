@@ -15,7 +15,7 @@ import torch
 from scipy import optimize, stats
 from torch import Tensor, nn
 
-from .crops import CropSampler, crop_saliency, resize_crop
+from .crops import CropSampler, crop_saliency, crop_weights, resize_crop
 from .errors import InputError
 
 
@@ -74,8 +74,7 @@ def look(
     score, feature = out.score.float().cpu(), out.feature.float().cpu()
     saliency = out.saliency[n * K :].float().cpu()
     heights, widths = (torch.tensor([p.shape[axis] for p in pictures]) for axis in (0, 1))
-    density = crop_saliency(saliency, boxes, heights, widths)  # (n, K)
-    weights = density / density.sum(dim=1, keepdim=True)
+    weights = crop_weights(crop_saliency(saliency, boxes, heights, widths))  # (n, K)
     crop_scores = score[: n * K].view(n, K)
     return Look(
         (crop_scores * weights).sum(dim=1), crop_scores, weights, boxes, saliency, feature[: n * K].view(n, K, -1)
@@ -117,10 +116,11 @@ def metrics(*, pred: Sequence[float], mos: Sequence[float]) -> dict[str, float]:
         ValueError: lengths differ, fewer than 3 pairs, not finite, or constant.
     """
     pred, mos = _pairs(pred, mos)
+    plcc = float(np.corrcoef(pred, mos)[0, 1])
     return {
         "srcc": float(stats.spearmanr(pred, mos).statistic),
-        "plcc": float(np.corrcoef(pred, mos)[0, 1]),
-        "plcc_logistic": float(np.corrcoef(logistic_fit(pred, mos), mos)[0, 1]),
+        "plcc": plcc,
+        "plcc_logistic": float(np.copysign(np.corrcoef(logistic_fit(pred, mos), mos)[0, 1], plcc)),
         "krcc": float(stats.kendalltau(pred, mos).statistic),
         "rmse": float(np.sqrt(np.mean((pred - mos) ** 2))),
         "n": len(pred),

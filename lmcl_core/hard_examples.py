@@ -97,6 +97,8 @@ def hard_pairs(described: Described, neighbours: int = 5, gap: float = 1.0) -> p
     n = len(described.mos)
     if not 1 <= neighbours < n:
         raise InputError(f"neighbours is {neighbours!r}: it must lie in 1..{n - 1}")
+    if np.ptp(described.mos) == 0:
+        raise InputError("mos is the same for every picture: no pair can be hard")
     distance = cosine_distance(described.feature)
     nearest = np.argsort(distance, axis=1, kind="stable")[:, :neighbours]  # (n, k)
     a, b = np.repeat(np.arange(n), neighbours), nearest.ravel()
@@ -165,22 +167,23 @@ def intra_image_spread(crop_feature: np.ndarray) -> float:
     """Mean cosine distance between crops of one picture, over that between crops of different pictures.
 
     Args:
-        crop_feature: (n, K, C) with n >= 2 and K >= 2.
+        crop_feature: (n, K, C) with n >= 2.
 
     Returns:
-        The ratio; means over all pairs, computed from sums, never from an (n·K, n·K) matrix.
+        The ratio; NaN with a single crop a picture, or where all features are equal. Means over all pairs, computed
+        from sums, never from an (n·K, n·K) matrix.
     """
     n, K, _ = crop_feature.shape
+    if K < 2:
+        return float("nan")
     centred = crop_feature - crop_feature.mean(axis=(0, 1))
     unit = centred / np.maximum(np.linalg.norm(centred, axis=2, keepdims=True), 1e-12)
-    own = unit.sum(axis=1)  # (n, C)
-    within_sum = (
-        np.square(own).sum(axis=1).sum()
-    )  # sum of cosines over all ordered pairs of one picture, k = l included
-    total_sum = np.square(own.sum(axis=0)).sum()
-    within = 1 - (within_sum - n * K) / (n * K * (K - 1))
-    between = 1 - (total_sum - within_sum) / (n * (n - 1) * K * K)
-    return float(within / between)
+    # 1 - cos(u, v) = |u - v|² / 2, and the sum of that over ordered pairs of m vectors is m·Σ|u|² - |Σu|²
+    norms, own = np.square(unit).sum(axis=(1, 2)), unit.sum(axis=1)  # (n,), (n, C)
+    within = (K * norms - np.square(own).sum(axis=1)).sum()
+    every = n * K * norms.sum() - np.square(own.sum(axis=0)).sum()
+    between = (every - within) / (n * (n - 1) * K * K)
+    return float(within / (n * K * (K - 1)) / between) if between > 0 else float("nan")
 
 
 def umap_coordinates(feature: np.ndarray, neighbours: int = 15, seed: int = 0) -> np.ndarray:

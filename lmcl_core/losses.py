@@ -76,6 +76,8 @@ class LocalManifoldContrastiveLoss(nn.Module):
         _check_embeddings(student, teacher, salient)
         if self.quality_sigma is not None and mos is None:
             raise InputError("quality_sigma is set, so the loss needs mos, one score an image; pass mos=")
+        if mos is not None and mos.shape != student.shape[:1]:
+            raise InputError(f"mos is {tuple(mos.shape)}: it must be one score an image, ({student.shape[0]},)")
         dtype = torch.promote_types(student.dtype, torch.float32)
         with torch.autocast(student.device.type, enabled=False):
             z, t = student.to(dtype), teacher.detach().to(dtype)

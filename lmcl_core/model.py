@@ -86,11 +86,12 @@ class QualityModel(nn.Module):
         self.backbone, mean, std = create_backbone(backbone, crop_size, pretrained)
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        channels = getattr(self.backbone, "head_hidden_size", self.backbone.num_features)
         self.transformer = isinstance(self.backbone, VisionTransformer)
         if self.transformer:
             self._expose_attention(crop_size)
+            channels = self.backbone.num_features
         else:
+            channels = _map_channels(self.backbone, backbone, crop_size)
             self.pool = AttentionPool(channels)
             depthwise_in_float32(self.backbone)
         self.score_head = nn.Linear(channels, 1)
@@ -145,6 +146,20 @@ class QualityModel(nn.Module):
                 "choose one with a class token, such as deit3_small_patch16_224.fb_in22k_ft_in1k"
             )
         self.backbone.blocks[-1].attn.fused_attn = False
+
+
+@torch.no_grad()
+def _map_channels(network: nn.Module, name: str, crop_size: int) -> int:
+    """Channels C of a convolutional backbone's (N, C, h, w) feature map; backbones without one are refused."""
+    training = network.training
+    shape = network.eval().forward_features(torch.zeros(1, 3, crop_size, crop_size)).shape
+    network.train(training)
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise InputError(
+            f"backbone {name!r} gives features of shape {tuple(shape)}, not a (N, C, h, w) map: choose a "
+            "convolutional network or a vision transformer with a class token"
+        )
+    return shape[1]
 
 
 def freeze_batchnorm(model: nn.Module) -> None:

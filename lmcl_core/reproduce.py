@@ -69,6 +69,7 @@ def reproduce(
     """
     if splits < 1:
         raise InputError(f"splits is {splits!r}: it must be at least 1")
+    recipes = {name: Recipe.for_benchmark(benchmark, name, **(changes or {})) for name in VARIANTS}
     table = load_benchmark(benchmark, data_root or None)
     shared = dict(
         benchmark=benchmark,
@@ -76,7 +77,6 @@ def reproduce(
         runs_dir=str(runs_folder(runs_dir)),
         figures_dir=str(figures_folder("", figures_dir)),
     )
-    recipes = {name: Recipe.for_benchmark(benchmark, name, **(changes or {})) for name in VARIANTS}
     done = []
     for job in plan(shared, splits, device, overwrite, changes or {}):
         start = time.perf_counter()

@@ -66,7 +66,10 @@ def read_run(folder: str | Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text())
+        record = json.loads(path.read_text())
+        if not isinstance(record, dict):
+            raise ValueError("it holds no record")
+        return record
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}): delete that folder and run again") from error
 
@@ -109,7 +112,7 @@ def provenance() -> dict[str, Any]:
     def git(*args: str) -> str | None:
         try:
             done = subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, timeout=20)
-        except FileNotFoundError:  # no git on this machine: the commit is simply not known
+        except (FileNotFoundError, subprocess.TimeoutExpired):  # no git, or a hanging one: the commit is not known
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ from .errors import InputError
 from .evaluation import Look, look_at_all
 from .model import QualityModel
 from .recipe import Recipe
-from .store import decode, replacing
+from .pictures import decode, to_rgb
+from .store import replacing
 
 
 def save_model(
@@ -85,9 +86,19 @@ def load(weights: str | Path, device: str = "cpu") -> Scorer:
         raise InputError(f"weights at {path} are damaged ({error}): train or fetch them again") from error
     if about is None:
         raise InputError(f"{path} was not written by lmcl_core: it lacks the recipe; name a run's model.safetensors")
-    recipe = Recipe.from_dict(about["recipe"])
-    model = QualityModel(recipe.backbone, False, recipe.embedding_dim, recipe.crop_size)
-    model.load_state_dict(state)
+    missing = {"recipe", "benchmark", "mos_mean", "mos_std", "mos_percentiles"} - set(about)
+    if missing:
+        raise InputError(f"weights at {path} lack {', '.join(sorted(missing))}: train or fetch them again")
+    try:
+        recipe = Recipe.from_dict(about["recipe"])
+        with torch.random.fork_rng(devices=[]):
+            model = QualityModel(recipe.backbone, False, recipe.embedding_dim, recipe.crop_size)
+        model.load_state_dict(state)
+    except (InputError, RuntimeError) as error:
+        raise InputError(
+            f"weights at {path} do not fit this version ({str(error).splitlines()[0]}): "
+            "use the version that wrote them, or train again"
+        ) from error
     return Scorer(model, recipe, about, torch.device(resolve_device(device)))
 
 
@@ -160,7 +171,7 @@ def as_picture(item: str | Path | Image.Image | np.ndarray) -> Tensor:
     if isinstance(item, (str, Path)):
         pixels = decode(item)
     elif isinstance(item, Image.Image):
-        pixels = np.asarray(ImageOps.exif_transpose(item).convert("RGB"))
+        pixels = to_rgb(item, getattr(item, "filename", None) or "image")
     elif (
         isinstance(item, np.ndarray)
         and item.dtype == np.uint8

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from .crops import resize_crop
 from .errors import InputError, save_failed
+from .pictures import DAMAGED, decode, open_picture
 
 
 def cache_folder() -> Path:
@@ -55,27 +55,6 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def decode(path: str | Path) -> np.ndarray:
-    """Decode a picture file, upright.
-
-    Args:
-        path: the file.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-
-    Raises:
-        InputError: it is missing, truncated or no picture.
-    """
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except FileNotFoundError as error:
-        raise InputError(f"missing image {path}: unpack the archive again") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"unreadable image {path} ({error}): fetch this file again") from error
-
-
 class PictureStore:
     """All pictures of a table as one flat array of pixels.
 
@@ -106,7 +85,7 @@ class PictureStore:
         """
         paths = [Path(table.attrs["root"]) / image for image in table["image"]]
         index = cache_folder() / "store" / f"{_key(paths)}.json"
-        if not index.is_file():
+        if not _is_whole(index):
             _build(paths, index)
         sizes = np.array(json.loads(index.read_text()), dtype=np.int64)
         return cls(np.memmap(index.with_suffix(".u8"), dtype=np.uint8, mode="c"), sizes[:, 0], sizes[:, 1])
@@ -190,12 +169,20 @@ def _reserve(path: Path, size: int) -> None:
             file.truncate(max(size, 1))
 
 
+def _is_whole(index: Path) -> bool:
+    """Whether index and pixels are there and fit one another."""
+    pixels = index.with_suffix(".u8")
+    if not index.is_file() or not pixels.is_file():
+        return False
+    return pixels.stat().st_size == max(1, sum(height * width * 3 for height, width in json.loads(index.read_text())))
+
+
 def _header(path: Path) -> np.ndarray:
     """An empty array of the upright picture's shape, from the header alone."""
-    try:
-        with Image.open(path) as picture:
-            width, height = picture.size
+    with open_picture(path) as picture:
+        width, height = picture.size
+        try:
             turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"unreadable image {path} ({error}): fetch this file again") from error
+        except DAMAGED as error:
+            raise InputError(f"unreadable image {path} ({error}): fetch this file again") from error
     return np.empty((width, height, 0) if turned else (height, width, 0))

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from . import evaluation
 from .cpu import keep_freed_memory
-from .crops import CropSampler, crop_saliency, salient_crop
+from .crops import CropSampler, crop_saliency, crop_weights, salient_crop
 from .devices import resolve_device
 from .errors import InputError, RunError
 from .losses import LocalManifoldContrastiveLoss, mutual_loss, quality_loss
@@ -157,7 +157,7 @@ class Trainer:
         """The terms of `TERMS`; the first n - B outputs are crops, the last B global views."""
         recipe, (B, K) = self.recipe, boxes.shape[:2]
         density = crop_saliency(taught.saliency[B * K :], boxes, heights, widths)  # (B, K)
-        weights = density / density.sum(dim=1, keepdim=True)
+        weights = crop_weights(density)
         scores, taught_scores = (out.score[: B * K].view(B, K) for out in (seen, taught))
         quality = quality_loss(scores, weights, mos)
         manifold = self.manifold(

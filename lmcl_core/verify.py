@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from . import benchmarks
 from .benchmarks import Benchmark, Fault, FaultError
+from .pictures import DAMAGED
 
 #: The bytes a whole file of a format ends with, searched for in its last kilobyte.
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
@@ -73,16 +75,25 @@ def picture_fault(path: Path, deep: bool) -> str | None:
                 return None
             form, (width, height) = picture.format, picture.size
         size = path.stat().st_size
-        if form == "BMP" and picture.mode == "RGB" and size < width * height * 3:
+        if form == "BMP" and size < _bitmap_size(path):
             return f"truncated: {size} bytes for {width} x {height} pixels"
         if form in _ENDINGS:
             with open(path, "rb") as file:
                 file.seek(max(0, size - 1024))
                 if _ENDINGS[form] not in file.read():
                     return "truncated: its end is missing"
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except DAMAGED as error:
         return f"cannot be decoded ({error})"
     return None
+
+
+def _bitmap_size(path: Path) -> int:
+    """Bytes an uncompressed BMP must have: the offset of its pixels, and rows padded to four bytes."""
+    with open(path, "rb") as file:
+        head = file.read(34)
+    offset, width, height = struct.unpack_from("<I", head, 10)[0], *struct.unpack_from("<ii", head, 18)
+    bits, compression = struct.unpack_from("<H", head, 28)[0], struct.unpack_from("<I", head, 30)[0]
+    return offset if compression else offset + (width * bits + 31) // 32 * 4 * abs(height)
 
 
 def _label_faults(benchmark: Benchmark, table: pd.DataFrame, label_file: Path) -> Iterator[Fault]:

@@ -44,8 +44,9 @@ def create_backbone(name: str, crop_size: int, pretrained: bool) -> Backbone:
     Raises:
         InputError: unknown name, or weights that are missing, damaged or cannot be downloaded.
     """
-    if not timm.is_model(name):
-        raise unknown("backbone", name, timm.list_models())
+    if not timm.is_model(name) or not _is_tag(name):
+        base = name.split(".")[0]
+        raise unknown("backbone", name, timm.list_pretrained(f"{base}*") or timm.list_models())
     options: dict[str, Any] = dict(num_classes=0)
     if timm.models.model_entrypoint(name.split(".")[0]).__module__ in _VISION_TRANSFORMERS:
         options["img_size"] = crop_size
@@ -94,9 +95,27 @@ def _load_in_order(network: nn.Module, state: dict[str, Tensor], name: str) -> N
     network.load_state_dict(dict(zip(wanted, tensors)), strict=False)
 
 
+def _is_tag(name: str) -> bool:
+    """Whether the part after the dot, if there is one, names pretrained weights of the model."""
+    return "." not in name or name in timm.list_pretrained(name.split(".")[0] + "*")
+
+
 def _from_hub(name: str, options: dict[str, Any]) -> nn.Module:
+    """Build twice from different random weights: a tensor that differs was not in the hub's file."""
+    first, second = (_created(name, seed, options) for seed in (0, 1))
+    for (key, a), b in zip(first.state_dict().items(), second.state_dict().values()):
+        if not torch.equal(a, b):
+            raise InputError(
+                f"the hub's weights of {name!r} lack {key}: delete them from the hub's cache and try again"
+            )
+    return first
+
+
+def _created(name: str, seed: int, options: dict[str, Any]) -> nn.Module:
     try:
-        return timm.create_model(name, pretrained=True, **options)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return timm.create_model(name, pretrained=True, **options)
     except Exception as error:  # the hub client raises many unrelated kinds; to a user all mean "no weights"
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(

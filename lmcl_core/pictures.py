@@ -1,0 +1,89 @@
+"""Any picture file or image as upright 8-bit RGB."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .errors import InputError
+
+SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png"}
+
+#: What Pillow raises for files that are damaged, in one way or another.
+DAMAGED = (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError)
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """Picture files below a folder, sorted, without the hidden ones that archives bring along.
+
+    Args:
+        folder: where to look, at any depth.
+    """
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and "__MACOSX" not in path.parts
+    ]
+
+
+def to_rgb(picture: Image.Image, name: object = "image") -> np.ndarray:
+    """A PIL image of any mode as pixels.
+
+    Args:
+        picture: 16-bit grey is scaled to 8 bits, not clipped; transparency is dropped; EXIF rotation is applied.
+        name: what to call it in an error.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: it cannot be decoded.
+    """
+    try:
+        picture = ImageOps.exif_transpose(picture)
+        if picture.mode == "I" or picture.mode.startswith("I;16"):
+            grey = np.asarray(picture).astype(np.float64)
+            deep = picture.mode != "I" or grey.max() > 255  # mode "I" also holds 8-bit values
+            grey = np.clip(np.rint(grey / 257 if deep else grey), 0, 255)
+            return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+        return np.asarray(picture.convert("RGB"))
+    except DAMAGED as error:
+        raise InputError(f"unreadable image {name} ({error}): fetch this file again") from error
+
+
+def decode(path: str | Path) -> np.ndarray:
+    """Decode a picture file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        (H, W, 3) uint8 RGB, upright.
+
+    Raises:
+        InputError: it is missing, truncated or no picture.
+    """
+    with open_picture(path) as picture:
+        return to_rgb(picture, path)
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """Read a picture file's header.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The opened image, to be closed; its pixels are not decoded yet.
+
+    Raises:
+        InputError: it is missing or no picture.
+    """
+    try:
+        return Image.open(path)
+    except FileNotFoundError as error:
+        raise InputError(f"missing image {path}: unpack the archive again") from error
+    except DAMAGED as error:
+        raise InputError(f"unreadable image {path} ({error}): fetch this file again") from error
