@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-CHECKS := $(CURDIR)/$(VENV)/checks
+CHECKS := $(VENV)/checks
 
-.PHONY: reproduce test lab lint notebooks clean
+.PHONY: reproduce test lab lint notebooks environment
 
 reproduce: $(READY)  ## the main job on the demo: runs/demo, figures/demo
 	$(BIN)/lmcl reproduce
@@ -14,7 +14,8 @@ reproduce: $(READY)  ## the main job on the demo: runs/demo, figures/demo
 test: $(READY)  ## every test, then every committed notebook, in folders of their own
 	rm -rf $(CHECKS)
 	$(BIN)/python -m pytest tests
-	LMCL_RUNS=$(CHECKS)/runs LMCL_FIGURES=$(CHECKS)/figures $(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
+	LMCL_RUNS="$(CURDIR)/$(CHECKS)/runs" LMCL_FIGURES="$(CURDIR)/$(CHECKS)/figures" \
+		$(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
 
 lab: $(READY)  ## study the notebooks
 	$(BIN)/jupyter lab notebooks
@@ -23,16 +24,17 @@ lint: $(READY)
 	$(BIN)/ruff check lmcl_core tests
 
 notebooks: $(READY)  ## run the committed notebooks anew, in order, outputs in place
+	rm -rf $(CHECKS)
 	for notebook in notebooks/0*.ipynb; do \
-		$(BIN)/jupyter nbconvert --to notebook --inplace --execute --ExecutePreprocessor.record_timing=False $$notebook || exit 1; \
+		LMCL_RUNS="$(CURDIR)/$(CHECKS)/runs" $(BIN)/jupyter nbconvert --to notebook --inplace --execute \
+			--ExecutePreprocessor.record_timing=False "$$notebook" || exit 1; \
 	done
 
-clean:  ## remove the environment; runs and figures stay
-	rm -rf $(VENV)
+environment: $(READY)
 
 $(READY): environment.yml pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+		echo "Python 3.11 to 3.13 is needed; name one, for example: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	sed -n 's/^ *- \([A-Za-z0-9_.-]*==[^ ]*\).*/\1/p' environment.yml > $(VENV)/requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r $(VENV)/requirements.txt

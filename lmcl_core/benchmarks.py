@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pandas as pd
@@ -56,8 +56,10 @@ class Benchmark:
         folder: name of the official folder.
         count: number of rated images.
         mos_range: lowest and highest `mos` of the official labels, in the units of the table.
+        axis: the scores' name on an axis.
         label_kind: whose opinion the labels are.
         source: paper, and where to ask for the images.
+        marks: what the official folder holds, by which it is known under another name.
         mend: what to do where files are missing.
         read: (official folder) -> (table with image relative to that folder, label file).
     """
@@ -67,8 +69,10 @@ class Benchmark:
     folder: str
     count: int
     mos_range: tuple[float, float]
+    axis: str
     label_kind: str
     source: str
+    marks: tuple[str, ...]
     mend: str
     read: Callable[[Path], tuple[pd.DataFrame, Path]]
 
@@ -114,6 +118,27 @@ def load_benchmark(name: str, root: str | Path | None = None) -> pd.DataFrame:
     return table
 
 
+def rows_of(table: pd.DataFrame, images: Iterable[str]) -> np.ndarray:
+    """Rows of a table by image, whether the images were named relative to the official folder or to its parent.
+
+    Args:
+        table: from `load_benchmark`.
+        images: names, e.g. of a predictions.csv.
+
+    Returns:
+        (n,) int64 positions.
+
+    Raises:
+        InputError: an image is not in the table.
+    """
+    prefix = _benchmark(table.attrs["benchmark"]).folder.lower() + "/"
+    position = pd.Series(np.arange(len(table)), index=[name.lower().removeprefix(prefix) for name in table["image"]])
+    found = position.reindex([name.lower().removeprefix(prefix) for name in images])
+    if found.isna().any():
+        raise InputError(f"{found.index[found.isna()][0]} is not in this table: load the benchmark the run was made on")
+    return found.to_numpy(dtype=np.int64)
+
+
 def find_folder(benchmark: Benchmark, root: Path) -> Path:
     """The official folder: `root` itself or, matched without case, the folder of that name inside it.
 
@@ -135,7 +160,7 @@ def find_folder(benchmark: Benchmark, root: Path) -> Path:
         ]
         if inside:
             return inside[0]
-        if root.name.lower() == benchmark.folder.lower() or benchmark.name == "demo" or (root / "Images").is_dir():
+        if root.name.lower() == benchmark.folder.lower() or all((root / mark).exists() for mark in benchmark.marks):
             return root
     raise FaultError(
         Fault(
@@ -222,6 +247,10 @@ def _read_livec(folder: Path) -> tuple[pd.DataFrame, Path]:
     on_disk = {
         Path(path).name.lower(): path for path in _pictures(folder) if Path(path).parent.name.lower() == "images"
     }
+    if [name.lower() for name in names[:7]] != [f"t{n}.bmp" for n in range(1, 8)]:
+        raise FaultError(
+            Fault("bad_label_row", str(names_file), "its first seven rows are not t1.bmp to t7.bmp: fetch it again")
+        )
     rows = pd.DataFrame({"name": names, "mos": mos})[7:]
     return pd.DataFrame(
         {
@@ -267,8 +296,10 @@ BENCHMARKS: dict[str, Benchmark] = {
             "ChallengeDB_release",
             1162,
             (3.42, 92.43),
+            "MOS",
             "people's mean opinion score, 0 to 100",
             "Ghadiyaram and Bovik, IEEE TIP 2016; LIVE, The University of Texas at Austin",
+            ("Images", "Data"),
             "unpack the archive again",
             _read_livec,
         ),
@@ -276,10 +307,12 @@ BENCHMARKS: dict[str, Benchmark] = {
             "demo",
             "Demo (proxy labels)",
             "demo",
-            390,
+            360,
             (0.0, 40.0),
+            "proxy: MS-SSIM, dB",
             "a PROXY: MS-SSIM in dB, not people's opinion",
             "photographs of scikit-image, scikit-learn and matplotlib, distorted here",
+            ("labels.csv", "images"),
             "delete the folder, it is built again",
             _read_demo,
         ),

@@ -138,13 +138,13 @@ def crop_saliency(maps: Tensor, boxes: Tensor, heights: Tensor, widths: Tensor) 
         (B, K) float densities; 1 where the map is uniform. Source: design, section 2, "Saliency".
     """
     _, h, w = maps.shape
-    boxes = boxes.to(maps.device, torch.float64)
-    height, width = (v.to(maps.device, torch.float64)[:, None] for v in (heights, widths))
+    boxes = boxes.to(maps.device, maps.dtype)
+    height, width = (v.to(maps.device, maps.dtype)[:, None] for v in (heights, widths))
     rows = torch.stack([boxes[..., 0] / height, (boxes[..., 0] + boxes[..., 2]) / height], -1) * h  # (B, K, 2)
     columns = torch.stack([boxes[..., 1] / width, (boxes[..., 1] + boxes[..., 3]) / width], -1) * w
-    mass = torch.einsum("bkh,bhw,bkw->bk", _cover(rows, h), maps.double(), _cover(columns, w))
+    mass = torch.einsum("bkh,bhw,bkw->bk", _cover(rows, h), maps, _cover(columns, w))
     area = boxes[..., 2] * boxes[..., 3] / (height * width)
-    return (mass / area).to(maps.dtype)
+    return mass / area
 
 
 def salient_crop(density: Tensor) -> Tensor:

@@ -154,16 +154,18 @@ def bootstrap_interval(
     *,
     pred: Sequence[float],
     mos: Sequence[float],
+    content: Sequence[str] | None = None,
     statistic: str = "plcc",
     level: float = 0.95,
     draws: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a metric over pictures.
+    """Percentile bootstrap interval of a metric; what is drawn are contents, since pictures of one are not independent.
 
     Args:
         pred: (n,) predictions.
         mos: (n,) opinion scores.
+        content: (n,) content of each picture; None where every picture is a content of its own.
         statistic: "srcc" or "plcc".
         level: coverage in (0, 1).
         draws: bootstrap samples.
@@ -178,34 +180,33 @@ def bootstrap_interval(
     if statistic not in ("srcc", "plcc"):
         raise InputError(f"statistic is {statistic!r}: it must be 'srcc' or 'plcc'")
     pred, mos = _pairs(pred, mos)
+    groups = np.arange(len(pred)) if content is None else pd.factorize(np.asarray(content))[0]
+    members = [np.flatnonzero(groups == group) for group in range(groups.max() + 1)]
     rng = np.random.default_rng(seed)
-    rows = rng.integers(0, len(pred), size=(draws, len(pred)))  # (draws, n)
-    a, b = pred[rows], mos[rows]
-    if statistic == "srcc":
-        a, b = stats.rankdata(a, axis=1), stats.rankdata(b, axis=1)
-    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
-    norm = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
-    drawn = (a * b).sum(axis=1)[norm > 0] / norm[norm > 0]  # a draw of equal pairs has no correlation
+    drawn = []
+    for choice in rng.integers(0, len(members), size=(draws, len(members))):
+        rows = np.concatenate([members[group] for group in choice])
+        a, b = (stats.rankdata(v[rows]) if statistic == "srcc" else v[rows] for v in (pred, mos))
+        if np.ptp(a) and np.ptp(b):  # a draw of equal pairs has no correlation
+            drawn.append(np.corrcoef(a, b)[0, 1])
     tail = 100 * (1 - level) / 2
     return tuple(float(end) for end in np.percentile(drawn, [tail, 100 - tail]))
 
 
-def by_distortion(predictions: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Metrics within each distortion type.
+def by_distortion(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Metrics within each distortion type: the median over splits, since each split has a model of its own.
 
     Args:
-        predictions: columns image, mos, pred.
-        table: from `load_benchmark`, for the column distortion.
+        predictions: columns split, distortion, mos, pred.
 
     Returns:
-        One row a distortion: distortion, srcc, plcc, rmse, n; empty where the benchmark names no distortions.
+        One row a distortion: distortion, srcc, plcc, rmse (medians) and n (pictures in all splits); empty where the
+        benchmark names no distortions.
     """
-    joined = predictions.merge(table[["image", "distortion"]].astype({"distortion": "string"}), on="image")
-    rows = [
-        dict(distortion=name, **metrics(pred=group["pred"], mos=group["mos"]))
-        for name, group in joined.dropna(subset=["distortion"]).groupby("distortion")
-        if len(group) > 2
-    ]
+    rows = []
+    for name, group in predictions.dropna(subset=["distortion"]).groupby("distortion"):
+        each = pd.DataFrame([metrics(pred=part["pred"], mos=part["mos"]) for _, part in group.groupby("split")])
+        rows.append(dict(distortion=name, **each[["srcc", "plcc", "rmse"]].median(), n=len(group)))
     return pd.DataFrame(rows, columns=["distortion", "srcc", "plcc", "rmse", "n"])
 
 

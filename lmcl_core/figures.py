@@ -27,7 +27,7 @@ sns.set_theme(
 )
 
 
-def save(figure: Figure, data: pd.DataFrame, folder: str | Path, name: str) -> Figure:
+def save(figure: Figure, data: pd.DataFrame, folder: str | Path, name: str, note: str = "") -> Figure:
     """Write a figure and the table it was drawn from.
 
     Args:
@@ -35,6 +35,7 @@ def save(figure: Figure, data: pd.DataFrame, folder: str | Path, name: str) -> F
         data: what it was drawn from.
         folder: where to.
         name: file name without suffix.
+        note: one line below the figure, such as whose opinion its labels are.
 
     Returns:
         The figure, to be shown.
@@ -43,12 +44,32 @@ def save(figure: Figure, data: pd.DataFrame, folder: str | Path, name: str) -> F
         RunError: it cannot be saved.
     """
     folder = Path(folder)
-    with replacing(folder / f"{name}.csv") as path:
-        data.to_csv(path, index=False, float_format="%.6g")
+    save_table(data, folder, name)
+    if note:
+        figure.text(0.0, -0.02, note, fontsize=7, color=GREY, va="top")
     for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
         with replacing(folder / f"{name}{suffix}") as path:
-            figure.savefig(path, format=suffix[1:], dpi=110, bbox_inches="tight", metadata=metadata)
+            figure.savefig(path, format=suffix[1:], dpi=figure.dpi, bbox_inches="tight", metadata=metadata)
     return figure
+
+
+def save_table(data: pd.DataFrame, folder: str | Path, name: str) -> pd.DataFrame:
+    """Write a table as NAME.csv.
+
+    Args:
+        data: the table.
+        folder: where to.
+        name: file name without suffix.
+
+    Returns:
+        The table, to be shown.
+
+    Raises:
+        RunError: it cannot be saved.
+    """
+    with replacing(Path(folder) / f"{name}.csv") as path:
+        data.to_csv(path, index=False, float_format="%.6g")
+    return data
 
 
 def mos_histogram(data: pd.DataFrame, label: str) -> Figure:
@@ -92,7 +113,7 @@ def pictures(shown: Sequence[np.ndarray], titles: Sequence[str], columns: int, s
         side: width of each in inches.
     """
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(side * columns, (side + 0.28) * rows), layout="constrained")
+    figure = Figure(figsize=(side * columns, (side + 0.28) * rows), dpi=72, layout="constrained")
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.axis("off")
     for axes, picture, title in zip(figure.axes, shown, titles):
@@ -110,7 +131,7 @@ def crops_and_saliency(shown: Sequence[np.ndarray], maps: Tensor, boxes: Tensor,
         boxes: (n, K, 4) boxes.
         salient: (n,) index of the salient crop.
     """
-    figure = Figure(figsize=(2.6 * len(shown), 5.0), layout="constrained")
+    figure = Figure(figsize=(2.6 * len(shown), 5.0), dpi=72, layout="constrained")
     axes = figure.subplots(2, len(shown), squeeze=False)
     for n, picture in enumerate(shown):
         height, width = picture.shape[:2]
@@ -136,7 +157,7 @@ def crops_and_saliency(shown: Sequence[np.ndarray], maps: Tensor, boxes: Tensor,
         for axis in axes[:, n]:
             axis.axis("off")
     axes[0, 0].set_title("crops; orange = salient", loc="left", fontsize=9)
-    axes[1, 0].set_title("teacher's saliency", loc="left", fontsize=9)
+    axes[1, 0].set_title("saliency of the trained model", loc="left", fontsize=9)
     return figure
 
 
@@ -166,11 +187,13 @@ def scores_against_opinion(data: pd.DataFrame, label: str) -> Figure:
         data: columns split, mos, pred and optionally distortion.
         label: what the scores are.
     """
-    splits = sorted(data["split"].unique())[:5]
-    figure = Figure(figsize=(2.9 * len(splits) + 1.2, 3.1), layout="constrained")
+    splits = sorted(data["split"].unique())
+    columns = min(len(splits), 5)
+    rows = -(-len(splits) // columns)
+    figure = Figure(figsize=(2.9 * columns + 1.2, 3.1 * rows), layout="constrained")
     hue = "distortion" if "distortion" in data and data["distortion"].notna().any() else None
     low, high = data[["mos", "pred"]].min().min(), data[["mos", "pred"]].max().max()
-    for axes, split in zip(figure.subplots(1, len(splits), squeeze=False)[0], splits):
+    for axes, split in zip(figure.subplots(rows, columns, squeeze=False).flat, splits):
         part = data[data["split"] == split]
         sns.scatterplot(
             part,
@@ -185,7 +208,7 @@ def scores_against_opinion(data: pd.DataFrame, label: str) -> Figure:
             color=None if hue else BLUE,
         )
         axes.plot([low, high], [low, high], color=GREY, lw=1, ls="--", zorder=0)
-        axes.set(title=f"split {split}", xlabel="predicted", ylabel=label if split == splits[0] else "")
+        axes.set(title=f"split {split}", xlabel="predicted", ylabel=label if splits.index(split) % columns == 0 else "")
     if hue:
         sns.move_legend(axes, "upper left", bbox_to_anchor=(1.01, 1), frameon=False, title=None)
     return figure

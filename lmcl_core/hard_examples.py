@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .benchmarks import rows_of
 from .errors import InputError
 from .scoring import load
 from .store import PictureStore
@@ -54,9 +55,7 @@ def describe(run: str | Path, table: pd.DataFrame, device: str = "cpu") -> Descr
     run = Path(run)
     scorer = load(run, device)
     predictions = pd.read_csv(run / "predictions.csv")
-    position = pd.Series(np.arange(len(table)), index=table["image"]).reindex(predictions["image"])
-    if position.isna().any():
-        raise InputError(f"{run} was tested on pictures that are not in this table: load the benchmark it was run on")
+    position = rows_of(table, predictions["image"])
     store = PictureStore.open(table)
     looks = scorer.look_at(store.picture(int(i)) for i in position)
     crop_feature = torch.cat([seen.feature for seen in looks])  # (n, K, C)

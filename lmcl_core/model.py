@@ -6,7 +6,6 @@ Shapes: `N` crops or views, `S` crop side, `C` backbone channels, `D` embedding 
 from __future__ import annotations
 
 import copy
-import math
 from typing import NamedTuple
 
 import torch
@@ -36,10 +35,12 @@ class ModelOutput(NamedTuple):
 
 
 class AttentionPool(nn.Module):
-    """Weighted mean of tokens; the weights are the saliency map. It starts as the plain mean.
+    """Weighted mean of tokens; the weights are the saliency map.
 
-    Logits are divided by the square root of C, as in scaled dot-product attention: without it the few hundred steps
-    of a fine-tuning drive the softmax to a single token.
+    The logit of a token is its log energy, standardised over the map, times a learned strength, plus a learned linear
+    gate that starts at zero. Energy is where a pretrained network responds, so the map tells salient regions from
+    empty ones before the first step, and training on quality refines it. (Energy as attention: Zagoruyko and
+    Komodakis, ICLR 2017.)
 
     Args:
         channels: C.
@@ -49,13 +50,16 @@ class AttentionPool(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(channels)
         self.gate = nn.Linear(channels, 1)
+        self.strength = nn.Parameter(torch.ones(()))
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(N, L, C) tokens -> (N, C) pooled, (N, L) weights that sum to 1."""
-        logits = self.gate(self.norm(tokens)).squeeze(-1).float() / math.sqrt(tokens.shape[-1])
-        weights = logits.softmax(dim=-1)
+        energy = tokens.detach().float().square().mean(dim=-1).clamp_min(1e-6).log()  # (N, L)
+        energy = energy - energy.mean(dim=-1, keepdim=True)
+        prior = energy / energy.square().mean(dim=-1, keepdim=True).sqrt().clamp_min(1e-6)
+        weights = (self.strength * prior + self.gate(self.norm(tokens)).squeeze(-1).float()).softmax(dim=-1)
         return torch.einsum("nl,nlc->nc", weights, tokens.float()), weights
 
 

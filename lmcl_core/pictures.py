@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,17 @@ from .errors import InputError
 SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png"}
 
 #: What Pillow raises for files that are damaged, in one way or another.
-DAMAGED = (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError)
+DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    IndexError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 def pictures_below(folder: Path) -> list[Path]:

@@ -15,7 +15,9 @@ from .errors import InputError, unknown
 
 #: Settings that differ from the defaults of `Recipe`, by benchmark.
 BENCHMARK_PRESETS: dict[str, dict[str, Any]] = {
-    "demo": dict(crop_size=128, crops=3, scales=(1.0, 1.0, 1.5), epochs=3, test_crops=6, lr=4e-4),
+    "demo": dict(
+        crop_size=64, crops=4, test_crops=9, epochs=4, batch_images=8, freeze_batchnorm=True, lr=3e-4
+    ),  # small crops: twelve photographs are too few to be seen whole without being learnt by heart
     "livec": dict(),
 }
 
@@ -151,7 +153,7 @@ class Recipe:
         Args:
             benchmark: name as in `lmcl_core.BENCHMARKS`; one without a preset takes the defaults.
             recipe: "lmcl" (the method) or "no-manifold" (the same without the manifold loss).
-            **changes: fields to set on top.
+            **changes: fields to set on top; one that makes the recipe what it is stays as it is.
 
         Returns:
             The recipe.
@@ -161,8 +163,29 @@ class Recipe:
         """
         if recipe not in VARIANTS:
             raise unknown("recipe", recipe, VARIANTS)
-        preset = {**BENCHMARK_PRESETS.get(benchmark, {}), **VARIANTS[recipe], "name": recipe}
-        return cls.from_dict({**preset, **changes})
+        preset = {**BENCHMARK_PRESETS.get(benchmark, {}), "name": recipe}
+        return cls.from_dict({**preset, **changes, **VARIANTS[recipe]})
+
+    @staticmethod
+    def changes_from_json(text: str) -> dict[str, Any]:
+        """Read changed fields from a JSON object, such as ``{"epochs": 1}``.
+
+        Args:
+            text: the object as text.
+
+        Returns:
+            The fields, unchecked.
+
+        Raises:
+            InputError: not a JSON object.
+        """
+        try:
+            changes = json.loads(text)
+        except ValueError as error:
+            raise InputError(f'recipe changes {text!r} are no JSON ({error}): write e.g. {{"epochs": 1}}') from error
+        if not isinstance(changes, dict):
+            raise InputError(f'recipe changes {text!r} are no JSON object: write for example {{"epochs": 1}}')
+        return changes
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON-ready values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -10,12 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nbformat
+import pandas as pd
+
 from . import runs
 from .benchmarks import load_benchmark
-from .errors import InputError, RunError, unknown
+from .devices import resolve_device
+from .errors import InputError, RunError, save_failed, unknown
 from .paths import figures_folder, project_folder, runs_folder
 from .recipe import VARIANTS, Recipe
-from .splits import make_split
+from .splits import data_hash, make_split
 from .store import replacing
 
 KERNEL = "python3"
@@ -69,6 +74,7 @@ def reproduce(
     """
     if splits < 1:
         raise InputError(f"splits is {splits!r}: it must be at least 1")
+    resolve_device(device)
     recipes = {name: Recipe.for_benchmark(benchmark, name, **(changes or {})) for name in VARIANTS}
     table = load_benchmark(benchmark, data_root or None)
     shared = dict(
@@ -83,8 +89,9 @@ def reproduce(
         if not overwrite and _finished(job, table, recipes):
             log(f"{_title(job)}: finished before")
         else:
-            run_notebook(job)
-            _remember(job)
+            log(f"{_title(job)}: running")
+            run_notebook(job, log)
+            _remember(job, table)
             log(f"{_title(job)}: {time.perf_counter() - start:.0f} s")
         done.append(job.output)
     return done
@@ -119,11 +126,12 @@ def plan(shared: dict[str, Any], splits: int, device: str, overwrite: bool, chan
         yield Job(name, folder / name, dict(settings, splits=splits, device=device))
 
 
-def run_notebook(job: Job) -> None:
+def run_notebook(job: Job, log: Callable[[str], None] = print) -> None:
     """Run one notebook headless; its executed copy is kept also when it fails.
 
     Args:
         job: what to run.
+        log: called with the line of each epoch.
 
     Raises:
         InputError: a parameter the notebook does not have.
@@ -133,21 +141,25 @@ def run_notebook(job: Job) -> None:
 
     source = project_folder() / "notebooks" / job.notebook
     check_parameters(source, job.parameters)
-    job.output.parent.mkdir(parents=True, exist_ok=True)
     try:
+        job.output.parent.mkdir(parents=True, exist_ok=True)
         papermill.execute_notebook(
             str(source),
             str(job.output),
             parameters=job.parameters,
             kernel_name=KERNEL,
             progress_bar=False,
-            log_output=False,
+            stdout_file=_EpochLines(log),
             cwd=str(source.parent),
         )
     except papermill.PapermillExecutionError as error:
+        first_line = error.source.strip().split("\n")[0]
         raise RunError(
-            f"{job.notebook} failed in cell {error.cell_index} ({error.ename}: {error.evalue}); see {job.output}"
+            f"{job.notebook} failed in cell In [{error.exec_count}], {first_line!r} "
+            f"({error.ename}: {error.evalue}); see {job.output}"
         ) from error
+    except OSError as error:
+        raise save_failed(job.output, error) from error
 
 
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
@@ -173,36 +185,52 @@ def _title(job: Job) -> str:
     return "  ".join([job.notebook.removesuffix(".ipynb"), *training])
 
 
-def _inputs(job: Job) -> str:
-    """Hash of what a notebook without a run folder of its own is made from: its source, parameters and runs."""
-    source = (project_folder() / "notebooks" / job.notebook).read_bytes()
-    records = sorted(job.output.parent.glob("*/split-*/run.json")) if job.notebook >= "03" else []
-    parts = [source, json.dumps(job.parameters, sort_keys=True).encode(), *(path.read_bytes() for path in records)]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()
-
-
-def _finished(job: Job, table, recipes: dict[str, Recipe]) -> bool:
-    if not job.output.is_file():
-        return False
+def _finished(job: Job, table: pd.DataFrame, recipes: dict[str, Recipe]) -> bool:
+    """Whether a notebook ran to its end on the same source, parameters, data and runs, and all it made is there."""
     if "recipe" in job.parameters:
         split = make_split(table, job.parameters["split"])
         identity = runs.identity(table, split, recipes[job.parameters["recipe"]])
-        return runs.finished_run(job.output.parent, identity) is not None
+        if runs.finished_run(job.output.parent, identity) is None:
+            return False
     stamp = job.output.with_suffix(".json")
-    return stamp.is_file() and json.loads(stamp.read_text()) == _stamp(job) and _figures(job) != []
+    return job.output.is_file() and stamp.is_file() and stamp.read_text() == _stamp(job, table)
 
 
-def _stamp(job: Job) -> dict[str, Any]:
-    return dict(inputs=_inputs(job), figures=_figures(job))
+def _remember(job: Job, table: pd.DataFrame) -> None:
+    with replacing(job.output.with_suffix(".json")) as path:
+        path.write_text(_stamp(job, table))
+
+
+def _stamp(job: Job, table: pd.DataFrame) -> str:
+    """What a finished notebook was made from, and the figures it left, as JSON."""
+    source = nbformat.read(project_folder() / "notebooks" / job.notebook, as_version=4)
+    parameters = {key: value for key, value in job.parameters.items() if key not in ("overwrite", "device")}
+    records = [] if job.notebook < "03" else sorted(job.output.parent.glob("*/split-*/run.json"))
+    parts = [
+        *(cell.source for cell in source.cells),
+        json.dumps(parameters, sort_keys=True),
+        data_hash(table),
+        *(path.read_text() for path in records),
+    ]
+    inputs = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return json.dumps(dict(inputs=inputs, figures=_figures(job)), indent=2)
 
 
 def _figures(job: Job) -> list[str]:
-    """Names of the figures a notebook drew; each begins with the notebook's number."""
+    """Names of the figures a notebook drew: they begin with its number, and those of a run name recipe and split."""
     folder = Path(job.parameters["figures_dir"]) / job.parameters["benchmark"]
-    return sorted(path.name for path in folder.glob(f"{job.notebook[:2]}_*"))
+    run = f"*{job.parameters['recipe']}_split-{job.parameters['split']:02d}.*" if "recipe" in job.parameters else "*"
+    return sorted(path.name for path in folder.glob(f"{job.notebook[:2]}_{run}"))
 
 
-def _remember(job: Job) -> None:
-    if "recipe" not in job.parameters:
-        with replacing(job.output.with_suffix(".json")) as path:
-            path.write_text(json.dumps(_stamp(job)))
+class _EpochLines(io.TextIOBase):
+    """Passes the lines that tell of an epoch on to the log, as the notebook prints them."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self.log = log
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines():
+            if line.startswith("epoch "):
+                self.log(f"    {line}")
+        return len(text)

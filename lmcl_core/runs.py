@@ -48,8 +48,8 @@ def check_same(found: dict[str, Any], wanted: dict[str, str], folder: Path) -> N
     differing = [key for key in IDENTITY if found.get(key) != wanted[key]]
     if differing:
         raise InputError(
-            f"{folder} holds another run (its {', '.join(differing)} differ): give this recipe another "
-            "name, or recompute it with --overwrite (overwrite=True in the notebook)"
+            f"{folder} holds another run (its {', '.join(differing)} differ): recompute it "
+            "with --overwrite (overwrite=True in the notebook), or choose another runs folder"
         )
 
 
@@ -85,10 +85,11 @@ def finished_run(folder: Path, wanted: dict[str, str]) -> dict[str, Any] | None:
         InputError: the folder holds another run.
     """
     record = read_run(folder)
-    if record is None or not all((folder / name).is_file() for name in ("predictions.csv", "model.safetensors")):
+    if record is None:
         return None
     check_same(record, wanted, folder)
-    return record
+    whole = all((folder / name).is_file() for name in ("history.csv", "predictions.csv", "model.safetensors"))
+    return record if whole else None
 
 
 def write_run(folder: Path, record: dict[str, Any]) -> None:
@@ -106,7 +107,7 @@ def write_run(folder: Path, record: dict[str, Any]) -> None:
 
 
 def provenance() -> dict[str, Any]:
-    """Commit and dirty flag of the checkout this package runs from (None outside one), and package versions."""
+    """Commit and dirty flag of the package's code (None outside a checkout), and package versions."""
     here = Path(__file__).resolve().parent.parent
 
     def git(*args: str) -> str | None:
@@ -116,7 +117,7 @@ def provenance() -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    status = git("status", "--porcelain")
+    status = git("status", "--porcelain", "--", "lmcl_core", "environment.yml", "pyproject.toml")
     return dict(
         commit=git("rev-parse", "HEAD"),
         dirty=None if status is None else bool(status),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -134,8 +134,8 @@ class Scorer:
             InputError: a picture that cannot be read; the message names it.
         """
         inputs = [inputs] if isinstance(inputs, (str, Path, Image.Image, np.ndarray)) else list(inputs)
-        looks = self.look(inputs, batch_size)
-        score = torch.cat([seen.score for seen in looks]).double().numpy() if inputs else np.empty(0)
+        scores = [seen.score for seen in self._looks((as_picture(item) for item in inputs), batch_size)]
+        score = torch.cat(scores).double().numpy() if scores else np.empty(0)
         score = self.about["mos_mean"] + self.about["mos_std"] * score
         names = [str(item) if isinstance(item, (str, Path)) else str(n) for n, item in enumerate(inputs)]
         percentile = np.interp(score, self.about["mos_percentiles"], np.arange(101))
@@ -147,16 +147,18 @@ class Scorer:
 
     def look_at(self, pictures: Iterable[Tensor], batch_size: int = 8) -> list[Look]:
         """`look` for pictures that are already (H, W, 3) uint8 tensors."""
-        return list(
-            look_at_all(
-                self.model, pictures, self.sampler, self.recipe.test_crops, self.device, self._autocast, batch_size
-            )
+        return list(self._looks(pictures, batch_size))
+
+    def _looks(self, pictures: Iterable[Tensor], batch_size: int) -> Iterator[Look]:
+        return look_at_all(
+            self.model, pictures, self.sampler, self.recipe.test_crops, self.device, self._autocast, batch_size
         )
 
     def _autocast(self):
         if self.recipe.precision == "32-true":
             return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+        half = torch.float16 if self.recipe.precision == "16-mixed" and self.device.type != "cpu" else torch.bfloat16
+        return torch.autocast(self.device.type, half)
 
 
 def as_picture(item: str | Path | Image.Image | np.ndarray) -> Tensor:

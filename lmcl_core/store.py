@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -41,9 +41,8 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = path.parent / f".{path.name}-{uuid.uuid4().hex}"
+        temporary.touch(exist_ok=False)  # with the permissions the user's files have, unlike a private temporary file
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -174,7 +173,11 @@ def _is_whole(index: Path) -> bool:
     pixels = index.with_suffix(".u8")
     if not index.is_file() or not pixels.is_file():
         return False
-    return pixels.stat().st_size == max(1, sum(height * width * 3 for height, width in json.loads(index.read_text())))
+    try:
+        sizes = json.loads(index.read_text())
+    except ValueError:  # a damaged index: the store is built anew
+        return False
+    return pixels.stat().st_size == max(1, sum(height * width * 3 for height, width in sizes))
 
 
 def _header(path: Path) -> np.ndarray:

@@ -102,7 +102,7 @@ def load_checkpoint(trainer: Trainer, path: Path, identity: dict[str, str]) -> N
     if not path.is_file():
         return
     try:
-        state = torch.load(path, map_location=trainer.device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for damaged files
         raise InputError(f"checkpoint {path} is damaged: delete it, or recompute with --overwrite") from error
     runs.check_same(state["identity"], identity, path.parent)

@@ -52,7 +52,7 @@ def again(base: Path, **options) -> list[str]:
 
 def test_the_chain_runs_every_notebook_in_order(walked):
     base, outputs, lines = walked
-    assert [line.split(":")[0] for line in lines] == [
+    assert [line.split(":")[0] for line in lines if line.endswith("running")] == [
         "01_data_preparation",
         "02_training  lmcl  split 0",
         "02_training  no-manifold  split 0",
@@ -67,7 +67,7 @@ def test_each_run_folder_holds_its_notebook_and_results(walked):
     for recipe in ("lmcl", "no-manifold"):
         folder = base / "runs" / "demo" / recipe / "split-00"
         names = {path.name for path in folder.iterdir()}
-        assert names == {"02_training.ipynb", "run.json", "history.csv", "predictions.csv", "model.safetensors"}
+        assert names == {"02_training.ipynb", "02_training.json", "run.json", "history.csv", "predictions.csv", "model.safetensors"}
     weight = json.loads((folder / "run.json").read_text())["recipe"]["manifold_weight"]
     assert folder.parent.name == "no-manifold" and weight == 0
 
@@ -87,10 +87,21 @@ def test_a_second_call_computes_nothing(walked):
 def test_a_removed_figure_is_drawn_again(walked):
     base, _, _ = walked
     (base / "figures" / "demo" / "03_scores.png").unlink()
-    assert [line.split(":")[0] for line in again(base) if not line.endswith("finished before")] == [
-        "03_benchmark_evaluation"
-    ]
+    assert [line.split(":")[0] for line in again(base) if line.endswith("running")] == ["03_benchmark_evaluation"]
     assert (base / "figures" / "demo" / "03_scores.png").is_file()
+
+
+def test_a_training_notebook_that_did_not_end_is_run_again_and_its_run_is_kept(walked):
+    base, _, _ = walked
+    folder = base / "runs" / "demo" / "lmcl" / "split-00"
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    (folder / "02_training.json").unlink()
+    assert [line for line in again(base) if line.endswith("running")] == ["02_training  lmcl  split 0: running"]
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_each_epoch_is_told_while_a_notebook_runs(walked):
+    assert sum(line.strip().startswith("epoch 1/1") for line in walked[2]) == 2
 
 
 def test_a_run_with_another_recipe_in_its_place_is_refused(walked):
@@ -112,7 +123,7 @@ def test_a_failing_notebook_and_cell_are_named_and_its_copy_is_kept(tmp_path, mo
     notebooks.mkdir()
     shutil.copy(FIXTURES / "raises.ipynb", notebooks / "raises.ipynb")
     monkeypatch.setattr(module, "project_folder", lambda: tmp_path)
-    with pytest.raises(RunError, match=r"raises.ipynb failed in cell 2 \(ZeroDivisionError: division by zero\)"):
+    with pytest.raises(RunError, match=r"raises.ipynb failed in cell In \[3\], '1 / number' \(ZeroDivisionError: division"):
         run_notebook(Job("raises.ipynb", tmp_path / "out" / "raises.ipynb", {"number": 0}))
     assert (tmp_path / "out" / "raises.ipynb").is_file()
 
