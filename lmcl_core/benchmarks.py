@@ -287,34 +287,30 @@ def _read_demo(folder: Path) -> tuple[pd.DataFrame, Path]:
     return table.assign(official_split=pd.NA), label_file
 
 
-BENCHMARKS: dict[str, Benchmark] = {
-    b.name: b
-    for b in (
-        Benchmark(
-            "livec",
-            "LIVEC",
-            "ChallengeDB_release",
-            1162,
-            (3.42, 92.43),
-            "MOS",
-            "people's mean opinion score, 0 to 100",
-            "Ghadiyaram and Bovik, IEEE TIP 2016; LIVE, The University of Texas at Austin",
-            ("Images", "Data"),
-            "unpack the archive again",
-            _read_livec,
-        ),
-        Benchmark(
-            "demo",
-            "Demo (proxy labels)",
-            "demo",
-            360,
-            (0.0, 40.0),
-            "proxy: MS-SSIM, dB",
-            "a PROXY: MS-SSIM in dB, not people's opinion",
-            "photographs of scikit-image, scikit-learn and matplotlib, distorted here",
-            ("labels.csv", "images"),
-            "delete the folder, it is built again",
-            _read_demo,
-        ),
-    )
-}
+_LIVEC = Benchmark(
+    name="livec",
+    title="LIVEC",
+    folder="ChallengeDB_release",
+    count=1162,
+    mos_range=(3.42, 92.43),
+    axis="MOS",
+    label_kind="people's mean opinion score, 0 to 100",
+    source="Ghadiyaram and Bovik, IEEE TIP 2016; LIVE, The University of Texas at Austin",
+    marks=("Images", "Data"),
+    mend="unpack the archive again",
+    read=_read_livec,
+)
+_DEMO = Benchmark(
+    name="demo",
+    title="Demo (proxy labels)",
+    folder="demo",
+    count=360,
+    mos_range=(0.0, 40.0),
+    axis="proxy: MS-SSIM, dB",
+    label_kind="a PROXY: MS-SSIM in dB, not people's opinion",
+    source="photographs of scikit-image, scikit-learn and matplotlib, distorted here",
+    marks=("labels.csv", "images"),
+    mend="delete the folder, it is built again",
+    read=_read_demo,
+)
+BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in (_LIVEC, _DEMO)}

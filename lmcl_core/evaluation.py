@@ -196,6 +196,8 @@ def bootstrap_interval(
 def by_distortion(predictions: pd.DataFrame) -> pd.DataFrame:
     """Metrics within each distortion type: the median over splits, since each split has a model of its own.
 
+    A correlation needs three pictures: a split with fewer of a distortion is left out of its median.
+
     Args:
         predictions: columns split, distortion, mos, pred.
 
@@ -205,8 +207,10 @@ def by_distortion(predictions: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for name, group in predictions.dropna(subset=["distortion"]).groupby("distortion"):
-        each = pd.DataFrame([metrics(pred=part["pred"], mos=part["mos"]) for _, part in group.groupby("split")])
-        rows.append(dict(distortion=name, **each[["srcc", "plcc", "rmse"]].median(), n=len(group)))
+        parts = [part for _, part in group.groupby("split") if len(part) > 2]
+        if parts:
+            each = pd.DataFrame([metrics(pred=part["pred"], mos=part["mos"]) for part in parts])
+            rows.append(dict(distortion=name, **each[["srcc", "plcc", "rmse"]].median(), n=len(group)))
     return pd.DataFrame(rows, columns=["distortion", "srcc", "plcc", "rmse", "n"])
 
 

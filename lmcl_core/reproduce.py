@@ -230,6 +230,7 @@ class _EpochLines(io.TextIOBase):
         self.log = log
 
     def write(self, text: str) -> int:
+        """Take text as it comes; returns its length, as streams do."""
         for line in text.splitlines():
             if line.startswith("epoch "):
                 self.log(f"    {line}")

@@ -1,4 +1,4 @@
-"""What the tests share: a tiny benchmark in LIVEC's official layout, and folders of their own for everything written."""
+"""What the tests share: a tiny benchmark in LIVEC's official layout, and folders of their own to write to."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def unchanged_global_randomness():
 
 
 def write_livec(parent: Path, seed: int = 0) -> Path:
-    """ChallengeDB_release with 7 training pictures and 12 rated ones, names and shapes of the .mat files as released."""
+    """ChallengeDB_release: 7 training pictures and 12 rated ones, names and shapes of the .mat files as released."""
     folder = parent / "ChallengeDB_release"
     (folder / "Images" / "trainingImages").mkdir(parents=True)
     (folder / "Data").mkdir()

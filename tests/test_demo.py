@@ -15,7 +15,17 @@ from PIL import Image
 
 from lmcl_core import BENCHMARKS, InputError, RunError, data_hash, load_benchmark, make_split, verify_benchmark
 from lmcl_core import demo
-from lmcl_core.demo import DISTORTIONS, LABEL_FILE, LEVELS, SIDE, VERSION, build_demo, load_photographs, ms_ssim_db, region
+from lmcl_core.demo import (
+    DISTORTIONS,
+    LABEL_FILE,
+    LEVELS,
+    SIDE,
+    VERSION,
+    build_demo,
+    load_photographs,
+    ms_ssim_db,
+    region,
+)
 
 every_distortion = pytest.mark.parametrize("name", list(DISTORTIONS))
 
@@ -68,7 +78,7 @@ def test_the_table_keeps_the_contract(table):
 def test_labels_are_finite_and_in_range(table):
     low, high = table.attrs["mos_range"]
     assert np.isfinite(table["mos"]).all() and table["mos"].between(low, high).all()
-    assert table["mos"].nunique() > 400
+    assert table["mos"].nunique() > 300
 
 
 @every_distortion

@@ -163,19 +163,38 @@ def test_an_unknown_statistic_is_refused():
 
 def test_metrics_by_distortion_are_those_of_each_group():
     pred, mos = related(30, noise=2.0)
-    names = [f"{n}.png" for n in range(30)]
     kind = np.array(["blur"] * 12 + ["noise"] * 14 + ["rare"] * 2 + [pd.NA] * 2, dtype=object)
-    table = pd.DataFrame(dict(image=names, distortion=kind)).sample(frac=1, random_state=0)
-    result = by_distortion(pd.DataFrame(dict(image=names, mos=mos, pred=pred)), table).set_index("distortion")
+    predictions = pd.DataFrame(dict(split=0, distortion=kind, mos=mos, pred=pred)).sample(frac=1, random_state=0)
+    result = by_distortion(predictions).set_index("distortion")
     assert list(result.index) == ["blur", "noise"]
     for name, rows in [("blur", slice(0, 12)), ("noise", slice(12, 26))]:
         expected = metrics(pred=pred[rows], mos=mos[rows])
         assert result.loc[name].to_dict() == pytest.approx({k: expected[k] for k in ("srcc", "plcc", "rmse", "n")})
 
 
+def test_metrics_by_distortion_are_medians_over_splits_and_never_mix_models():
+    offsets = {0: 0.0, 1: 1000.0, 2: -1000.0}  # pooled, these would drown the agreement within each split
+    parts = [
+        pd.DataFrame(dict(split=s, distortion="blur", mos=[1.0, 2, 3], pred=[1 + o, 2 + o, 3 + o]))
+        for s, o in offsets.items()
+    ]
+    result = by_distortion(pd.concat(parts))
+    assert result.loc[0, "plcc"] == pytest.approx(1) and result.loc[0, "rmse"] == 1000 and result.loc[0, "n"] == 9
+
+
+def test_the_interval_over_contents_is_wider_where_pictures_of_one_content_err_together():
+    rng = np.random.default_rng(0)
+    content = np.repeat(np.arange(6), 20)
+    mos = rng.uniform(0, 10, 120)
+    pred = mos + 6 * rng.normal(size=6)[content]
+    low, high = bootstrap_interval(pred=pred, mos=mos)
+    wide_low, wide_high = bootstrap_interval(pred=pred, mos=mos, content=content)
+    assert wide_high - wide_low > 1.5 * (high - low)
+
+
 def test_a_benchmark_without_distortions_gives_an_empty_table():
-    predictions = pd.DataFrame(dict(image=["a", "b", "c"], mos=[1.0, 2, 3], pred=[1.0, 2, 4]))
-    result = by_distortion(predictions, pd.DataFrame(dict(image=["a", "b", "c"], distortion=[pd.NA] * 3)))
+    predictions = pd.DataFrame(dict(split=0, distortion=[pd.NA] * 3, mos=[1.0, 2, 3], pred=[1.0, 2, 4]))
+    result = by_distortion(predictions)
     assert len(result) == 0 and list(result.columns) == ["distortion", "srcc", "plcc", "rmse", "n"]
 
 

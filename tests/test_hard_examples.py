@@ -266,7 +266,7 @@ def test_a_run_is_described_in_the_order_of_its_predictions(run):
 
 def test_a_run_of_another_table_is_refused(run):
     folder, table = run
-    with torch.random.fork_rng(devices=[]), pytest.raises(InputError, match="pictures that are not in this table"):
+    with torch.random.fork_rng(devices=[]), pytest.raises(InputError, match="is not in this table"):
         describe(folder, table.drop(index=table.index[5]))
 
 

@@ -146,23 +146,29 @@ def test_pictures_are_normalised_inside(name, mean, std, request):
     torch.testing.assert_close(seen[0], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_fresh_attention_pool_is_the_plain_mean():
-    tokens = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
-    pooled, weights = quietly(AttentionPool, 4)(tokens)
-    torch.testing.assert_close(weights, torch.full((2, 5), 0.2))
-    torch.testing.assert_close(pooled, tokens.mean(1))
+def pool_by_hand(tokens, gate):
+    """Softmax of the standardised log energy plus the gate, straight from the docstring."""
+    energy = tokens.square().mean(-1).log()
+    logits = (energy - energy.mean(1, keepdim=True)) / energy.std(1, keepdim=True, correction=0)
+    logits = logits + (layer_norm(tokens, (4,)) * gate).sum(-1)
+    return logits.exp() / logits.exp().sum(1, keepdim=True)
 
 
-def test_the_attention_pool_is_a_softmax_of_scaled_gates():
-    pool = quietly(AttentionPool, 4)
+@pytest.mark.parametrize("gate", [[[0.0] * 4], [[1.0, -2.0, 0.5, 3.0]]], ids=["fresh", "trained"])
+def test_the_attention_pool_is_a_softmax_of_energy_and_gate(gate):
+    pool, gate = quietly(AttentionPool, 4), torch.tensor(gate)
     tokens = 3 * torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
-    gate = torch.tensor([[1.0, -2.0, 0.5, 3.0]])
+    assert not pool.gate.weight.any()
     with torch.no_grad():
         pool.gate.weight.copy_(gate)
         pooled, weights = pool(tokens)
-    logits = (layer_norm(tokens, (4,)) * gate).sum(-1) / 2
-    torch.testing.assert_close(weights, logits.exp() / logits.exp().sum(1, keepdim=True))
+    torch.testing.assert_close(weights, pool_by_hand(tokens, gate))
     torch.testing.assert_close(pooled, (tokens * weights[..., None]).sum(1))
+
+
+def test_tokens_of_equal_energy_are_attended_equally():
+    weights = quietly(AttentionPool, 4)(torch.ones(2, 5, 4))[1]
+    torch.testing.assert_close(weights, torch.full((2, 5), 0.2))
 
 
 def test_the_saliency_of_a_convolutional_model_weighs_its_feature(convolutional):

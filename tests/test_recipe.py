@@ -160,8 +160,18 @@ def test_no_manifold_is_the_same_recipe_without_the_manifold_loss():
 
 
 def test_changes_stand_on_top_of_a_preset():
-    recipe = Recipe.for_benchmark("demo", "no-manifold", epochs=1, manifold_weight=0.5)
+    recipe = Recipe.for_benchmark("demo", "lmcl", epochs=1, manifold_weight=0.5)
     assert (recipe.epochs, recipe.manifold_weight) == (1, 0.5)
+
+
+def test_what_makes_a_variant_cannot_be_changed_away():
+    assert Recipe.for_benchmark("demo", "no-manifold", manifold_weight=0.5).manifold_weight == 0
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3", "epochs=1"])
+def test_changes_that_are_no_json_object_are_refused(text):
+    with pytest.raises(InputError, match="write e.g.|write for example"):
+        Recipe.changes_from_json(text)
 
 
 def test_an_unknown_recipe_name_or_change_is_refused():

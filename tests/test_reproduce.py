@@ -67,7 +67,14 @@ def test_each_run_folder_holds_its_notebook_and_results(walked):
     for recipe in ("lmcl", "no-manifold"):
         folder = base / "runs" / "demo" / recipe / "split-00"
         names = {path.name for path in folder.iterdir()}
-        assert names == {"02_training.ipynb", "02_training.json", "run.json", "history.csv", "predictions.csv", "model.safetensors"}
+        assert names == {
+            "02_training.ipynb",
+            "02_training.json",
+            "run.json",
+            "history.csv",
+            "predictions.csv",
+            "model.safetensors",
+        }
     weight = json.loads((folder / "run.json").read_text())["recipe"]["manifold_weight"]
     assert folder.parent.name == "no-manifold" and weight == 0
 
@@ -123,7 +130,9 @@ def test_a_failing_notebook_and_cell_are_named_and_its_copy_is_kept(tmp_path, mo
     notebooks.mkdir()
     shutil.copy(FIXTURES / "raises.ipynb", notebooks / "raises.ipynb")
     monkeypatch.setattr(module, "project_folder", lambda: tmp_path)
-    with pytest.raises(RunError, match=r"raises.ipynb failed in cell In \[3\], '1 / number' \(ZeroDivisionError: division"):
+    with pytest.raises(
+        RunError, match=r"raises.ipynb failed in cell In \[3\], '1 / number' \(ZeroDivisionError: division"
+    ):
         run_notebook(Job("raises.ipynb", tmp_path / "out" / "raises.ipynb", {"number": 0}))
     assert (tmp_path / "out" / "raises.ipynb").is_file()
 

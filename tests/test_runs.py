@@ -23,7 +23,7 @@ WANTED = dict(benchmark="livec", recipe_hash="r", data_hash="d", split_hash="s")
 def finished(tmp_path) -> Path:
     """A run folder with all the files of a finished run."""
     write_run(tmp_path, {**WANTED, "seconds": 1.5})
-    for name in ("predictions.csv", "model.safetensors"):
+    for name in ("history.csv", "predictions.csv", "model.safetensors"):
         (tmp_path / name).write_text("")
     return tmp_path
 
@@ -163,7 +163,12 @@ def test_a_full_disk_leaves_the_old_record_and_no_half_one(finished, monkeypatch
     with pytest.raises(RunError, match=r"disk full while saving .*run\.json"):
         write_run(finished, WANTED)
     assert (finished / "run.json").read_text() == before
-    assert sorted(path.name for path in finished.iterdir()) == ["model.safetensors", "predictions.csv", "run.json"]
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "history.csv",
+        "model.safetensors",
+        "predictions.csv",
+        "run.json",
+    ]
 
 
 def test_a_record_that_cannot_be_written_as_json_leaves_nothing(tmp_path):
