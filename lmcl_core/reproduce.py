@@ -151,6 +151,7 @@ def run_notebook(job: Job, log: Callable[[str], None] = print) -> None:
             progress_bar=False,
             stdout_file=_EpochLines(log),
             cwd=str(source.parent),
+            extra_arguments=["--log-level=ERROR"],  # of the kernel, which else warns of TCP on this very machine
         )
     except papermill.PapermillExecutionError as error:
         first_line = error.source.strip().split("\n")[0]

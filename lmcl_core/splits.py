@@ -77,7 +77,10 @@ def split_hash(table: pd.DataFrame, split: Split) -> str:
 
 
 def data_hash(table: pd.DataFrame) -> str:
-    """First 12 hex digits of the SHA-256 of every image's file name in lower case, size in bytes and mos."""
+    """First 12 hex digits of the SHA-256 of every image's file name in lower case, size in bytes and mos.
+
+    Pixels are not read: a picture replaced by another of the very same size in bytes is not noticed.
+    """
     root = Path(table.attrs["root"])
     rows = [
         [Path(image).name.lower(), (root / image).stat().st_size, repr(float(mos))]
