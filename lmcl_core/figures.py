@@ -79,7 +79,7 @@ def mos_histogram(data: pd.DataFrame, label: str) -> Figure:
         data: column mos.
         label: what the scores are, for the axis.
     """
-    figure = Figure(figsize=(5.2, 2.8))
+    figure = Figure(figsize=(5.2, 2.8), layout="constrained")
     axes = figure.subplots()
     sns.histplot(data, x="mos", bins=30, color=BLUE, edgecolor="white", ax=axes)
     axes.axvline(data["mos"].median(), color=ORANGE, label=f"median {data['mos'].median():.1f}")
@@ -95,7 +95,7 @@ def mos_by_level(data: pd.DataFrame, label: str) -> Figure:
         data: columns distortion, level, mos.
         label: what the scores are.
     """
-    figure = Figure(figsize=(5.2, 2.8))
+    figure = Figure(figsize=(5.2, 2.8), layout="constrained")
     axes = figure.subplots()
     sns.lineplot(data.astype({"level": int}), x="level", y="mos", hue="distortion", marker="o", errorbar=None, ax=axes)
     axes.set(xlabel="level of distortion", ylabel=f"mean {label}", xticks=sorted(data["level"].unique()))
