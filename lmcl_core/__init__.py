@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "benchmarks": ("BENCHMARKS", "Benchmark", "Fault", "load_benchmark"),
-    "splits": ("Split", "data_hash", "make_split", "split_hash"),
+    "splits": ("Split", "data_hash", "make_split", "shared_contents", "split_hash"),
     "verify": ("verify_benchmark",),
     "crops": ("CropSampler", "crop_saliency", "salient_crop"),
     "losses": ("LocalManifoldContrastiveLoss", "mutual_loss", "quality_loss"),

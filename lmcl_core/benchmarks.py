@@ -1,80 +1,33 @@
-"""The benchmarks: where their pictures and opinion scores lie, and what can be wrong with a copy.
+"""A benchmark's labels and pictures as one table, wherever its official folder lies.
 
-A reader returns a table with one row an image; a check returns the faults of a folder. Facts about each official
-folder (names, counts, ranges, direction) live in its `Benchmark`.
+Facts about the benchmarks stand in the catalogue, how each folder is read in the readers, and what can be wrong with a
+copy in `lmcl_core.verify`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
-from collections.abc import Callable, Iterable
 
 import numpy as np
 import pandas as pd
 
+from .catalogue import BENCHMARKS, Benchmark
 from .errors import InputError, unknown
-from .pictures import pictures_below
+from .faults import Fault, FaultError, some
+from .labels import AGAIN, find
+from .readers import pictures_beside
+from .splits import tail, tail_length
 
 COLUMNS = ["image", "mos", "content", "distortion", "level", "official_split"]
 
+#: Names of official folders that say nothing by themselves.
+_GENERIC = {"database"}
 
-class Fault(NamedTuple):
-    """One thing that is wrong with a benchmark's folder.
-
-    Attributes:
-        kind: missing_folder, missing_label_file, bad_label_column, bad_label_row, missing_image, extra_image,
-            unreadable_image, wrong_count, wrong_range or wrong_direction.
-        where: the file, folder, row or column.
-        fix: what to do about it.
-    """
-
-    kind: str
-    where: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.where}: {self.fix}"
-
-
-class FaultError(InputError):
-    """A benchmark that cannot be read; `fault` says why."""
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(str(fault))
-        self.fault = fault
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """What is known of a benchmark, and its reader.
-
-    Attributes:
-        name: the name used everywhere.
-        title: as printed in tables.
-        folder: name of the official folder.
-        count: number of rated images.
-        mos_range: lowest and highest `mos` of the official labels, in the units of the table.
-        axis: the scores' name on an axis.
-        label_kind: whose opinion the labels are.
-        source: paper, and where to ask for the images.
-        marks: what the official folder holds, by which it is known under another name.
-        mend: what to do where files are missing.
-        read: (official folder) -> (table with image relative to that folder, label file).
-    """
-
-    name: str
-    title: str
-    folder: str
-    count: int
-    mos_range: tuple[float, float]
-    axis: str
-    label_kind: str
-    source: str
-    marks: tuple[str, ...]
-    mend: str
-    read: Callable[[Path], tuple[pd.DataFrame, Path]]
+#: How deep below a root the official folder may lie, and how many folders are looked at.
+_DEPTH, _MOST_FOLDERS = 2, 3000
 
 
 def load_benchmark(name: str, root: str | Path | None = None) -> pd.DataFrame:
@@ -82,44 +35,45 @@ def load_benchmark(name: str, root: str | Path | None = None) -> pd.DataFrame:
 
     Args:
         name: a key of `BENCHMARKS`.
-        root: the official folder or the folder it lies in; None is allowed for "demo" alone, which is then built.
+        root: the official folder, the folder it lies in, or a folder of many benchmarks; None is allowed for "demo"
+            alone, which is then built.
 
     Returns:
         One row an image, sorted by image: image (str, path relative to `root`), mos (float, higher is better),
         content (str, must not be shared by train and test), distortion (str or NA), level (Int64 or NA),
-        official_split (str or NA). ``.attrs`` holds benchmark, root, mos_range and label_file.
+        official_split ("train", "val", "test" or NA). ``.attrs`` holds benchmark, root, mos_range, label_file and
+        notes (list of sentences about this copy).
 
     Raises:
         InputError: unknown name, or a folder that cannot be read; the message holds the fix.
     """
-    benchmark = _benchmark(name)
-    if root is None:
-        root = _default_root(name)
-    root = Path(root).expanduser().resolve()
-    folder = find_folder(benchmark, root)
-    table, label_file = benchmark.read(folder)
+    benchmark, root, folder = locate(name, root)
+    reading = benchmark.read(folder)
+    table = reading.table
     bad = table[~np.isfinite(table["mos"])]
     if len(bad):
-        raise FaultError(_bad_rows(bad["image"].tolist(), label_file))
-    missing = sorted(set(table["image"]) - set(_pictures(folder)))
+        raise FaultError(bad_rows(bad["image"].tolist(), reading.label_file))
+    missing = sorted(set(table["image"]) - pictures_beside(folder, table["image"]))
     if missing:
-        raise FaultError(
-            Fault(
-                "missing_image",
-                _some([str(folder / m) for m in missing]),
-                f"{len(missing)} of {len(table)} listed images are not there: {benchmark.mend}",
-            )
-        )
+        where = some([str(folder / image) for image in missing])
+        fix = f"{len(missing)} of {len(table)} listed images are not there: {benchmark.mend}"
+        raise FaultError(Fault("missing_image", where, fix))
     prefix = folder.relative_to(root).as_posix()
     table["image"] = [image if prefix == "." else f"{prefix}/{image}" for image in table["image"]]
     table = table[COLUMNS].sort_values("image", ignore_index=True)
-    table["level"] = table["level"].astype("Int64")
-    table.attrs = dict(benchmark=name, root=str(root), mos_range=benchmark.mos_range, label_file=str(label_file))
+    table = table.astype({"mos": np.float64, "level": "Int64", "official_split": object})
+    table.attrs = dict(
+        benchmark=name,
+        root=str(root),
+        mos_range=benchmark.mos_range,
+        label_file=str(reading.label_file),
+        notes=list(reading.notes),
+    )
     return table
 
 
 def rows_of(table: pd.DataFrame, images: Iterable[str]) -> np.ndarray:
-    """Rows of a table by image, whether the images were named relative to the official folder or to its parent.
+    """Rows of a table by image, whichever folder above the official one the images were named relative to.
 
     Args:
         table: from `load_benchmark`.
@@ -131,186 +85,145 @@ def rows_of(table: pd.DataFrame, images: Iterable[str]) -> np.ndarray:
     Raises:
         InputError: an image is not in the table.
     """
-    prefix = _benchmark(table.attrs["benchmark"]).folder.lower() + "/"
-    position = pd.Series(np.arange(len(table)), index=[name.lower().removeprefix(prefix) for name in table["image"]])
-    found = position.reindex([name.lower().removeprefix(prefix) for name in images])
-    if found.isna().any():
-        raise InputError(f"{found.index[found.isna()][0]} is not in this table: load the benchmark the run was made on")
-    return found.to_numpy(dtype=np.int64)
+    length, images = tail_length(table["image"]), list(images)
+    position = {tail(image, length): row for row, image in enumerate(table["image"])}
+    for image in images:
+        if tail(image, length) not in position:
+            raise InputError(f"{image} is not in this table: load the benchmark the run was made on")
+    return np.array([position[tail(image, length)] for image in images], dtype=np.int64)
+
+
+def locate(name: str, root: str | Path | None) -> tuple[Benchmark, Path, Path]:
+    """Resolve what a user named.
+
+    Args:
+        name: a key of `BENCHMARKS`.
+        root: as in `load_benchmark`.
+
+    Returns:
+        The benchmark, the root as an absolute path, and the official folder.
+
+    Raises:
+        InputError: unknown name, no root, or no such folder.
+    """
+    if name not in BENCHMARKS:
+        raise unknown("benchmark", name, BENCHMARKS)
+    if root is None and name != "demo":
+        raise InputError(
+            f"benchmark {name!r} needs the folder of its images: pass root (--data-root on the command line)"
+        )
+    if root is None:
+        from .demo import build_demo
+
+        root = build_demo()
+    root = Path(root).expanduser().resolve()
+    return BENCHMARKS[name], root, find_folder(BENCHMARKS[name], root)
 
 
 def find_folder(benchmark: Benchmark, root: Path) -> Path:
-    """The official folder: `root` itself or, matched without case, the folder of that name inside it.
+    """The official folder at or below a root, by what it holds or else by its name, both matched without case.
 
     Args:
         benchmark: which one.
-        root: the folder the user named.
+        root: the official folder, the folder it lies in, or a folder of many benchmarks.
 
     Returns:
         The folder.
 
     Raises:
-        FaultError: neither is there.
+        FaultError: it is not there; the fix names the benchmarks that are there instead.
     """
-    if root.is_dir():
-        inside = [
-            entry
-            for entry in sorted(root.iterdir())
-            if entry.is_dir() and entry.name.lower() == benchmark.folder.lower()
-        ]
-        if inside:
-            return inside[0]
-        if root.name.lower() == benchmark.folder.lower() or all((root / mark).exists() for mark in benchmark.marks):
-            return root
-    raise FaultError(
-        Fault(
-            "missing_folder",
-            str(root),
-            f"name the {benchmark.title} folder {benchmark.folder}/ or the folder it lies in",
-        )
-    )
+    places = list(_places(root))
+    found = _pick(benchmark, places)
+    if found is not None:
+        return found
+    others = [
+        f"{place.path.name}/ is {other.title} (benchmark {other.name!r})"
+        for other in BENCHMARKS.values()
+        for place in [next((place for place in places if _is_marked(other, place)), None)]
+        if place is not None and other.name != benchmark.name
+    ]
+    seen = "" if root.is_dir() else "there is no such folder; "
+    instead = f"{some(others, 8)}, not {benchmark.title}; " if others else seen
+    fix = f"{instead}name the {benchmark.title} folder {benchmark.folder}/ or the folder it lies in"
+    above = [path for path in [*root.parents][:2] if _is_marked(benchmark, _Place(path, _contents(path)[0]))]
+    raise FaultError(Fault("missing_folder", str(root), f"it is a part of {above[0]}: name that" if above else fix))
 
 
-def _benchmark(name: str) -> Benchmark:
-    if name not in BENCHMARKS:
-        raise unknown("benchmark", name, BENCHMARKS)
-    return BENCHMARKS[name]
+def present(root: str | Path) -> list[str]:
+    """Names of the benchmarks whose official folders lie at or below a root, in the order of `BENCHMARKS`.
+
+    Args:
+        root: a folder of many benchmarks.
+
+    Returns:
+        Keys of `BENCHMARKS`, without "demo", which needs no folder.
+    """
+    places = list(_places(Path(root).expanduser().resolve()))
+    return [name for name, benchmark in BENCHMARKS.items() if name != "demo" and _pick(benchmark, places)]
 
 
-def _default_root(name: str) -> Path:
-    if name != "demo":
-        raise InputError(
-            f"benchmark {name!r} needs the folder of its images: pass root (--data-root on the command line)"
-        )
-    from .demo import build_demo
+def bad_rows(images: list[str], label_file: Path) -> Fault:
+    """The fault of scores that are no numbers.
 
-    return build_demo()
-
-
-def _pictures(folder: Path) -> list[str]:
-    """Picture files below a folder, relative to it."""
-    return [path.relative_to(folder).as_posix() for path in pictures_below(folder)]
+    Args:
+        images: whose scores.
+        label_file: where they stand.
+    """
+    fix = f"{len(images)} scores are not finite numbers: {AGAIN}"
+    return Fault("bad_label_row", f"{label_file}: {some(images)}", fix)
 
 
-def _some(items: list[str], show: int = 3) -> str:
-    return ", ".join(items[:show]) + (f" and {len(items) - show} more" if len(items) > show else "")
+class _Place(NamedTuple):
+    """A folder that may be the official one, and the lower-case names of all it holds."""
+
+    path: Path
+    names: frozenset[str]
 
 
-def _bad_rows(images: list[str], label_file: Path) -> Fault:
-    return Fault(
-        "bad_label_row",
-        f"{label_file}: {_some(images)}",
-        f"{len(images)} scores are not finite numbers: fetch the label file again",
-    )
+def _places(root: Path) -> Iterator[_Place]:
+    """A root and the folders in it, breadth first, as deep as the wrappers of archives go."""
+    level, seen = [root] if root.is_dir() else [], 0
+    for _ in range(_DEPTH + 1):
+        inner = []
+        for folder in level[: _MOST_FOLDERS - seen]:
+            names, folders = _contents(folder)
+            yield _Place(folder, names)
+            inner += folders
+        seen, level = seen + len(level), inner
 
 
-def _labels(folder: Path, name: str) -> Path:
-    """A label file by its name, matched without case."""
-    wanted = folder / name
-    near = (
-        [p for p in wanted.parent.glob("*") if p.name.lower() == wanted.name.lower()] if wanted.parent.is_dir() else []
-    )
-    if not near:
-        raise FaultError(Fault("missing_label_file", str(wanted), "unpack the archive again, with its label files"))
-    return near[0]
-
-
-def _mat_column(path: Path, variable: str) -> np.ndarray:
-    from scipy.io import loadmat
-
+def _contents(folder: Path) -> tuple[frozenset[str], list[Path]]:
+    """Lower-case names of all that a folder holds, and the folders in it that are worth a look."""
     try:
-        content = loadmat(path)
-    except Exception as error:  # loadmat raises a different kind for each way a file can be damaged
-        raise FaultError(
-            Fault("missing_label_file", str(path), f"not a readable .mat file ({error}): fetch it again")
-        ) from error
-    if variable not in content:
-        raise FaultError(
-            Fault("bad_label_column", f"{path}: {variable}", "the variable is not in the file: fetch it again")
-        )
-    return content[variable].ravel()
+        with os.scandir(folder) as entries:
+            kinds = {entry.name: entry.is_dir() for entry in entries}
+    except OSError:
+        return frozenset(), []
+    inner = sorted(name for name, is_dir in kinds.items() if is_dir and name[0] != "." and name != "__MACOSX")
+    return frozenset(name.lower() for name in kinds), [folder / name for name in inner]
 
 
-def _read_livec(folder: Path) -> tuple[pd.DataFrame, Path]:
-    """ChallengeDB_release: 1,169 rows, of which the first seven are the pictures subjects were trained on."""
-    names_file, label_file = _labels(folder, "Data/AllImages_release.mat"), _labels(folder, "Data/AllMOS_release.mat")
-    names = [str(np.asarray(cell).ravel()[0]) for cell in _mat_column(names_file, "AllImages_release")]
-    mos = pd.to_numeric(pd.Series(_mat_column(label_file, "AllMOS_release")), errors="coerce").to_numpy(dtype=float)
-    if len(names) != len(mos):
-        raise FaultError(
-            Fault(
-                "bad_label_row",
-                str(label_file),
-                f"{len(mos)} scores for {len(names)} names in {names_file.name}: fetch both files again",
-            )
-        )
-    on_disk = {
-        Path(path).name.lower(): path for path in _pictures(folder) if Path(path).parent.name.lower() == "images"
-    }
-    if [name.lower() for name in names[:7]] != [f"t{n}.bmp" for n in range(1, 8)]:
-        raise FaultError(
-            Fault("bad_label_row", str(names_file), "its first seven rows are not t1.bmp to t7.bmp: fetch it again")
-        )
-    rows = pd.DataFrame({"name": names, "mos": mos})[7:]
-    return pd.DataFrame(
-        {
-            "image": [on_disk.get(name.lower(), f"Images/{name}") for name in rows["name"]],
-            "mos": rows["mos"].to_numpy(),
-            "content": rows["name"].to_numpy(),
-            "distortion": pd.NA,
-            "level": pd.NA,
-            "official_split": pd.NA,
-        }
-    ), label_file
+def _pick(benchmark: Benchmark, places: list[_Place]) -> Path | None:
+    """The official folder among some: one that holds the marks, or else one of that name that holds no other's."""
+    names = [name.lower() for name in benchmark.folders]
+    marked = [place.path for place in places if _is_marked(benchmark, place)]
+    if marked:
+        depth = min(len(path.parts) for path in marked)
+        nearest = [path for path in marked if len(path.parts) == depth]
+        return min(nearest, key=lambda path: path.name.lower() not in names)
+    named = [place.path for place in places if place.path.name.lower() in names]
+    named = [path for path in named if path.name.lower() not in _GENERIC]
+    others = [other for other in BENCHMARKS.values() if other.name != benchmark.name]
+    taken = [place.path for place in places if any(_is_marked(other, place) for other in others)] if named else []
+    free = [path for path in named if not any(other.is_relative_to(path) for other in taken)]
+    return min(free, key=lambda path: names.index(path.name.lower()), default=None)
 
 
-def _read_demo(folder: Path) -> tuple[pd.DataFrame, Path]:
-    from .demo import LABEL_FILE
-
-    label_file = _labels(folder, LABEL_FILE)
-    try:
-        table = pd.read_csv(label_file, dtype={"content": str, "distortion": str})
-    except ValueError as error:  # pandas' parser errors are ValueErrors
-        raise FaultError(
-            Fault("missing_label_file", str(label_file), f"not a table ({error}): delete the folder")
-        ) from error
-    for column in ("image", "mos", "content", "distortion", "level"):
-        if column not in table:
-            raise FaultError(
-                Fault("bad_label_column", f"{label_file}: {column}", "delete the folder; it is built again")
-            )
-    level = pd.to_numeric(table["level"], errors="coerce")
-    if level.isna().any():
-        bad = table.loc[level.isna(), "image"].astype(str).tolist()
-        raise FaultError(Fault("bad_label_row", f"{label_file}: {_some(bad)}", "level is no number: delete the folder"))
-    table["mos"], table["level"] = pd.to_numeric(table["mos"], errors="coerce"), level.astype(int)
-    return table.assign(official_split=pd.NA), label_file
+def _is_marked(benchmark: Benchmark, place: _Place) -> bool:
+    return all(any(_holds(place, name) for name in mark.split("|")) for mark in benchmark.marks)
 
 
-_LIVEC = Benchmark(
-    name="livec",
-    title="LIVEC",
-    folder="ChallengeDB_release",
-    count=1162,
-    mos_range=(3.42, 92.43),
-    axis="MOS",
-    label_kind="people's mean opinion score, 0 to 100",
-    source="Ghadiyaram and Bovik, IEEE TIP 2016; LIVE, The University of Texas at Austin",
-    marks=("Images", "Data"),
-    mend="unpack the archive again",
-    read=_read_livec,
-)
-_DEMO = Benchmark(
-    name="demo",
-    title="Demo (proxy labels)",
-    folder="demo",
-    count=360,
-    mos_range=(0.0, 40.0),
-    axis="proxy: MS-SSIM, dB",
-    label_kind="a PROXY: MS-SSIM in dB, not people's opinion",
-    source="photographs of scikit-image, scikit-learn and matplotlib, distorted here",
-    marks=("labels.csv", "images"),
-    mend="delete the folder, it is built again",
-    read=_read_demo,
-)
-BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in (_LIVEC, _DEMO)}
+def _holds(place: _Place, name: str) -> bool:
+    first, _, rest = name.partition("/")
+    return first.lower() in place.names and (not rest or find(place.path, name) is not None)

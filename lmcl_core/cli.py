@@ -21,7 +21,10 @@ app = typer.Typer(
     "With --debug, an error shows its traceback.",
 )
 
-Name = Annotated[str, typer.Option("--benchmark", help="demo or livec")]
+Name = Annotated[
+    str, typer.Option("--benchmark", help="demo, livec, live, csiq, tid2013, kadid10k, koniq10k, livefb, spaq")
+]
+Names = Annotated[str, typer.Option("--benchmark", help="one, several with commas, or all that are in the folder")]
 Root = Annotated[str, typer.Option("--data-root", help="the benchmark's official folder, or the folder it lies in")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 Set = Annotated[
@@ -37,7 +40,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="compute again what
 
 @app.command()
 def reproduce(
-    benchmark: Name = "demo",
+    benchmark: Names = "demo",
     data_root: Root = "",
     splits: Annotated[int, typer.Option(help="how many of the numbered splits")] = 3,
     runs_dir: Annotated[str, typer.Option(help="default: runs/ of the checkout")] = "",
@@ -45,23 +48,52 @@ def reproduce(
     device: Device = "auto",
     overwrite: Overwrite = False,
     changes: Set = None,
+    workers: Annotated[int, typer.Option(help="notebooks at once; 0: one a GPU, or one")] = 0,
+    scheduler: Annotated[str, typer.Option(help="tcp://HOST:PORT of a Dask scheduler, or slurm")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print plan, time and room; run nothing")] = False,
 ) -> None:
-    """Run notebooks 01 to 04 headless; finished work is skipped."""
+    """Run notebooks 01 to 04 and 06 headless, over benchmarks and splits; finished work is skipped."""
+    from .reproduce import Order, forecast
     from .reproduce import reproduce as run
 
-    run(benchmark, data_root, splits, runs_dir, figures_dir, device, overwrite, parse_changes(changes), log=_say)
+    order = Order(
+        benchmark=benchmark,
+        data_root=data_root,
+        splits=splits,
+        runs_dir=runs_dir,
+        figures_dir=figures_dir,
+        device=device,
+        overwrite=overwrite,
+        changes=parse_changes(changes),
+        workers=workers,
+        scheduler=scheduler,
+    )
+    if not dry_run:
+        run(order, log=_say)
+        return
+    expected = forecast(order, log=_say)
+    print(expected.to_string(index=False))
+    print(
+        f"in all {expected['runs'].sum()} runs, {expected['minutes'].sum():.0f} minutes of training on one worker, "
+        f"{expected['store_gb'].sum():.1f} GB of decoded pictures"
+    )
+    if scheduler == "slurm":
+        from .batch import slurm_cluster
+
+        with slurm_cluster() as cluster:
+            print(cluster.job_script())
 
 
 @app.command()
 def verify(
-    benchmark: Annotated[str, typer.Argument(help="demo or livec")],
+    benchmark: Annotated[str, typer.Argument(help="its name, such as demo, livec or tid2013")],
     data_root: Annotated[str, typer.Argument(help="the official folder, or the folder it lies in")] = "",
     deep: Annotated[bool, typer.Option("--deep", help="decode every image")] = False,
     show: Annotated[int, typer.Option(help="faults of one kind to print")] = 10,
 ) -> None:
     """Check a benchmark's folder; print its split hashes, or every fault with its fix."""
     from .benchmarks import load_benchmark
-    from .splits import make_split, split_hash
+    from .splits import make_split, shared_contents, split_hash
     from .verify import verify_benchmark
 
     faults = verify_benchmark(benchmark, data_root or None, deep)
@@ -75,21 +107,32 @@ def verify(
         print(f"{benchmark}: {len(faults)} fault" + "s" * (len(faults) > 1), file=sys.stderr)
         raise typer.Exit(1)
     table = load_benchmark(benchmark, data_root or None)
-    print(f"{benchmark}: {len(table)} images, no faults")
-    for index in range(10):
+    print(f"{benchmark}: {len(table)} images, no faults; labels from {table.attrs['label_file']}")
+    for note in table.attrs["notes"]:
+        print(note)
+    for index in [*range(10), *(["official"] if table["official_split"].notna().any() else [])]:
         split = make_split(table, index)
-        train, test = (set(table["content"].iloc[part]) for part in (split.train, split.test))
-        print(
-            f"split {index}: {split_hash(table, split)}  {len(split.train)} train, {len(split.test)} test, "
-            f"{len(train & test)} contents shared"
-        )
+        counts = ", ".join(f"{len(part)} {name}" for name, part in zip(("train", "val", "test"), split) if len(part))
+        print(f"split {index}: {split_hash(table, split)}  {counts}, {shared_contents(table, split)} contents shared")
+
+
+@app.command()
+def download(
+    benchmark: Annotated[str, typer.Argument(help="its name, such as kadid10k")],
+    folder: Annotated[Path, typer.Argument(help="where the benchmark's own folder is put")],
+    yes: Annotated[bool, typer.Option("--yes", help="accept the owners' terms without being asked")] = False,
+) -> None:
+    """Download a benchmark that may be had openly, after showing its owners' terms; for others, say where to ask."""
+    from .download import download as run
+
+    run(benchmark, folder, accept=lambda: yes or typer.confirm("Do you accept the owners' terms?"), log=_say)
 
 
 @app.command()
 def train(
     benchmark: Name = "demo",
     data_root: Root = "",
-    split: Annotated[int, typer.Option(help="which numbered split")] = 0,
+    split: Annotated[str, typer.Option(help="which numbered split, or official")] = "0",
     recipe: Annotated[str, typer.Option(help="lmcl or no-manifold")] = "lmcl",
     runs_dir: Annotated[str, typer.Option(help="default: runs/ of the checkout")] = "",
     device: Device = "auto",
@@ -106,8 +149,9 @@ def train(
 
     settings = Recipe.for_benchmark(benchmark, recipe, **parse_changes(changes))
     table = load_benchmark(benchmark, data_root or None)
-    folder = run_folder(runs_folder(runs_dir), benchmark, settings.name, split)
-    result = run(table, make_split(table, split), settings, folder, device, resume=not overwrite, log=_say)
+    parts = make_split(table, int(split) if split.isdigit() else split)
+    folder = run_folder(runs_folder(runs_dir), benchmark, settings.name, parts.index)
+    result = run(table, parts, settings, folder, device, resume=not overwrite, log=_say)
     print(f"{folder}: test SRCC {result['srcc']:.4f}  PLCC {result['plcc']:.4f}  (last epoch)")
 
 

@@ -7,7 +7,7 @@ in pixels of the image, int64.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from collections.abc import Sequence
 
 import torch
@@ -121,6 +121,25 @@ class CropSampler:
                     left = _spread(column, columns, width - side)
                 boxes.append([top, left, side, side])
         return torch.tensor(boxes)
+
+
+def fixed_boxes(sampler: CropSampler, height: int, width: int, crops: int) -> Tensor:
+    """The fixed test crops of a picture: the grid of every scale the sampler trains with.
+
+    Args:
+        sampler: gives size and scales.
+        height: picture height in pixels, >= 1.
+        width: picture width in pixels, >= 1.
+        crops: number of boxes at each scale, >= 1.
+
+    Returns:
+        (K, 4) int64 boxes, K = crops times the number of different scales, in the order of the scales.
+
+    Raises:
+        ValueError: a size or number below 1.
+    """
+    scales = dict.fromkeys(sampler.scales)
+    return torch.cat([replace(sampler, scales=(scale,)).grid(height, width, crops) for scale in scales])
 
 
 def crop_saliency(maps: Tensor, boxes: Tensor, heights: Tensor, widths: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from scipy import optimize, stats
 from torch import Tensor, nn
 
-from .crops import CropSampler, crop_saliency, crop_weights, resize_crop
+from .crops import CropSampler, crop_saliency, crop_weights, fixed_boxes, resize_crop
 from .errors import InputError
 
 
@@ -47,38 +47,39 @@ def look(
     crops: int,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager],
+    view_size: int | None = None,
 ) -> Look:
     """Look at a batch of pictures through the fixed test grid; nothing is random.
 
     Args:
         model: a `QualityModel` in evaluation mode.
         pictures: n tensors (H, W, 3) uint8 RGB of any sizes.
-        sampler: gives size and first scale of the grid.
-        crops: K, number of grid crops.
+        sampler: gives size and scales of the grid.
+        crops: number of grid crops at each different scale; K is their number in all.
         device: where the model is.
         autocast: makes the precision context of the forward pass.
+        view_size: side of the global view in pixels; None takes the size of a crop.
 
     Returns:
         The `Look`. Source: design, section 2, "Quality".
     """
-    boxes = torch.stack([sampler.grid(p.shape[0], p.shape[1], crops) for p in pictures])  # (n, K, 4)
+    boxes = torch.stack([fixed_boxes(sampler, p.shape[0], p.shape[1], crops) for p in pictures])  # (n, K, 4)
     crop_views = [
         resize_crop(p[top : top + height, left : left + width], sampler.size)
         for p, rows in zip(pictures, boxes.tolist())
         for top, left, height, width in rows
     ]
-    views = torch.stack(crop_views + [resize_crop(p, sampler.size) for p in pictures])  # (n·K + n, S, S, 3)
+    whole_views = [resize_crop(p, view_size or sampler.size) for p in pictures]
     with autocast():
-        out = model(views.permute(0, 3, 1, 2).to(device))
+        out, whole = (
+            model(torch.stack(views).permute(0, 3, 1, 2).to(device)) for views in (crop_views, whole_views)
+        )  # of (n·K, 3, S, S) and (n, 3, V, V)
     n, K = boxes.shape[:2]
-    score, feature = out.score.float().cpu(), out.feature.float().cpu()
-    saliency = out.saliency[n * K :].float().cpu()
+    score, feature, saliency = (value.float().cpu() for value in (out.score, out.feature, whole.saliency))
     heights, widths = (torch.tensor([p.shape[axis] for p in pictures]) for axis in (0, 1))
     weights = crop_weights(crop_saliency(saliency, boxes, heights, widths))  # (n, K)
-    crop_scores = score[: n * K].view(n, K)
-    return Look(
-        (crop_scores * weights).sum(dim=1), crop_scores, weights, boxes, saliency, feature[: n * K].view(n, K, -1)
-    )
+    crop_scores = score.view(n, K)
+    return Look((crop_scores * weights).sum(dim=1), crop_scores, weights, boxes, saliency, feature.view(n, K, -1))
 
 
 def look_at_all(
@@ -89,16 +90,17 @@ def look_at_all(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager],
     batch: int = 8,
+    view_size: int | None = None,
 ) -> Iterator[Look]:
-    """`look` over any number of pictures, `batch` at a time."""
+    """`look` over any number of pictures, `batch` at a time; the other arguments are those of `look`."""
     waiting: list[Tensor] = []
     for picture in pictures:
         waiting.append(picture)
         if len(waiting) == batch:
-            yield look(model, waiting, sampler, crops, device, autocast)
+            yield look(model, waiting, sampler, crops, device, autocast, view_size)
             waiting = []
     if waiting:
-        yield look(model, waiting, sampler, crops, device, autocast)
+        yield look(model, waiting, sampler, crops, device, autocast, view_size)
 
 
 def metrics(*, pred: Sequence[float], mos: Sequence[float]) -> dict[str, float]:
@@ -189,6 +191,29 @@ def bootstrap_interval(
         a, b = (stats.rankdata(v[rows]) if statistic == "srcc" else v[rows] for v in (pred, mos))
         if np.ptp(a) and np.ptp(b):  # a draw of equal pairs has no correlation
             drawn.append(np.corrcoef(a, b)[0, 1])
+    tail = 100 * (1 - level) / 2
+    return tuple(float(end) for end in np.percentile(drawn, [tail, 100 - tail]))
+
+
+def median_interval(
+    values: Sequence[float], level: float = 0.95, draws: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the median of a few numbers, such as one result a split.
+
+    Args:
+        values: (n,) numbers.
+        level: coverage in (0, 1).
+        draws: bootstrap samples.
+        seed: of the resampling.
+
+    Returns:
+        Lower and upper end; NaN below six values, where even lowest to highest covers the median too seldom
+        (1 - 2^(1-n): 0.94 for five values).
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) < 6:
+        return float("nan"), float("nan")
+    drawn = np.median(np.random.default_rng(seed).choice(values, size=(draws, len(values))), axis=1)
     tail = 100 * (1 - level) / 2
     return tuple(float(end) for end in np.percentile(drawn, [tail, 100 - tail]))
 

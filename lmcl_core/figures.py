@@ -72,6 +72,21 @@ def save_table(data: pd.DataFrame, folder: str | Path, name: str) -> pd.DataFram
     return data
 
 
+def save_text(text: str, folder: str | Path, name: str) -> None:
+    """Write a text, such as a LaTeX table.
+
+    Args:
+        text: what to write.
+        folder: where to.
+        name: file name with suffix.
+
+    Raises:
+        RunError: it cannot be saved.
+    """
+    with replacing(Path(folder) / name) as path:
+        path.write_text(text)
+
+
 def mos_histogram(data: pd.DataFrame, label: str) -> Figure:
     """How the opinion scores of a benchmark are spread.
 
@@ -245,6 +260,48 @@ def against_published(data: pd.DataFrame, metric: str) -> Figure:
     for row in rows[ours].dropna(subset=["low", "high"]).itertuples():
         axes.plot([row.low, row.high], [row.method, row.method], color=ORANGE, lw=2)
     axes.set(xlabel=metric.upper())
+    return figure
+
+
+def benchmark_overview(whole: pd.DataFrame, published: pd.DataFrame) -> Figure:
+    """PLCC on every benchmark that was run: median and spread of ours, the paper's claim, the other published results.
+
+    Args:
+        whole: columns benchmark, title, splits, plcc, plcc_min, plcc_max.
+        published: columns benchmark, method, plcc.
+    """
+    ran = whole[whole["splits"] > 0].reset_index(drop=True)
+    figure = Figure(figsize=(6.4, 0.42 * max(len(ran), 1) + 1.3), layout="constrained")
+    axes = figure.subplots()
+    for n, row in ran.iterrows():
+        others = published[published["benchmark"] == row["benchmark"]].dropna(subset=["plcc"])
+        claim = others["method"].str.startswith("LML-IQA")
+        axes.scatter(others["plcc"][~claim], [n] * int((~claim).sum()), color=GREY, s=18, alpha=0.7)
+        axes.scatter(others["plcc"][claim], [n] * int(claim.sum()), color=BLUE, s=46, marker="D", zorder=3)
+        axes.plot([row["plcc_min"], row["plcc_max"]], [n, n], color=ORANGE, lw=2.5)
+        axes.scatter([row["plcc"]], [n], color=ORANGE, s=46, zorder=4)
+    for color, marker, label in ((ORANGE, "o", "ours: median, range"), (BLUE, "D", "the paper"), (GREY, "o", "others")):
+        axes.scatter([], [], color=color, marker=marker, label=label)
+    axes.set(xlabel="PLCC", yticks=range(len(ran)), ylim=(len(ran) - 0.5, -0.5))
+    axes.set_yticklabels([f"{row.title} ({row.splits} splits)" for row in ran.itertuples()])
+    axes.legend(frameon=False, bbox_to_anchor=(1.01, 1), loc="upper left")
+    return figure
+
+
+def cross_matrix(data: pd.DataFrame) -> Figure:
+    """SRCC and PLCC of models trained on one benchmark and judged on another; median over splits.
+
+    Args:
+        data: columns train, test, srcc, plcc.
+    """
+    names = list(dict.fromkeys([*data["train"], *data["test"]]))
+    side = 0.75 * len(names) + 1.6
+    figure = Figure(figsize=(2 * side + 0.8, side), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, 2), ("srcc", "plcc")):
+        cells = data.pivot_table(index="train", columns="test", values=metric, aggfunc="median", dropna=False)
+        cells = cells.reindex(columns=names).reindex([n for n in names if n in set(data["train"])])
+        sns.heatmap(cells.astype(float), annot=True, fmt=".3f", vmin=0, vmax=1, cmap="Blues", cbar=False, ax=axes)
+        axes.set(title=metric.upper(), xlabel="judged on", ylabel="trained on")
     return figure
 
 

@@ -6,6 +6,8 @@ Shapes: `N` crops or views, `S` crop side, `C` backbone channels, `D` embedding 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -166,15 +168,34 @@ def _map_channels(network: nn.Module, name: str, crop_size: int) -> int:
     return shape[1]
 
 
-def freeze_batchnorm(model: nn.Module) -> None:
+def freeze_batchnorm(model: nn.Module) -> list[nn.Module]:
     """Have every batch normalisation use its running statistics, and keep them, until the next ``model.train()``.
 
     Args:
         model: changed in place; scale and shift stay trainable.
+
+    Returns:
+        The normalisations that were live until now.
     """
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    live = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    for module in live:
+        module.eval()
+    return live
+
+
+@contextmanager
+def batchnorm_frozen(model: nn.Module) -> Iterator[None]:
+    """`freeze_batchnorm` for the length of a ``with`` block.
+
+    Args:
+        model: as it was, afterwards.
+    """
+    live = freeze_batchnorm(model)
+    try:
+        yield
+    finally:
+        for module in live:
+            module.train()
 
 
 def make_teacher(student: nn.Module) -> nn.Module:

@@ -65,6 +65,36 @@ def to_rgb(picture: Image.Image, name: object = "image") -> np.ndarray:
         raise InputError(f"unreadable image {name} ({error}): fetch this file again") from error
 
 
+def shrunk(height: int, width: int, short_side: int | None) -> tuple[int, int]:
+    """Height and width after `shrink`.
+
+    Args:
+        height: in pixels.
+        width: in pixels.
+        short_side: as in `shrink`.
+    """
+    if short_side is None or min(height, width) <= short_side:
+        return height, width
+    scale = short_side / min(height, width)
+    return round(height * scale), round(width * scale)
+
+
+def shrink(pixels: np.ndarray, short_side: int | None) -> np.ndarray:
+    """Bring a picture whose short side is longer than wanted to that short side, keeping its shape.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        short_side: in pixels, >= 1; None leaves every picture as it is.
+
+    Returns:
+        (h, w, 3) uint8, by an antialiased bicubic filter; `pixels` itself where nothing is to be done.
+    """
+    height, width = shrunk(*pixels.shape[:2], short_side)
+    if (height, width) == pixels.shape[:2]:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+
+
 def decode(path: str | Path) -> np.ndarray:
     """Decode a picture file.
 

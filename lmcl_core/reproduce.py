@@ -1,238 +1,232 @@
-"""The main job: notebooks 01 to 04 run in order by papermill, finished work skipped."""
+"""The main job: the notebooks in order, over benchmarks and splits, finished work skipped."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pandas as pd
 
-from . import runs
-from .benchmarks import load_benchmark
+from . import estimates, runs
+from .batch import connect, run_jobs
+from .choice import choose_benchmarks
 from .devices import resolve_device
-from .errors import InputError, RunError, save_failed, unknown
-from .paths import figures_folder, project_folder, runs_folder
+from .errors import InputError, RunError
+from .jobs import Job, is_finished, remember
+from .paths import figures_folder, runs_folder
 from .recipe import VARIANTS, Recipe
-from .splits import data_hash, make_split
-from .store import replacing
-
-KERNEL = "python3"
+from .splits import make_split
 
 
 @dataclass(frozen=True)
-class Job:
-    """One notebook to run.
+class Order:
+    """What is to be reproduced, and where.
 
     Attributes:
-        notebook: its name in ``notebooks/``.
-        output: where the executed copy goes.
-        parameters: JSON-type values for its parameters cell.
-    """
-
-    notebook: str
-    output: Path
-    parameters: dict[str, Any]
-
-
-def reproduce(
-    benchmark: str = "demo",
-    data_root: str = "",
-    splits: int = 3,
-    runs_dir: str = "",
-    figures_dir: str = "",
-    device: str = "auto",
-    overwrite: bool = False,
-    changes: dict[str, Any] | None = None,
-    log: Callable[[str], None] = print,
-) -> list[Path]:
-    """Run the walk on one benchmark: data, training of each split with and without the manifold loss, results.
-
-    Args:
-        benchmark: a key of `BENCHMARKS`.
-        data_root: the official folder or its parent; empty for the demo.
+        benchmark: a key of `BENCHMARKS`, several separated by commas, or "all" (every one of people's opinions).
+        data_root: the official folder, its parent, or the folder that holds many of them; empty for the demo.
         splits: how many of the numbered splits, 1 or more.
         runs_dir: where run folders go; empty for the default of `runs_folder`.
         figures_dir: where figures go; empty for the default of `figures_folder`.
         device: as in `train`.
         overwrite: compute again what is finished.
-        changes: recipe fields that differ from the preset.
-        log: called with one line a notebook.
+        changes: recipe fields that differ from the presets.
+        workers: Dask workers to start, as in `batch.connect`.
+        scheduler: Dask scheduler, as in `batch.connect`.
+    """
+
+    benchmark: str = "demo"
+    data_root: str = ""
+    splits: int = 3
+    runs_dir: str = ""
+    figures_dir: str = ""
+    device: str = "auto"
+    overwrite: bool = False
+    changes: dict[str, Any] = field(default_factory=dict)
+    workers: int = 0
+    scheduler: str = ""
+
+    def settings(self, benchmark: str, **more: Any) -> dict[str, Any]:
+        """Notebook parameters that tell of this order; `benchmark` is one name or several with commas."""
+        return dict(
+            benchmark=benchmark,
+            data_root=str(self.data_root),
+            runs_dir=str(runs_folder(self.runs_dir)),
+            figures_dir=str(figures_folder("", self.figures_dir)),
+            recipe_changes=json.dumps(self.changes),
+            **more,
+        )
+
+
+def reproduce(order: Order, log: Callable[[str], None] = print) -> list[Path]:
+    """Run the walk: data, training of every split with and without the manifold loss, results.
+
+    A benchmark whose folder is missing or unsound is reported and left out where "all" are asked for; a run that fails
+    is tried once more and then listed. What depends on neither goes on, and a later call does only what is missing.
+
+    Args:
+        order: what is to be done.
+        log: called with one line a notebook and epoch.
 
     Returns:
         The executed notebooks, in order.
 
     Raises:
         InputError: bad arguments or data, found before anything is run.
-        RunError: a notebook failed; the message names it, the cell and the error.
+        RunError: notebooks failed; the message names each, the cell and the error.
     """
-    if splits < 1:
-        raise InputError(f"splits is {splits!r}: it must be at least 1")
-    resolve_device(device)
-    recipes = {name: Recipe.for_benchmark(benchmark, name, **(changes or {})) for name in VARIANTS}
-    table = load_benchmark(benchmark, data_root or None)
-    shared = dict(
-        benchmark=benchmark,
-        data_root=str(data_root),
-        runs_dir=str(runs_folder(runs_dir)),
-        figures_dir=str(figures_folder("", figures_dir)),
-    )
-    done = []
-    for job in plan(shared, splits, device, overwrite, changes or {}):
-        start = time.perf_counter()
-        if not overwrite and _finished(job, table, recipes):
-            log(f"{_title(job)}: finished before")
-        else:
-            log(f"{_title(job)}: running")
-            run_notebook(job, log)
-            _remember(job, table)
-            log(f"{_title(job)}: {time.perf_counter() - start:.0f} s")
-        done.append(job.output)
+    tables, recipes = prepare(order, log)
+    done: list[Path] = []
+    failed: dict[str, Exception] = {}
+    with ExitStack() as stack:
+        client = None
+        for stage in plan(order, list(tables)):
+            todo = [job for job in stage if not _depends_on_failed(job, failed)]
+            fresh = [job for job in todo if order.overwrite or not _is_done(job, tables, recipes)]
+            for job in todo:
+                if job not in fresh:
+                    log(f"{job.title}: finished before")
+            if fresh:
+                client = client or stack.enter_context(connect(order.scheduler, order.workers))
+                failed |= run_jobs(client, fresh, lambda job: remember(job, tables), log)
+            done += [job.output for job in todo if job.title not in failed]
+    if failed:
+        raise RunError(_report(failed))
     return done
 
 
-def plan(shared: dict[str, Any], splits: int, device: str, overwrite: bool, changes: dict[str, Any]) -> Iterator[Job]:
-    """The notebooks of a reproduction, in order, with their parameters.
+def prepare(
+    order: Order, log: Callable[[str], None] = print
+) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, Recipe]]]:
+    """Check an order before anything is run.
 
     Args:
-        shared: benchmark, data_root, runs_dir and figures_dir.
-        splits: number of splits.
-        device: as in `train`.
-        overwrite: whether finished runs are computed again.
-        changes: recipe fields that differ from the preset.
-    """
-    folder = Path(shared["runs_dir"]) / shared["benchmark"]
-    settings = dict(shared, recipe_changes=json.dumps(changes))
-    yield Job(
-        "01_data_preparation.ipynb",
-        folder / "01_data_preparation.ipynb",
-        {k: v for k, v in dict(shared, splits=splits).items() if k != "runs_dir"},
-    )
-    for index in range(splits):
-        for recipe in VARIANTS:
-            output = runs.run_folder(shared["runs_dir"], shared["benchmark"], recipe, index) / "02_training.ipynb"
-            yield Job(
-                "02_training.ipynb",
-                output,
-                dict(settings, recipe=recipe, split=index, device=device, overwrite=overwrite),
-            )
-    for name in ("03_benchmark_evaluation.ipynb", "04_hard_examples_umap.ipynb"):
-        yield Job(name, folder / name, dict(settings, splits=splits, device=device))
+        order: what is to be done.
+        log: called with one line for every benchmark that is left out.
 
-
-def run_notebook(job: Job, log: Callable[[str], None] = print) -> None:
-    """Run one notebook headless; its executed copy is kept also when it fails.
-
-    Args:
-        job: what to run.
-        log: called with the line of each epoch.
+    Returns:
+        Tables by benchmark, and recipes by benchmark and name.
 
     Raises:
-        InputError: a parameter the notebook does not have.
-        RunError: a cell failed; the message names notebook, cell and error.
+        InputError: something in it cannot be used.
     """
-    import papermill
+    if order.splits < 1:
+        raise InputError(f"splits is {order.splits!r}: it must be at least 1")
+    resolve_device(order.device)
+    tables, missing = choose_benchmarks(order.benchmark, order.data_root or None)
+    recipes = {
+        name: {recipe: Recipe.for_benchmark(name, recipe, **order.changes) for recipe in VARIANTS} for name in tables
+    }
+    for name, reason in missing.items():
+        log(f"{name}: left out: {reason}")
+    return tables, recipes
 
-    source = project_folder() / "notebooks" / job.notebook
-    check_parameters(source, job.parameters)
-    try:
-        job.output.parent.mkdir(parents=True, exist_ok=True)
-        papermill.execute_notebook(
-            str(source),
-            str(job.output),
-            parameters=job.parameters,
-            kernel_name=KERNEL,
-            progress_bar=False,
-            stdout_file=_EpochLines(log),
-            cwd=str(source.parent),
-            extra_arguments=["--log-level=ERROR"],  # of the kernel, which else warns of TCP on this very machine
+
+def plan(order: Order, benchmarks: list[str]) -> Iterator[list[Job]]:
+    """The notebooks of a reproduction in stages; those of one stage do not need one another.
+
+    Args:
+        order: what is to be done.
+        benchmarks: those that are there.
+    """
+    folder = runs_folder(order.runs_dir)
+    yield [_job(order, "01_data_preparation", folder / name, name, splits=order.splits) for name in benchmarks]
+    yield [
+        Job(
+            "02_training.ipynb",
+            runs.run_folder(folder, name, recipe, index) / "02_training.ipynb",
+            order.settings(name, recipe=recipe, split=index, device=order.device, overwrite=order.overwrite),
         )
-    except papermill.PapermillExecutionError as error:
-        first_line = error.source.strip().split("\n")[0]
-        raise RunError(
-            f"{job.notebook} failed in cell In [{error.exec_count}], {first_line!r} "
-            f"({error.ename}: {error.evalue}); see {job.output}"
-        ) from error
-    except OSError as error:
-        raise save_failed(job.output, error) from error
+        for name in benchmarks
+        for index in range(order.splits)
+        for recipe in VARIANTS
+    ]
+    together = folder / (benchmarks[0] if len(benchmarks) == 1 else "all")
+    all_of_them = ",".join(benchmarks)
+    more = dict(splits=order.splits, device=order.device)
+    yield [
+        _job(order, "03_benchmark_evaluation", together, all_of_them, train_missing=False, **more),
+        *(_job(order, "04_hard_examples_umap", folder / name, name, **more) for name in benchmarks),
+        _job(order, "06_cross_dataset", together, all_of_them, device=order.device),
+    ]
 
 
-def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
-    """Refuse parameters that the notebook's parameters cell does not list; papermill alone would only warn.
+def forecast(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
+    """What a reproduction would do, how long it would take and how much room it would need.
 
     Args:
-        notebook: the source notebook.
-        parameters: what is to be injected.
+        order: what would be done.
+        log: called with one line for every benchmark that is left out.
+
+    Returns:
+        One row a benchmark: benchmark, images, runs (to do), finished (runs), minutes (of all runs to do on one
+        worker), basis ("finished runs", or "timed now" with random pixels), store_gb (room for decoded pictures).
 
     Raises:
-        InputError: an unknown name.
+        InputError: as `reproduce`.
     """
-    import papermill
+    tables, recipes = prepare(order, log)
+    rows = []
+    for name, table in tables.items():
+        minutes, basis, finished = 0.0, set(), 0
+        for recipe in recipes[name].values():
+            folder = runs_folder(order.runs_dir) / name / recipe.name
+            past = estimates.past_seconds(folder, recipe)
+            to_do = [k for k in range(order.splits) if order.overwrite or not _has_run(order, table, recipe, k)]
+            finished += order.splits - len(to_do)
+            if to_do:
+                a_run = past or estimates.run_seconds(recipe, table, estimates.view_seconds(recipe, order.device))
+                minutes += len(to_do) * a_run / 60
+                basis.add("finished runs" if past else "timed now")
+        rows.append(
+            dict(
+                benchmark=name,
+                images=len(table),
+                runs=len(VARIANTS) * order.splits - finished,
+                finished=finished,
+                minutes=round(minutes, 1),
+                basis=", ".join(sorted(basis)),
+                store_gb=round(estimates.store_bytes(table, recipe) / 1e9, 2),
+            )
+        )
+    return pd.DataFrame(rows)
 
-    known = papermill.inspect_notebook(str(notebook))
-    for name in parameters:
-        if name not in known:
-            raise unknown(f"parameter of {notebook.name}", name, known)
+
+def _job(order: Order, notebook: str, folder: Path, benchmark: str, **more: Any) -> Job:
+    parameters = order.settings(benchmark, **more)
+    if notebook.startswith("01"):  # it looks at data alone
+        del parameters["runs_dir"], parameters["recipe_changes"]
+    return Job(f"{notebook}.ipynb", folder / f"{notebook}.ipynb", parameters)
 
 
-def _title(job: Job) -> str:
-    training = [str(job.parameters["recipe"]), f"split {job.parameters['split']}"] if "recipe" in job.parameters else []
-    return "  ".join([job.notebook.removesuffix(".ipynb"), *training])
+def _has_run(order: Order, table: pd.DataFrame, recipe: Recipe, index: int) -> bool:
+    folder = runs.run_folder(runs_folder(order.runs_dir), table.attrs["benchmark"], recipe.name, index)
+    return runs.finished_run(folder, runs.identity(table, make_split(table, index), recipe)) is not None
 
 
-def _finished(job: Job, table: pd.DataFrame, recipes: dict[str, Recipe]) -> bool:
-    """Whether a notebook ran to its end on the same source, parameters, data and runs, and all it made is there."""
-    if "recipe" in job.parameters:
-        split = make_split(table, job.parameters["split"])
-        identity = runs.identity(table, split, recipes[job.parameters["recipe"]])
+def _is_done(job: Job, tables: Mapping[str, pd.DataFrame], recipes: Mapping[str, dict[str, Recipe]]) -> bool:
+    """Whether a notebook, and the run it trains, need not be computed again."""
+    if job.is_training:
+        table = tables[job.parameters["benchmark"]]
+        recipe = recipes[job.parameters["benchmark"]][job.parameters["recipe"]]
+        identity = runs.identity(table, make_split(table, job.parameters["split"]), recipe)
         if runs.finished_run(job.output.parent, identity) is None:
             return False
-    stamp = job.output.with_suffix(".json")
-    return job.output.is_file() and stamp.is_file() and stamp.read_text() == _stamp(job, table)
+    return is_finished(job, tables)
 
 
-def _remember(job: Job, table: pd.DataFrame) -> None:
-    with replacing(job.output.with_suffix(".json")) as path:
-        path.write_text(_stamp(job, table))
+def _depends_on_failed(job: Job, failed: Mapping[str, Exception]) -> bool:
+    """Whether a notebook about a single benchmark has lost what it is made from."""
+    broken = {title.split("  ")[1] for title in failed}
+    return len(job.benchmarks) == 1 and job.benchmarks[0] in broken
 
 
-def _stamp(job: Job, table: pd.DataFrame) -> str:
-    """What a finished notebook was made from, and the figures it left, as JSON."""
-    source = nbformat.read(project_folder() / "notebooks" / job.notebook, as_version=4)
-    parameters = {key: value for key, value in job.parameters.items() if key not in ("overwrite", "device")}
-    records = [] if job.notebook < "03" else sorted(job.output.parent.glob("*/split-*/run.json"))
-    parts = [
-        *(cell.source for cell in source.cells),
-        json.dumps(parameters, sort_keys=True),
-        data_hash(table),
-        *(path.read_text() for path in records),
-    ]
-    inputs = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-    return json.dumps(dict(inputs=inputs, figures=_figures(job)), indent=2)
-
-
-def _figures(job: Job) -> list[str]:
-    """Names of the figures a notebook drew: they begin with its number, and those of a run name recipe and split."""
-    folder = Path(job.parameters["figures_dir"]) / job.parameters["benchmark"]
-    run = f"*{job.parameters['recipe']}_split-{job.parameters['split']:02d}.*" if "recipe" in job.parameters else "*"
-    return sorted(path.name for path in folder.glob(f"{job.notebook[:2]}_{run}"))
-
-
-class _EpochLines(io.TextIOBase):
-    """Passes the lines that tell of an epoch on to the log, as the notebook prints them."""
-
-    def __init__(self, log: Callable[[str], None]) -> None:
-        self.log = log
-
-    def write(self, text: str) -> int:
-        """Take text as it comes; returns its length, as streams do."""
-        for line in text.splitlines():
-            if line.startswith("epoch "):
-                self.log(f"    {line}")
-        return len(text)
+def _report(failed: Mapping[str, Exception]) -> str:
+    shown = "; ".join(f"{title}: {error}" for title, error in list(failed.items())[:5])
+    more = f"; and {len(failed) - 5} more" if len(failed) > 5 else ""
+    count = f"{len(failed)} notebook" + "s" * (len(failed) > 1)
+    return f"{count} failed: {shown}{more}. Run the same command again to do what is missing"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from .splits import Split, data_hash, split_hash
-from .errors import InputError
+from .errors import InputError, save_failed
 from .recipe import Recipe
 from .store import replacing
 
@@ -19,9 +22,36 @@ PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "scipy", "pand
 IDENTITY = ("benchmark", "recipe_hash", "data_hash", "split_hash")
 
 
-def run_folder(runs: str | Path, benchmark: str, recipe: str, index: int) -> Path:
-    """``runs/<benchmark>/<recipe name>/split-<index>``."""
-    return Path(runs) / benchmark / recipe / f"split-{index:02d}"
+def run_folder(runs: str | Path, benchmark: str, recipe: str, index: int | str) -> Path:
+    """``runs/<benchmark>/<recipe name>/split-<index>``; the index of the official split is its name."""
+    return Path(runs) / benchmark / recipe / (f"split-{index:02d}" if isinstance(index, int) else f"split-{index}")
+
+
+@contextmanager
+def reserved(folder: Path, patience: float = 20.0) -> Iterator[None]:
+    """Keep a run folder to oneself; the system lifts the reservation when the process ends, however it ends.
+
+    Args:
+        folder: the run folder; made where it is missing.
+        patience: seconds to wait for a process that is about to end.
+
+    Raises:
+        InputError: another process trains in it.
+        RunError: the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=patience)
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(f"another process is training in {folder}: wait for it, or stop it") from error
+    except OSError as error:
+        raise save_failed(folder, error) from error
+    try:
+        yield
+    finally:
+        (folder / ".lock").unlink(missing_ok=True)
+        lock.release()
 
 
 def identity(table: pd.DataFrame, split: Split, recipe: Recipe) -> dict[str, str]:

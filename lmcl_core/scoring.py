@@ -22,7 +22,7 @@ from .errors import InputError
 from .evaluation import Look, look_at_all
 from .model import QualityModel
 from .recipe import Recipe
-from .pictures import decode, to_rgb
+from .pictures import decode, shrink, to_rgb
 from .store import replacing
 
 
@@ -134,7 +134,7 @@ class Scorer:
             InputError: a picture that cannot be read; the message names it.
         """
         inputs = [inputs] if isinstance(inputs, (str, Path, Image.Image, np.ndarray)) else list(inputs)
-        scores = [seen.score for seen in self._looks((as_picture(item) for item in inputs), batch_size)]
+        scores = [seen.score for seen in self._looks(self._pictures(inputs), batch_size)]
         score = torch.cat(scores).double().numpy() if scores else np.empty(0)
         score = self.about["mos_mean"] + self.about["mos_std"] * score
         names = [str(item) if isinstance(item, (str, Path)) else str(n) for n, item in enumerate(inputs)]
@@ -143,15 +143,25 @@ class Scorer:
 
     def look(self, inputs: Sequence, batch_size: int = 8) -> list[Look]:
         """All that the model saw in the pictures, one `Look` a batch; arguments as `score`."""
-        return self.look_at((as_picture(item) for item in inputs), batch_size)
+        return self.look_at(self._pictures(inputs), batch_size)
 
     def look_at(self, pictures: Iterable[Tensor], batch_size: int = 8) -> list[Look]:
-        """`look` for pictures that are already (H, W, 3) uint8 tensors."""
+        """`look` for pictures that are already (H, W, 3) uint8 tensors, of the short side the recipe wants."""
         return list(self._looks(pictures, batch_size))
+
+    def _pictures(self, inputs: Sequence) -> Iterator[Tensor]:
+        return (as_picture(item, self.recipe.short_side) for item in inputs)
 
     def _looks(self, pictures: Iterable[Tensor], batch_size: int) -> Iterator[Look]:
         return look_at_all(
-            self.model, pictures, self.sampler, self.recipe.test_crops, self.device, self._autocast, batch_size
+            self.model,
+            pictures,
+            self.sampler,
+            self.recipe.test_crops,
+            self.device,
+            self._autocast,
+            batch_size,
+            self.recipe.view_size,
         )
 
     def _autocast(self):
@@ -161,11 +171,12 @@ class Scorer:
         return torch.autocast(self.device.type, half)
 
 
-def as_picture(item: str | Path | Image.Image | np.ndarray) -> Tensor:
+def as_picture(item: str | Path | Image.Image | np.ndarray, short_side: int | None = None) -> Tensor:
     """Any accepted input as a (H, W, 3) uint8 RGB tensor.
 
     Args:
         item: path, PIL image or uint8 array.
+        short_side: as in `pictures.shrink`.
 
     Raises:
         InputError: it cannot be read as a picture.
@@ -186,4 +197,4 @@ def as_picture(item: str | Path | Image.Image | np.ndarray) -> Tensor:
         raise InputError(
             f"cannot score {what}: give a path, a PIL image or a uint8 array (H, W), (H, W, 3) or (H, W, 4)"
         )
-    return torch.from_numpy(pixels.copy())
+    return torch.from_numpy(shrink(pixels, short_side).copy())

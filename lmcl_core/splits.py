@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -22,26 +23,27 @@ class Split:
         train: positions to train on.
         val: positions to choose on; may be empty.
         test: positions to report on.
-        index: which of the numbered splits this is, or None.
+        index: which of the numbered splits this is, "official", or None.
     """
 
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
-    index: int | None = None
+    index: int | str | None = None
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return iter((self.train, self.val, self.test))
 
 
-def make_split(table: pd.DataFrame, index: int, test: float = 0.2, val: float = 0.0) -> Split:
+def make_split(table: pd.DataFrame, index: int | str, test: float = 0.2, val: float = 0.0) -> Split:
     """Split a table by content; the same on every machine and in every version of every library.
 
-    Contents are put in the order of the SHA-256 of "index/content"; the first share is test, the next val.
+    Contents are put in the order of the SHA-256 of "index/content"; the first share is test, the next val. The
+    official split is the one its authors published; `test` and `val` have no say in it.
 
     Args:
         table: from `load_benchmark`.
-        index: which split, 0 or greater; 0..9 are the ten splits of the protocol.
+        index: which split, 0 or greater; 0..9 are the ten splits of the protocol. Or "official".
         test: share of contents for test, in (0, 1).
         val: share of contents for validation, in [0, 1).
 
@@ -49,10 +51,12 @@ def make_split(table: pd.DataFrame, index: int, test: float = 0.2, val: float = 
         The `Split`; no content stands in two parts.
 
     Raises:
-        InputError: shares out of range, or too few contents for them.
+        InputError: a bad index, no official split, shares out of range, or too few contents for them.
     """
+    if isinstance(index, str) and index == "official":
+        return _official(table)
     if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or index < 0:
-        raise InputError(f"split index is {index!r}: it must be a whole number of 0 or more")
+        raise InputError(f"split index is {index!r}: it must be a whole number of 0 or more, or 'official'")
     if not (0 < test < 1 and 0 <= val < 1 and test + val < 1):
         raise InputError(
             f"shares test={test!r}, val={val!r}: they must be positive parts of 1 that leave some to train"
@@ -70,9 +74,56 @@ def make_split(table: pd.DataFrame, index: int, test: float = 0.2, val: float = 
     return Split(*(np.flatnonzero(parts == name) for name in ("train", "val", "test")), index=int(index))
 
 
+def _official(table: pd.DataFrame) -> Split:
+    parts = table["official_split"] if "official_split" in table else pd.Series(pd.NA, index=table.index)
+    if parts.isna().all():
+        name = table.attrs.get("benchmark", "this table")
+        notes = [note for note in table.attrs.get("notes", []) if "official" in note]
+        said = f" ({'; '.join(notes)})" if notes else ""
+        raise InputError(f"{name} has no official split here{said}: choose a numbered one, 0 to 9")
+    parts = parts.fillna("none").to_numpy()
+    return Split(*(np.flatnonzero(parts == name) for name in ("train", "val", "test")), index="official")
+
+
+def shared_contents(table: pd.DataFrame, split: Split) -> int:
+    """How many contents stand in more than one part of a split; 0 for every split made here.
+
+    Args:
+        table: from `load_benchmark`.
+        split: of this table.
+    """
+    parts = [set(table["content"].iloc[part].str.lower()) for part in split]
+    return len({content for one, other in combinations(parts, 2) for content in one & other})
+
+
+def tail_length(images: Iterable[str]) -> int:
+    """How many last parts of a path tell all pictures apart without case; 1 where file names do, 4 at most.
+
+    Args:
+        images: paths with "/" between their parts.
+    """
+    images = list(images)
+    unique = (n for n in range(1, 4) if len({tail(image, n) for image in images}) == len(images))
+    return next(unique, 4)
+
+
+def tail(image: str, length: int) -> str:
+    """The last parts of a path, in lower case.
+
+    Args:
+        image: path with "/" between its parts.
+        length: how many parts.
+    """
+    return "/".join(image.lower().split("/")[-length:])
+
+
 def split_hash(table: pd.DataFrame, split: Split) -> str:
-    """First 12 hex digits of the SHA-256 of the file names, in lower case, in each part of a split."""
-    names = [sorted(Path(image).name.lower() for image in table["image"].iloc[part]) for part in split]
+    """First 12 hex digits of the SHA-256 of the file names, in lower case, in each part of a split.
+
+    Where file names do not tell pictures apart, as in LIVE, their folders are hashed with them.
+    """
+    length = tail_length(table["image"])
+    names = [sorted(tail(image, length) for image in table["image"].iloc[part]) for part in split]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:12]
 
 
@@ -81,9 +132,9 @@ def data_hash(table: pd.DataFrame) -> str:
 
     Pixels are not read: a picture replaced by another of the very same size in bytes is not noticed.
     """
-    root = Path(table.attrs["root"])
+    root, length = Path(table.attrs["root"]), tail_length(table["image"])
     rows = [
-        [Path(image).name.lower(), (root / image).stat().st_size, repr(float(mos))]
+        [tail(image, length), (root / image).stat().st_size, repr(float(mos))]
         for image, mos in zip(table["image"], table["mos"])
     ]
     return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()[:12]

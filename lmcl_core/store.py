@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .crops import resize_crop
 from .errors import InputError, save_failed
-from .pictures import DAMAGED, decode, open_picture
+from .pictures import DAMAGED, decode, open_picture, shrink, shrunk
 
 
 def cache_folder() -> Path:
@@ -69,11 +69,12 @@ class PictureStore:
         self._ends = torch.cumsum(self.heights * self.widths * 3, dim=0).tolist()
 
     @classmethod
-    def open(cls, table: pd.DataFrame) -> PictureStore:
+    def open(cls, table: pd.DataFrame, short_side: int | None = None) -> PictureStore:
         """Map the store of a table, decoding its pictures first where that has not been done.
 
         Args:
             table: from `load_benchmark`.
+            short_side: larger pictures are brought to this short side, as in `pictures.shrink`.
 
         Returns:
             The store; row i of the table is picture i.
@@ -82,12 +83,16 @@ class PictureStore:
             InputError: a picture cannot be decoded.
             RunError: the store cannot be saved.
         """
-        paths = [Path(table.attrs["root"]) / image for image in table["image"]]
-        index = cache_folder() / "store" / f"{_key(paths)}.json"
+        paths, index = _places(table, short_side)
         if not _is_whole(index):
-            _build(paths, index)
+            _build(paths, index, short_side)
         sizes = np.array(json.loads(index.read_text()), dtype=np.int64)
         return cls(np.memmap(index.with_suffix(".u8"), dtype=np.uint8, mode="c"), sizes[:, 0], sizes[:, 1])
+
+    @staticmethod
+    def is_built(table: pd.DataFrame, short_side: int | None = None) -> bool:
+        """Whether `open` would find the pictures decoded; arguments as there."""
+        return _is_whole(_places(table, short_side)[1])
 
     def __len__(self) -> int:
         return len(self.heights)
@@ -126,9 +131,15 @@ class PictureStore:
         return self.crops(indices, boxes[:, None], size)
 
 
-def _key(paths: Sequence[Path]) -> str:
-    """Name of the store of these files; another file, size or time of change makes another store."""
-    facts = []
+def _places(table: pd.DataFrame, short_side: int | None) -> tuple[list[Path], Path]:
+    """The picture files of a table, and the index of their store."""
+    paths = [Path(table.attrs["root"]) / image for image in table["image"]]
+    return paths, cache_folder() / "store" / f"{_key(paths, short_side)}.json"
+
+
+def _key(paths: Sequence[Path], short_side: int | None) -> str:
+    """Name of the store of these files; another file, size, time of change or short side makes another store."""
+    facts = [] if short_side is None else [short_side]
     for path in paths:
         try:
             status = path.stat()
@@ -138,16 +149,16 @@ def _key(paths: Sequence[Path]) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def _build(paths: Sequence[Path], index: Path) -> None:
+def _build(paths: Sequence[Path], index: Path, short_side: int | None) -> None:
     """Decode into a temporary file whose room is reserved first; the index, written last, makes it valid."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        shapes = [picture.shape[:2] for picture in pool.map(_header, paths)]
+        shapes = [shrunk(*size, short_side) for size in pool.map(upright_size, paths)]
         total = sum(height * width * 3 for height, width in shapes)
         with replacing(index.with_suffix(".u8")) as temporary:
             _reserve(temporary, total)
             flat = np.memmap(temporary, dtype=np.uint8, mode="r+")
             start = 0
-            for path, shape, picture in zip(paths, shapes, pool.map(decode, paths)):
+            for path, shape, picture in zip(paths, shapes, pool.map(lambda p: shrink(decode(p), short_side), paths)):
                 if picture.shape[:2] != shape:
                     raise InputError(f"unreadable image {path}: header and pixels disagree: fetch this file again")
                 flat[start : start + picture.size] = picture.ravel()
@@ -180,12 +191,19 @@ def _is_whole(index: Path) -> bool:
     return pixels.stat().st_size == max(1, sum(height * width * 3 for height, width in sizes))
 
 
-def _header(path: Path) -> np.ndarray:
-    """An empty array of the upright picture's shape, from the header alone."""
+def upright_size(path: Path) -> tuple[int, int]:
+    """Height and width of a picture turned upright, in pixels, from its header alone.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
     with open_picture(path) as picture:
         width, height = picture.size
         try:
             turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         except DAMAGED as error:
             raise InputError(f"unreadable image {path} ({error}): fetch this file again") from error
-    return np.empty((width, height, 0) if turned else (height, width, 0))
+    return (width, height) if turned else (height, width)

@@ -25,7 +25,7 @@ from .crops import CropSampler, crop_saliency, crop_weights, salient_crop
 from .devices import resolve_device
 from .errors import InputError, RunError
 from .losses import LocalManifoldContrastiveLoss, mutual_loss, quality_loss
-from .model import ModelOutput, QualityModel, freeze_batchnorm, make_teacher, update_teacher
+from .model import ModelOutput, QualityModel, batchnorm_frozen, freeze_batchnorm, make_teacher, update_teacher
 from .recipe import Recipe
 from .splits import Split
 from .store import PictureStore
@@ -52,7 +52,7 @@ class Trainer:
         mos = table["mos"].to_numpy(dtype=float)
         self.mos_mean, self.mos_std = float(mos[split.train].mean()), float(mos[split.train].std())
         self.target = torch.from_numpy((mos - self.mos_mean) / self.mos_std).float()  # (n,) standardised
-        self.store = PictureStore.open(table)
+        self.store = PictureStore.open(table, recipe.short_side)
         self.sampler = CropSampler(recipe.crop_size, recipe.crops, recipe.scales, recipe.flip)
         self.manifold = LocalManifoldContrastiveLoss(
             recipe.temperature, recipe.intra_weight, recipe.variant, recipe.quality_sigma
@@ -67,6 +67,11 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             student = QualityModel(recipe.backbone, recipe.pretrained, recipe.embedding_dim, recipe.crop_size)
+        if student.transformer and recipe.view_side != recipe.crop_size:
+            raise InputError(
+                f"recipe field view_size is {recipe.view_size}: a vision transformer needs that of crop_size, "
+                f"{recipe.crop_size}"
+            )
         student = student.to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(
             student.parameters(),
@@ -139,11 +144,15 @@ class Trainer:
         heights, widths = self.store.heights[indices], self.store.widths[indices]
         boxes = self.sampler.sample(heights, widths, generator)
         crops = self.store.crops(indices, boxes, recipe.crop_size, self.sampler.flips(B, generator))
-        views = torch.cat([crops, self.store.whole(indices, recipe.crop_size)]).to(self.device, non_blocking=True)
+        views = self.store.whole(indices, recipe.view_side)
+        crops, views = (pixels.to(self.device, non_blocking=True) for pixels in (crops, views))
         with torch.no_grad(), self.fabric.autocast():
-            taught = self.teacher(views)
-        seen = self.model(views)
-        terms = self._losses(seen, taught, boxes, heights, widths, self.target[indices].to(self.device))
+            taught, taught_map = self.teacher(crops), self.teacher(views).saliency
+        seen = self.model(crops)
+        with batchnorm_frozen(self.student):  # whole pictures look different: they must not mix into the statistics
+            seen_map = self.model(views).saliency
+        density = crop_saliency(taught_map, boxes, heights, widths)  # (B, K)
+        terms = self._losses(seen, taught, density, self.target[indices].to(self.device), (seen_map, taught_map))
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(terms[0])
         self.optimizer.step()
@@ -152,18 +161,16 @@ class Trainer:
         return torch.stack(terms).detach()
 
     def _losses(
-        self, seen: ModelOutput, taught: ModelOutput, boxes: Tensor, heights: Tensor, widths: Tensor, mos: Tensor
+        self, seen: ModelOutput, taught: ModelOutput, density: Tensor, mos: Tensor, maps: tuple[Tensor, Tensor]
     ) -> list[Tensor]:
-        """The terms of `TERMS`; the first n - B outputs are crops, the last B global views."""
-        recipe, (B, K) = self.recipe, boxes.shape[:2]
-        density = crop_saliency(taught.saliency[B * K :], boxes, heights, widths)  # (B, K)
-        weights = crop_weights(density)
-        scores, taught_scores = (out.score[: B * K].view(B, K) for out in (seen, taught))
-        quality = quality_loss(scores, weights, mos)
+        """The terms of `TERMS`, from both models' outputs on (B·K) crops and their maps of the global views."""
+        recipe, (B, K) = self.recipe, density.shape
+        scores, taught_scores = (out.score.view(B, K) for out in (seen, taught))
+        quality = quality_loss(scores, crop_weights(density), mos)
         manifold = self.manifold(
-            seen.embedding[: B * K].view(B, K, -1), taught.embedding[: B * K].view(B, K, -1), salient_crop(density), mos
+            seen.embedding.view(B, K, -1), taught.embedding.view(B, K, -1), salient_crop(density), mos
         )
-        mutual = mutual_loss(scores, taught_scores, seen.saliency[B * K :], taught.saliency[B * K :])
+        mutual = mutual_loss(scores, taught_scores, *maps)
         total = quality + recipe.manifold_weight * manifold.total + recipe.mutual_weight * sum(mutual)
         return [total, quality, manifold.total, manifold.inter, manifold.intra, mutual.score, mutual.saliency]
 
@@ -177,6 +184,7 @@ class Trainer:
             self.recipe.test_crops,
             self.device,
             self.fabric.autocast,
+            view_size=self.recipe.view_size,
         )
         scores = torch.cat([look.score for look in looks])
         return self.mos_mean + self.mos_std * scores.double().numpy()

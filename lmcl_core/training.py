@@ -50,11 +50,25 @@ def train(
         are made.
 
     Raises:
-        InputError: a table, split, recipe or device that cannot be used, or a folder that holds another run.
+        InputError: a table, split, recipe or device that cannot be used, or a folder that holds another run or that
+            another process is training in.
         RunError: a full disk, or a loss that is no longer finite.
     """
     _check(table, split)
-    out_dir = Path(out_dir)
+    with runs.reserved(Path(out_dir)):
+        return _train(table, split, recipe, Path(out_dir), device, resume, log)
+
+
+def _train(
+    table: pd.DataFrame,
+    split: Split,
+    recipe: Recipe,
+    out_dir: Path,
+    device: str,
+    resume: bool,
+    log: Callable[[str], None],
+) -> dict[str, Any]:
+    """`train`, in a folder that nobody else writes to."""
     identity = runs.identity(table, split, recipe)
     if resume:
         record = runs.finished_run(out_dir, identity)

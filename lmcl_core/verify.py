@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from PIL import Image
+from tqdm import tqdm
 
-from . import benchmarks
-from .benchmarks import Benchmark, Fault, FaultError
+from .benchmarks import Benchmark, Fault, FaultError, bad_rows, locate
 from .pictures import DAMAGED
+from .readers import Reading, pictures_beside
 
 #: The bytes a whole file of a format ends with, searched for in its last kilobyte.
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
@@ -22,9 +22,11 @@ _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 def verify_benchmark(name: str, root: str | Path | None, deep: bool = False) -> list[Fault]:
     """Look for faults in a benchmark's folder, without changing it.
 
+    A bar on stderr shows how far it is, where stderr is a terminal.
+
     Args:
         name: a key of `BENCHMARKS`.
-        root: the official folder or the folder it lies in; None only for "demo".
+        root: the official folder, the folder it lies in, or a folder of many benchmarks; None only for "demo".
         deep: decode every image instead of reading its header and its end.
 
     Returns:
@@ -33,27 +35,31 @@ def verify_benchmark(name: str, root: str | Path | None, deep: bool = False) -> 
     Raises:
         InputError: unknown benchmark, or no root.
     """
-    benchmark = benchmarks._benchmark(name)
-    root = Path(root if root is not None else benchmarks._default_root(name)).expanduser().resolve()
     try:
-        folder = benchmarks.find_folder(benchmark, root)
-        table, label_file = benchmark.read(folder)
+        benchmark, _, folder = locate(name, root)
+        reading = benchmark.read(folder)
     except FaultError as error:
         return [error.fault]
-    return [*_image_faults(benchmark, table, folder, deep), *_label_faults(benchmark, table, label_file)]
+    return [*_image_faults(benchmark, reading, folder, deep), *_label_faults(benchmark, reading)]
 
 
-def _image_faults(benchmark: Benchmark, table: pd.DataFrame, folder: Path, deep: bool) -> Iterator[Fault]:
-    listed, there = list(table["image"]), benchmarks._pictures(folder)
-    for image in sorted(set(listed) - set(there)):
-        yield Fault("missing_image", str(folder / image), f"listed but not there: {benchmark.mend}")
-    rated_folders = {Path(image).parent for image in listed}
-    for image in sorted(set(there) - set(listed)):
-        if Path(image).parent in rated_folders:
-            yield Fault("extra_image", str(folder / image), "not in the label file: move it out of the folder")
-    present = sorted(set(listed) & set(there))
+def _image_faults(benchmark: Benchmark, reading: Reading, folder: Path, deep: bool) -> Iterator[Fault]:
+    listed = set(reading.table["image"])
+    there = pictures_beside(folder, listed)
+    missing = sorted(listed - there)
+    gone = {parent for parent in {Path(image).parent for image in missing} if not (folder / parent).is_dir()}
+    for parent in sorted(gone):
+        yield Fault("missing_folder", str(folder / parent), f"all its pictures are missing: {benchmark.mend}")
+    for image in missing:
+        if Path(image).parent not in gone:
+            yield Fault("missing_image", str(folder / image), f"listed but not there: {benchmark.mend}")
+    for image in sorted(there - listed - reading.unrated):
+        yield Fault("extra_image", str(folder / image), "not in the label file: move it out of the folder")
+    found = sorted(listed & there)
     with ThreadPoolExecutor() as pool:
-        for image, reason in zip(present, pool.map(lambda i: picture_fault(folder / i, deep), present)):
+        reasons = pool.map(lambda image: picture_fault(folder / image, deep), found)
+        bar = tqdm(zip(found, reasons), f"{benchmark.title}: images", len(found), leave=False, disable=None)
+        for image, reason in bar:
             if reason:
                 yield Fault("unreadable_image", str(folder / image), f"{reason}: fetch this file again")
 
@@ -96,32 +102,34 @@ def _bitmap_size(path: Path) -> int:
     return offset if compression else offset + (width * bits + 31) // 32 * 4 * abs(height)
 
 
-def _label_faults(benchmark: Benchmark, table: pd.DataFrame, label_file: Path) -> Iterator[Fault]:
-    if len(table) != benchmark.count:
-        yield Fault(
-            "wrong_count",
-            str(label_file),
-            f"{len(table)} rated images, {benchmark.title} has {benchmark.count}: fetch the complete set",
-        )
+def _label_faults(benchmark: Benchmark, reading: Reading) -> Iterator[Fault]:
+    table, where = reading.table, str(reading.label_file)
+    rows = len(table) + reading.left_out
+    if rows != benchmark.count:
+        fix = f"{rows} rated images, {benchmark.title} has {benchmark.count}: fetch the complete set"
+        yield Fault("wrong_count", where, fix)
     finite = np.isfinite(table["mos"])
     if not finite.all():
-        yield benchmarks._bad_rows(table.loc[~finite, "image"].tolist(), label_file)
+        yield bad_rows(table.loc[~finite, "image"].tolist(), reading.label_file)
     low, high = benchmark.mos_range
     slack = 0.01 * (high - low)
     seen = table.loc[finite, "mos"]
-    if len(seen) and (seen.min() < low - slack or seen.max() > high + slack):
-        yield Fault(
-            "wrong_range",
-            str(label_file),
-            f"scores span {seen.min():.2f}..{seen.max():.2f}, "
-            f"{benchmark.title} spans {low}..{high}: use the official label file",
-        )
-    graded = table[finite].dropna(subset=["level"])
-    if len(graded):
-        means = graded.groupby(graded["level"].astype(int))["mos"].mean()
-        if len(means) > 1 and means.iloc[-1] > means.iloc[0]:
-            yield Fault(
-                "wrong_direction",
-                str(label_file),
-                "scores rise with the level of distortion, they must fall: use the official label file",
-            )
+    if len(seen) and (seen.min() < low - slack or seen.max() > high + slack or np.ptp(seen) < 10 * slack):
+        fix = f"scores span {seen.min():.2f}..{seen.max():.2f}, {benchmark.title} spans {low}..{high}"
+        yield Fault("wrong_range", where, f"{fix}: use the official label file")
+    rising = _rising(reading)
+    if rising:
+        yield Fault("wrong_direction", where, f"{rising}: use the official label file")
+
+
+def _rising(reading: Reading) -> str | None:
+    """How the scores are seen to go the wrong way, or None."""
+    table = reading.table[np.isfinite(reading.table["mos"])]
+    if reading.pristine is not None and len(reading.pristine) and len(table):
+        if np.nanmean(reading.pristine) < table["mos"].mean():
+            return "distorted pictures score better than the copies of their references, they must score worse"
+    graded = table.dropna(subset=["level"])
+    level, mos = graded["level"].to_numpy(dtype=float), graded["mos"].to_numpy(dtype=float)
+    if len(graded) and np.sum((level - level.mean()) * (mos - mos.mean())) > 0:
+        return "scores rise with the level of distortion, they must fall"
+    return None

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from scipy.io import loadmat, savemat
 
-from conftest import LIVEC_NAMES, write_livec
+from layouts import LIVEC_NAMES, write_livec
 from lmcl_core import BENCHMARKS, InputError, data_hash, load_benchmark, make_split, split_hash
 from lmcl_core.benchmarks import COLUMNS, FaultError
 
@@ -47,7 +47,7 @@ def test_a_table_keeps_the_contract(livec):
     assert all(type(value) is str for column in ("image", "content") for value in table[column])
     assert table[["distortion", "level", "official_split"]].isna().all().all()
     assert table["image"].is_monotonic_increasing and list(table.index) == list(range(12))
-    assert set(table.attrs) == {"benchmark", "root", "mos_range", "label_file"}
+    assert set(table.attrs) == {"benchmark", "root", "mos_range", "label_file", "notes"}
     assert table.attrs["benchmark"] == "livec" and table.attrs["mos_range"] == BENCHMARKS["livec"].mos_range
     assert Path(table.attrs["label_file"]).name == "AllMOS_release.mat"
 

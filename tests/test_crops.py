@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from lmcl_core import CropSampler, InputError, crop_saliency, salient_crop
-from lmcl_core.crops import resize_crop
+from lmcl_core.crops import fixed_boxes, resize_crop
 
 SIZES = [
     (1, 1),
@@ -261,3 +261,11 @@ def test_an_empty_picture_is_refused(height, width):
 def test_a_grid_of_a_bad_number_of_crops_is_refused(crops):
     with pytest.raises(InputError, match="it must be a whole number of at least 1"):
         CropSampler(4).grid(9, 9, crops)
+
+
+def test_test_boxes_are_the_grid_of_every_different_scale():
+    sampler = CropSampler(32, crops=4, scales=(1.0, 1.0, 1.5))
+    boxes = fixed_boxes(sampler, 100, 120, 9)
+    assert boxes.shape == (18, 4)
+    assert torch.equal(boxes[:9], CropSampler(32).grid(100, 120, 9))
+    assert torch.equal(boxes[9:], CropSampler(48).grid(100, 120, 9))

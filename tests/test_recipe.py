@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from lmcl_core import InputError, Recipe
+from lmcl_core import BENCHMARKS, InputError, Recipe
 from lmcl_core.recipe import BENCHMARK_PRESETS
 
 FIELDS = [field.name for field in dataclasses.fields(Recipe)]
@@ -23,6 +23,8 @@ CHANGED = dict(
     precision="32-true",
     scales=(1.0, 2.5),
     quality_sigma=0.75,
+    view_size=128,
+    short_side=384,
     **{f: not getattr(Recipe(), f) for f in YES_NO},
     **{f: getattr(Recipe(), f) + 1 for f in WHOLE},
     **{f: getattr(Recipe(), f) / 2 + 0.01 for f in REAL},
@@ -80,7 +82,8 @@ def test_an_unknown_keyword_raises():
     + [(f, v) for f in TEXT for v in (None, 3, True)]
     + [(f, v) for f in YES_NO for v in (1, 0, "yes", None)]
     + [("scales", v) for v in (1.0, None, "1", (True,), ("1",), (None,))]
-    + [("quality_sigma", v) for v in ("0.5", True)],
+    + [("quality_sigma", v) for v in ("0.5", True)]
+    + [(f, v) for f in ("view_size", "short_side") for v in ("64", 64.0, True)],
 )
 def test_a_value_of_the_wrong_type_is_named(field, value):
     with pytest.raises(TypeError, match=f"recipe field {field} is "):
@@ -94,6 +97,7 @@ def test_a_value_of_the_wrong_type_is_named(field, value):
     [(f, v) for f in WHOLE if f != "seed" for v in (0, -1)]
     + [(f, v) for f in ("temperature", "lr", "quality_sigma") for v in (0, -0.1)]
     + [(f, -0.1) for f in ("intra_weight", "manifold_weight", "mutual_weight", "weight_decay")]
+    + [(f, v) for f in ("view_size", "short_side") for v in (0, -64)]
     + [(f, v) for f in (*REAL, "quality_sigma") for v in (math.nan, math.inf)]
     + [
         ("seed", -1),
@@ -150,7 +154,13 @@ def test_a_benchmark_has_its_preset():
     demo = Recipe.for_benchmark("demo")
     assert all(getattr(demo, field) == value for field, value in BENCHMARK_PRESETS["demo"].items())
     assert demo.name == "lmcl" and demo.crop_size != Recipe().crop_size
-    assert Recipe.for_benchmark("koniq10k") == Recipe()
+
+
+def test_there_is_a_preset_for_every_benchmark_and_it_holds_differences_alone():
+    assert set(BENCHMARK_PRESETS) == set(BENCHMARKS)
+    for name, preset in BENCHMARK_PRESETS.items():
+        assert Recipe.for_benchmark(name).name == "lmcl"
+        assert [field for field, value in preset.items() if value == getattr(Recipe(), field)] == []
 
 
 def test_no_manifold_is_the_same_recipe_without_the_manifold_loss():

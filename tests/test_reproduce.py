@@ -1,19 +1,21 @@
-"""The papermill chain on the demo with a recipe cut down to seconds."""
+"""The main job on the demo with a recipe cut down to seconds: what runs, what is skipped, what is refused."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from lmcl_core import InputError, RunError
-from lmcl_core import reproduce as module
-from lmcl_core.reproduce import Job, check_parameters, reproduce, run_notebook
+from lmcl_core.reproduce import Order, forecast, plan, reproduce
 
 TINY = {"epochs": 1, "crop_size": 32, "crops": 2, "test_crops": 2, "pretrained": False, "batch_images": 32}
-FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def order(base: Path, **options) -> Order:
+    wanted = dict(splits=1, runs_dir=str(base / "runs"), figures_dir=str(base / "figures"), device="cpu", changes=TINY)
+    return Order(**{**wanted, **options})
 
 
 @pytest.fixture(scope="module")
@@ -23,43 +25,33 @@ def walked(tmp_path_factory, request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LMCL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         lines: list[str] = []
-        outputs = reproduce(
-            "demo",
-            splits=1,
-            runs_dir=str(base / "runs"),
-            figures_dir=str(base / "figures"),
-            device="cpu",
-            changes=TINY,
-            log=lines.append,
-        )
+        outputs = reproduce(order(base), log=lines.append)
     return base, outputs, lines
 
 
 def again(base: Path, **options) -> list[str]:
     lines: list[str] = []
-    reproduce(
-        "demo",
-        splits=1,
-        runs_dir=str(base / "runs"),
-        figures_dir=str(base / "figures"),
-        device="cpu",
-        changes=TINY,
-        log=lines.append,
-        **options,
-    )
+    reproduce(order(base, **options), log=lines.append)
     return lines
+
+
+def running(lines: list[str]) -> list[str]:
+    return [line.removesuffix(": running") for line in lines if line.endswith(": running")]
 
 
 def test_the_chain_runs_every_notebook_in_order(walked):
     base, outputs, lines = walked
-    assert [line.split(":")[0] for line in lines if line.endswith("running")] == [
-        "01_data_preparation",
-        "02_training  lmcl  split 0",
-        "02_training  no-manifold  split 0",
-        "03_benchmark_evaluation",
-        "04_hard_examples_umap",
+    assert running(lines)[:3] == [
+        "01_data_preparation  demo",
+        "02_training  demo  lmcl  split 0",
+        "02_training  demo  no-manifold  split 0",
     ]
-    assert all(path.is_file() for path in outputs)
+    assert sorted(running(lines)[3:]) == [
+        "03_benchmark_evaluation  demo",
+        "04_hard_examples_umap  demo",
+        "06_cross_dataset  demo",
+    ]
+    assert len(outputs) == 6 and all(path.is_file() for path in outputs)
 
 
 def test_each_run_folder_holds_its_notebook_and_results(walked):
@@ -70,6 +62,7 @@ def test_each_run_folder_holds_its_notebook_and_results(walked):
         assert names == {
             "02_training.ipynb",
             "02_training.json",
+            *({"cross"} if recipe == "lmcl" else ()),
             "run.json",
             "history.csv",
             "predictions.csv",
@@ -82,7 +75,7 @@ def test_each_run_folder_holds_its_notebook_and_results(walked):
 def test_every_picture_stands_beside_the_table_it_was_drawn_from(walked):
     figures = walked[0] / "figures" / "demo"
     pictures = sorted(figures.glob("*.png"))
-    assert {path.name[:2] for path in pictures} == {"01", "02", "03", "04"}
+    assert {path.name[:2] for path in pictures} == {"01", "02", "03", "04", "06"}
     for path in pictures:
         assert path.with_suffix(".csv").stat().st_size > 0 and path.with_suffix(".pdf").stat().st_size > 0
 
@@ -94,7 +87,7 @@ def test_a_second_call_computes_nothing(walked):
 def test_a_removed_figure_is_drawn_again(walked):
     base, _, _ = walked
     (base / "figures" / "demo" / "03_scores.png").unlink()
-    assert [line.split(":")[0] for line in again(base) if line.endswith("running")] == ["03_benchmark_evaluation"]
+    assert running(again(base)) == ["03_benchmark_evaluation  demo"]
     assert (base / "figures" / "demo" / "03_scores.png").is_file()
 
 
@@ -103,43 +96,18 @@ def test_a_training_notebook_that_did_not_end_is_run_again_and_its_run_is_kept(w
     folder = base / "runs" / "demo" / "lmcl" / "split-00"
     before = (folder / "model.safetensors").stat().st_mtime_ns
     (folder / "02_training.json").unlink()
-    assert [line for line in again(base) if line.endswith("running")] == ["02_training  lmcl  split 0: running"]
+    assert running(again(base)) == ["02_training  demo  lmcl  split 0"]
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
 
 
 def test_each_epoch_is_told_while_a_notebook_runs(walked):
-    assert sum(line.strip().startswith("epoch 1/1") for line in walked[2]) == 2
+    assert sum(": epoch 1/1" in line for line in walked[2]) == 2
 
 
 def test_a_run_with_another_recipe_in_its_place_is_refused(walked):
     base, _, _ = walked
     with pytest.raises(InputError, match="holds another run"):
-        reproduce(
-            "demo",
-            splits=1,
-            runs_dir=str(base / "runs"),
-            figures_dir=str(base / "figures"),
-            device="cpu",
-            changes={**TINY, "lr": 1e-3},
-            log=lambda line: None,
-        )
-
-
-def test_a_failing_notebook_and_cell_are_named_and_its_copy_is_kept(tmp_path, monkeypatch):
-    notebooks = tmp_path / "notebooks"
-    notebooks.mkdir()
-    shutil.copy(FIXTURES / "raises.ipynb", notebooks / "raises.ipynb")
-    monkeypatch.setattr(module, "project_folder", lambda: tmp_path)
-    with pytest.raises(
-        RunError, match=r"raises.ipynb failed in cell In \[3\], '1 / number' \(ZeroDivisionError: division"
-    ):
-        run_notebook(Job("raises.ipynb", tmp_path / "out" / "raises.ipynb", {"number": 0}))
-    assert (tmp_path / "out" / "raises.ipynb").is_file()
-
-
-def test_an_unknown_notebook_parameter_is_an_error(tmp_path):
-    with pytest.raises(InputError, match="unknown parameter of raises.ipynb 'numbr': did you mean 'number'"):
-        check_parameters(FIXTURES / "raises.ipynb", {"numbr": 1})
+        again(base, changes={**TINY, "lr": 1e-3})
 
 
 @pytest.mark.parametrize(
@@ -147,10 +115,51 @@ def test_an_unknown_notebook_parameter_is_an_error(tmp_path):
 )
 def test_a_bad_recipe_field_is_found_before_anything_runs(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
-        reproduce("demo", splits=1, runs_dir=str(tmp_path / "runs"), figures_dir=str(tmp_path), changes=changes)
+        reproduce(order(tmp_path, changes=changes))
     assert not (tmp_path / "runs").exists()
 
 
 def test_no_splits_are_refused(tmp_path):
     with pytest.raises(InputError, match="at least 1"):
-        reproduce("demo", splits=0, runs_dir=str(tmp_path))
+        reproduce(order(tmp_path, splits=0))
+
+
+def test_a_failed_run_is_named_and_only_what_needs_it_is_left_out(tmp_path, livec):
+    """A learning rate beyond all bounds makes the loss of every run infinite."""
+    lines: list[str] = []
+    wild = order(
+        tmp_path, benchmark="livec", data_root=str(livec), changes={**TINY, "lr": 1e30, "precision": "32-true"}
+    )
+    with pytest.raises(RunError, match="2 notebooks failed: 02_training  livec  .*loss is no longer a finite number"):
+        reproduce(wild, log=lines.append)
+    assert {line.split("  ")[0] for line in running(lines)} == {"01_data_preparation", "02_training"}
+
+
+def test_all_takes_what_is_there_and_says_what_is_not(tmp_path, livec):
+    lines: list[str] = []
+    table = forecast(order(tmp_path, benchmark="all", data_root=str(livec)), log=lines.append)
+    assert list(table["benchmark"]) == ["livec"]
+    left_out = {line.split(":")[0] for line in lines if ": left out: missing_folder" in line}
+    assert left_out == {"live", "csiq", "tid2013", "kadid10k", "koniq10k", "livefb", "spaq"}
+
+
+def test_the_forecast_counts_runs_and_learns_from_finished_ones(walked, tmp_path):
+    done = forecast(order(walked[0], splits=2)).iloc[0]
+    assert (done["runs"], done["finished"], done["basis"]) == (2, 2, "finished runs")
+    seconds = [json.loads(p.read_text())["seconds"] for p in (walked[0] / "runs").glob("demo/*/split-00/run.json")]
+    assert done["minutes"] == pytest.approx(sum(seconds) / 60, abs=0.1)
+    fresh = forecast(order(tmp_path)).iloc[0]
+    assert (fresh["runs"], fresh["finished"], fresh["basis"]) == (2, 0, "timed now") and fresh["minutes"] > 0
+    assert not (tmp_path / "runs").exists()
+
+
+def test_several_benchmarks_share_one_table_and_keep_their_own_folders(tmp_path):
+    stages = list(plan(order(tmp_path, splits=2), ["demo", "livec"]))
+    assert [len(stage) for stage in stages] == [2, 8, 4]
+    places = [job.output.relative_to(tmp_path / "runs").as_posix() for job in stages[2]]
+    assert places == [
+        "all/03_benchmark_evaluation.ipynb",
+        "demo/04_hard_examples_umap.ipynb",
+        "livec/04_hard_examples_umap.ipynb",
+        "all/06_cross_dataset.ipynb",
+    ]

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat, savemat
 
+from layouts import LABEL_FILES, LAYOUTS
 from lmcl_core import BENCHMARKS, Fault, InputError, load_benchmark, verify_benchmark
 from lmcl_core.store import decode
 from lmcl_core.verify import picture_fault
@@ -275,3 +276,149 @@ def test_an_unknown_benchmark_is_refused_with_the_nearest(tmp_path):
 def test_only_the_demo_goes_without_a_root():
     with pytest.raises(InputError, match="needs the folder"):
         verify_benchmark("livec", None)
+
+
+every_layout = pytest.mark.parametrize("name", LAYOUTS)
+
+#: Scores turned round within their range, as the label file holds them.
+TURNED = dict(
+    live=lambda s: 100 - s, csiq=lambda s: 1 - s, tid2013=lambda s: 7.4 - s, kadid10k=lambda s: round(5.9 - s, 3)
+)
+
+
+def spoil_one() -> object:
+    """A change that makes a text of the ninth score, which is a rated picture's in every layout."""
+    seen: list[float] = []
+
+    def change(score: float) -> object:
+        seen.append(score)
+        return "good" if len(seen) == 9 else score
+
+    return change
+
+
+def a_picture(name: str, root: Path) -> Path:
+    return root / load_benchmark(name, root)["image"][1]
+
+
+@every_layout
+def test_fault_missing_folder(tmp_path, small_counts, name):
+    shutil.rmtree(LAYOUTS[name](tmp_path))
+    fault = only_fault(tmp_path, name=name)
+    assert fault.kind == "missing_folder" and f"{BENCHMARKS[name].folder}/" in fault.fix
+    LAYOUTS[name](tmp_path)
+    assert kinds(tmp_path, name=name) == []
+
+
+@every_layout
+def test_fault_missing_folder_of_pictures_is_one_line(tmp_path, small_counts, name):
+    LAYOUTS[name](tmp_path)
+    folder = a_picture(name, tmp_path).parent
+    if name in ("csiq", "livefb"):
+        folder = folder.parent / ("dst_imgs" if name == "csiq" else "voc_emotic_ava")
+        folder = folder if folder.is_dir() else folder.parent
+    shutil.rmtree(folder)
+    found = verify_benchmark(name, tmp_path)
+    assert [fault.kind for fault in found] == ["missing_folder"] and BENCHMARKS[name].folder in found[0].where
+    with pytest.raises(InputError):
+        load_benchmark(name, tmp_path)
+
+
+@pytest.mark.parametrize("name, file", [(name, file) for name, files in LABEL_FILES.items() for file in files])
+def test_fault_missing_label_file(tmp_path, small_counts, name, file):
+    path = LAYOUTS[name](tmp_path) / file
+    path.rename(tmp_path / "kept")
+    fault = only_fault(tmp_path, name=name)
+    assert fault.kind == "missing_label_file" and fault.where == str(path.resolve()) and fault.fix
+    (tmp_path / "kept").rename(path)
+    assert kinds(tmp_path, name=name) == []
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"\0\1\2\xff\xfe", b"<html>404 Not Found</html>\n"], ids=["empty", "bytes", "page"]
+)
+@pytest.mark.parametrize("name, file", [(name, file) for name, files in LABEL_FILES.items() for file in files])
+def test_fault_damaged_label_file(tmp_path, small_counts, name, file, damage):
+    path = LAYOUTS[name](tmp_path) / file
+    path.write_bytes(damage)
+    fault = only_fault(tmp_path, name=name)
+    assert fault.kind in ("missing_label_file", "bad_label_column") and str(path.resolve()) in fault.where
+    assert "\n" not in str(fault)
+
+
+@every_layout
+def test_fault_bad_label_column(tmp_path, small_counts, name):
+    LAYOUTS[name](tmp_path, column="elsewhere")
+    fault = only_fault(tmp_path, name=name)
+    wanted = dict(tid2013="name", live="dmos_new", livec="AllMOS_release", csiq="dmos", kadid10k="dmos", livefb="mos")
+    assert fault.kind == "bad_label_column" and fault.where.endswith(f": {wanted.get(name, 'MOS')}")
+
+
+@every_layout
+def test_fault_bad_label_row(tmp_path, small_counts, name):
+    LAYOUTS[name](tmp_path, change=spoil_one())
+    fault = only_fault(tmp_path, name=name)
+    assert fault.kind == "bad_label_row" and fault.fix.startswith("1 scores are not finite")
+    with pytest.raises(InputError, match="bad_label_row"):
+        load_benchmark(name, tmp_path)
+
+
+@every_layout
+def test_fault_missing_image(tmp_path, small_counts, name):
+    LAYOUTS[name](tmp_path)
+    path = a_picture(name, tmp_path)
+    path.unlink()
+    fault = only_fault(tmp_path, name=name)
+    assert fault.kind == "missing_image" and Path(fault.where).name.lower() == path.name.lower()
+
+
+@every_layout
+def test_fault_extra_image(tmp_path, small_counts, name):
+    LAYOUTS[name](tmp_path)
+    path = a_picture(name, tmp_path)
+    shutil.copy(path, path.with_stem("mine"))
+    fault = only_fault(tmp_path, name=name)
+    assert fault.kind == "extra_image" and Path(fault.where).stem == "mine"
+    path.with_stem("mine").unlink()
+    assert kinds(tmp_path, name=name) == []
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@every_layout
+def test_fault_unreadable_image(tmp_path, small_counts, name, deep):
+    LAYOUTS[name](tmp_path)
+    path = a_picture(name, tmp_path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    fault = only_fault(tmp_path, deep, name)
+    assert fault.kind == "unreadable_image" and fault.where == str(path.resolve())
+
+
+@every_layout
+def test_fault_wrong_count(tmp_path, monkeypatch, name):
+    count = len(load_benchmark(name, LAYOUTS[name](tmp_path)))
+    monkeypatch.setitem(BENCHMARKS, name, dataclasses.replace(BENCHMARKS[name], count=9999))
+    fault = only_fault(tmp_path, name=name)
+    assert fault.kind == "wrong_count" and f"{count} rated images" in fault.fix
+    assert "9999" in fault.fix
+
+
+@pytest.mark.parametrize("change", [lambda s: s * 20 + 5, lambda s: s / 500 + 3], ids=["too wide", "too narrow"])
+@every_layout
+def test_fault_wrong_range(tmp_path, small_counts, name, change):
+    LAYOUTS[name](tmp_path, change=change)
+    fault = only_fault(tmp_path, name=name)
+    low, high = BENCHMARKS[name].mos_range
+    assert fault.kind == "wrong_range" and f"spans {low}..{high}" in fault.fix
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_fault_wrong_direction(tmp_path, small_counts, name):
+    LAYOUTS[name](tmp_path, change=TURNED[name])
+    fault = only_fault(tmp_path, name=name)
+    assert fault.kind == "wrong_direction" and "official label file" in fault.fix
+
+
+def test_no_bar_is_drawn_where_stderr_is_no_terminal(tmp_path, small_counts, capfd):
+    LAYOUTS["spaq"](tmp_path)
+    verify_benchmark("spaq", tmp_path, deep=True)
+    assert capfd.readouterr() == ("", "")

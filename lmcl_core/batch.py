@@ -1,0 +1,195 @@
+"""Many notebooks at once, as tasks on a Dask cluster: this machine, any running scheduler, or SLURM."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from .errors import InputError, RunError
+from .jobs import Job, run_notebook
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_TOPIC = "lmcl"  # of the events by which a worker tells of its epochs
+_SECONDS_TO_JOIN = 60
+
+
+@contextmanager
+def connect(scheduler: str = "", workers: int = 0) -> Iterator[Client]:
+    """A client of a Dask cluster, closed with the cluster that was started for it.
+
+    Args:
+        scheduler: "" starts workers on this machine, "slurm" asks SLURM for them through dask-jobqueue, anything else
+            is the address of a running scheduler, such as tcp://10.0.0.1:8786.
+        workers: number of workers to start; 0 means one a GPU, or one where there is none.
+
+    Yields:
+        The `distributed.Client`.
+
+    Raises:
+        InputError: an address nobody answers at, or SLURM settings that are missing.
+        RunError: the scheduler has no worker.
+    """
+    from distributed import Client
+
+    with _cluster(scheduler, workers) as cluster:
+        try:
+            client = Client(cluster, timeout=10)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"no Dask scheduler answers at {scheduler} ({error}): start one with `dask scheduler`"
+            ) from error
+        with client:
+            if scheduler not in ("", "slurm"):
+                _wait_for_a_worker(client, scheduler)
+            yield client
+
+
+def run_jobs(
+    client: Client, jobs: Sequence[Job], finished: Callable[[Job], None], log: Callable[[str], None] = print
+) -> dict[str, Exception]:
+    """Run notebooks wherever a worker is free; one that fails or loses its worker is tried again.
+
+    Args:
+        client: from `connect`.
+        jobs: the notebooks, none of which needs another.
+        finished: called here with each job that ran to its end.
+        log: called with one line for a job that starts, ends or fails, and for each epoch.
+
+    Returns:
+        The error of each job that failed, by its title; the others are finished.
+    """
+    from distributed import as_completed
+
+    def hear(event: tuple[float, str]) -> None:
+        log(event[1])
+
+    client.subscribe_topic(_TOPIC, hear)
+    futures = {
+        client.submit(
+            _work, job, key=f"{job.title}  {uuid.uuid4().hex[:8]}", retries=int(job.is_training), pure=False
+        ): job
+        for job in jobs
+    }
+    failed = {}
+    try:
+        for future in as_completed(futures):
+            job, error = futures[future], future.exception()
+            if error is None:
+                finished(job)
+                log(f"{job.title}: {future.result():.0f} s")
+            else:
+                failed[job.title] = _told(error)
+                log(f"{job.title}: FAILED: {failed[job.title]}")
+    finally:
+        client.unsubscribe_topic(_TOPIC)
+    return failed
+
+
+def local_workers(workers: int, gpus: int, cores: int) -> list[dict[str, str]]:
+    """The environment of each worker on this machine: its GPU, or its share of the cores.
+
+    Args:
+        workers: how many are wanted; 0 means one a GPU, or one where there is none.
+        gpus: how many GPUs there are.
+        cores: how many cores there are.
+
+    Returns:
+        One mapping of environment variables a worker.
+
+    Raises:
+        InputError: a negative number.
+    """
+    if workers < 0:
+        raise InputError(f"workers is {workers}: it must be 0 (as many as GPUs, or 1) or more")
+    count = workers or max(gpus, 1)
+    threads = str(max(1, cores // count))
+    environments = [dict(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads) for _ in range(count)]
+    for n, environment in enumerate(environments):
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = str(n % gpus)
+    return environments
+
+
+def slurm_cluster():
+    """A cluster whose workers are SLURM jobs; queue, cores, memory and walltime come from Dask's own configuration.
+
+    Returns:
+        The `dask_jobqueue.SLURMCluster`, not yet scaled; ``job_script()`` is what it would submit.
+
+    Raises:
+        InputError: dask-jobqueue is not installed, or its settings are incomplete.
+    """
+    try:
+        from dask_jobqueue import SLURMCluster
+    except ImportError as error:
+        raise InputError("scheduler slurm needs the package dask-jobqueue: pip install dask-jobqueue") from error
+    try:
+        return SLURMCluster(scheduler_options=dict(dashboard=False))
+    except ValueError as error:
+        raise InputError(
+            f"SLURM settings are incomplete ({' '.join(str(error).split())}): write cores, memory and walltime into "
+            "~/.config/dask/jobqueue.yaml under jobqueue.slurm"
+        ) from error
+
+
+@contextmanager
+def _cluster(scheduler: str, workers: int) -> Iterator:
+    """What a client connects to: a cluster of our own, or an address."""
+    if scheduler == "slurm":
+        with slurm_cluster() as cluster:
+            cluster.scale(jobs=max(workers, 1))
+            yield cluster
+    elif scheduler:
+        if "://" not in scheduler:
+            raise InputError(f"scheduler is {scheduler!r}: write tcp://HOST:PORT, or slurm, or leave it out")
+        yield scheduler
+    else:
+        from distributed import Nanny, Scheduler, SpecCluster
+
+        environments = local_workers(workers, torch.cuda.device_count(), os.cpu_count() or 1)
+        options = dict(nthreads=1, memory_limit=0, dashboard=False)
+        with SpecCluster(
+            scheduler=dict(cls=Scheduler, options=dict(dashboard=False, host="127.0.0.1")),
+            workers={n: dict(cls=Nanny, options=dict(options, env=env)) for n, env in enumerate(environments)},
+            silence_logs=50,
+        ) as cluster:
+            yield cluster
+
+
+def _wait_for_a_worker(client: Client, scheduler: str) -> None:
+    from distributed import TimeoutError as NobodyCame
+
+    try:
+        client.wait_for_workers(1, timeout=_SECONDS_TO_JOIN)
+    except (NobodyCame, TimeoutError) as error:
+        raise RunError(
+            f"scheduler {scheduler} has no worker after {_SECONDS_TO_JOIN} s: start some with `dask worker {scheduler}`"
+        ) from error
+
+
+def _work(job: Job) -> float:
+    """Run one notebook on a worker; seconds it took."""
+    import time
+
+    from distributed import get_worker
+
+    worker, start = get_worker(), time.perf_counter()
+    worker.log_event(_TOPIC, f"{job.title}: running")
+    run_notebook(job, lambda line: worker.log_event(_TOPIC, f"{job.title}: {line.strip()}"))
+    return time.perf_counter() - start
+
+
+def _told(error: BaseException) -> Exception:
+    """The error as the user is to read it."""
+    from distributed.scheduler import KilledWorker
+
+    if isinstance(error, KilledWorker):
+        return RunError("its worker died again and again (out of memory?): free memory or use fewer workers")
+    return error if isinstance(error, Exception) else RunError(str(error))

@@ -1,0 +1,102 @@
+"""How long a batch will take and how much room it will need, before it is started."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from . import runs
+from .losses import quality_loss
+from .model import QualityModel, make_teacher
+from .pictures import shrunk
+from .recipe import Recipe
+from .splits import make_split
+from .store import PictureStore, upright_size
+from .trainer import make_fabric
+
+_SAMPLE = 200  # pictures whose headers are read
+_PICTURES = 3  # of the steps that are timed
+
+
+def view_seconds(recipe: Recipe, device: str) -> tuple[float, float]:
+    """Seconds a view costs on this machine, timed on random pixels: in a training step, and at test.
+
+    Args:
+        recipe: gives backbone, crop size and precision.
+        device: as in `train`.
+
+    Returns:
+        Seconds a view in training (student forward and backward, teacher forward), and in a forward pass alone.
+    """
+    fabric = make_fabric(device, recipe.precision)
+    with torch.random.fork_rng(devices=[]):
+        model = QualityModel(recipe.backbone, False, recipe.embedding_dim, recipe.crop_size).to(fabric.device)
+    teacher, count = make_teacher(model), _PICTURES * (recipe.crops + 1)
+    views = torch.zeros(count, 3, recipe.crop_size, recipe.crop_size, dtype=torch.uint8, device=fabric.device)
+
+    def look() -> None:
+        with torch.no_grad(), fabric.autocast():
+            teacher(views)
+
+    def step() -> None:
+        look()
+        with fabric.autocast():
+            score = model(views).score
+        quality_loss(score[None], torch.ones_like(score)[None], score.detach()[:1] + 1).backward()
+
+    return _timed(step) / count, _timed(look) / count
+
+
+def run_seconds(recipe: Recipe, table: pd.DataFrame, costs: tuple[float, float]) -> float:
+    """Seconds of one training run.
+
+    Args:
+        recipe: its recipe.
+        table: its benchmark.
+        costs: from `view_seconds`.
+    """
+    split = make_split(table, 0)
+    looks = recipe.test_crops * len(set(recipe.scales))
+    an_epoch = len(split.train) * (recipe.crops + 1) * costs[0] + len(split.test) * (looks + 1) * costs[1]
+    return recipe.epochs * an_epoch
+
+
+def past_seconds(folder: Path, recipe: Recipe) -> float | None:
+    """Median seconds of the finished runs of a recipe, or None where there are none.
+
+    Args:
+        folder: ``runs/<benchmark>/<recipe name>``.
+        recipe: other recipes' runs do not count.
+    """
+    records = [runs.read_run(path) for path in sorted(folder.glob("split-*"))]
+    seconds = [r["seconds"] for r in records if r is not None and r.get("recipe_hash") == recipe.hash]
+    return float(np.median(seconds)) if seconds else None
+
+
+def store_bytes(table: pd.DataFrame, recipe: Recipe) -> int:
+    """Bytes of the decoded pictures that are not in the store yet; extrapolated from 200 headers where there are more.
+
+    Args:
+        table: the benchmark.
+        recipe: gives the short side.
+    """
+    if PictureStore.is_built(table, recipe.short_side):
+        return 0
+    chosen = np.unique(np.linspace(0, len(table) - 1, min(_SAMPLE, len(table))).astype(int))
+    sizes = [upright_size(Path(table.attrs["root"]) / table["image"].iloc[n]) for n in chosen]
+    mean = np.mean([3 * height * width for height, width in (shrunk(*size, recipe.short_side) for size in sizes)])
+    return int(mean * len(table))
+
+
+def _timed(work) -> float:
+    """Seconds of one call, after a first one that warms up."""
+    for _ in range(2):
+        start = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    return time.perf_counter() - start

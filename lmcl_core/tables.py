@@ -1,0 +1,213 @@
+"""The paper's table: finished runs, medians over splits, and published results beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from . import runs
+from .benchmarks import BENCHMARKS, rows_of
+from .evaluation import bootstrap_interval, median_interval
+from .recipe import Recipe
+from .splits import make_split
+
+
+def finished_splits(table: pd.DataFrame, recipe: Recipe, runs_dir: str | Path, splits: int) -> list[int]:
+    """Which of the numbered splits have a finished run.
+
+    Args:
+        table: from `load_benchmark`.
+        recipe: the runs' recipe.
+        runs_dir: folder of run folders.
+        splits: how many are looked for, from 0.
+
+    Raises:
+        InputError: a folder that holds a run of another recipe, data or split.
+    """
+    name = table.attrs["benchmark"]
+    found = []
+    for index in range(splits):
+        wanted = runs.identity(table, make_split(table, index), recipe)
+        if runs.finished_run(runs.run_folder(runs_dir, name, recipe.name, index), wanted) is not None:
+            found.append(index)
+    return found
+
+
+def read_predictions(table: pd.DataFrame, recipe: Recipe, runs_dir: str | Path, splits: list[int]) -> pd.DataFrame:
+    """Predictions of finished runs on their test parts.
+
+    Args:
+        table: from `load_benchmark`.
+        recipe: the runs' recipe.
+        runs_dir: folder of run folders.
+        splits: which ones, e.g. from `finished_splits`.
+
+    Returns:
+        Columns split, image, mos, pred, content, distortion.
+    """
+    parts = [
+        pd.read_csv(runs.run_folder(runs_dir, table.attrs["benchmark"], recipe.name, index) / "predictions.csv").assign(
+            split=index
+        )
+        for index in splits
+    ]
+    if not parts:
+        return pd.DataFrame(columns=["split", "image", "mos", "pred", "content", "distortion"])
+    together = pd.concat(parts, ignore_index=True)
+    rows = rows_of(table, together["image"])
+    for column in ("content", "distortion"):
+        together[column] = table[column].to_numpy()[rows]
+    return together
+
+
+def by_split(table: pd.DataFrame, recipe: Recipe, runs_dir: str | Path, splits: list[int]) -> pd.DataFrame:
+    """One row a finished run: the last epoch, with a bootstrap interval over test contents, and what is optimistic.
+
+    Args:
+        table: from `load_benchmark`.
+        recipe: the runs' recipe.
+        runs_dir: folder of run folders.
+        splits: which ones, e.g. from `finished_splits`.
+
+    Returns:
+        benchmark, split, srcc, plcc, plcc_low, plcc_high (95 %), rmse (MOS units), plcc_logistic_optimistic,
+        srcc_best_epoch_optimistic, plcc_best_epoch_optimistic (columns named optimistic looked at the test labels),
+        n (test images), seconds.
+    """
+    predictions, rows = read_predictions(table, recipe, runs_dir, splits), []
+    for index in splits:
+        record = runs.read_run(runs.run_folder(runs_dir, table.attrs["benchmark"], recipe.name, index))
+        last, best = record["metrics"], record["metrics"]["test_best_optimistic"]
+        part = predictions[predictions["split"] == index]
+        low, high = bootstrap_interval(pred=part["pred"], mos=part["mos"], content=part["content"])
+        rows.append(
+            dict(
+                benchmark=table.attrs["benchmark"],
+                split=index,
+                **{key: last[key] for key in ("srcc", "plcc")},
+                plcc_low=low,
+                plcc_high=high,
+                rmse=last["rmse"],
+                plcc_logistic_optimistic=last["plcc_logistic"],
+                srcc_best_epoch_optimistic=best["srcc"],
+                plcc_best_epoch_optimistic=best["plcc"],
+                n=last["n"],
+                seconds=record["seconds"],
+            )
+        )
+    return pd.DataFrame(rows)
+
+
+def summary(results: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The table over benchmarks: medians of splits, their spread, and an interval; what was not run is empty.
+
+    Args:
+        results: from `by_split`, by benchmark.
+
+    Returns:
+        One row a benchmark of people's opinions, and the demo where it was run: benchmark, title, splits, then for
+        srcc and plcc the median, _min and _max over splits, _low and _high (95 % bootstrap interval of the median;
+        empty below six splits), and the medians of the two best-epoch columns.
+    """
+    rows = []
+    for name, about in BENCHMARKS.items():
+        result = results.get(name)
+        if result is None and name == "demo":
+            continue
+        row = dict(benchmark=name, title=about.title, splits=0 if result is None else len(result))
+        if row["splits"]:
+            for metric in ("srcc", "plcc"):
+                row |= _described(metric, result)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def published_results() -> pd.DataFrame:
+    """Results of the paper and of others: benchmark, method, srcc, plcc (empty: not published), protocol, source."""
+    return pd.read_csv(Path(__file__).parent / "published.csv")
+
+
+def beside_published(name: str, result: pd.DataFrame) -> pd.DataFrame:
+    """Our medians beside every published result on a benchmark.
+
+    Args:
+        name: of the benchmark.
+        result: from `by_split`.
+
+    Returns:
+        method, then ours_, published_ and difference_ for srcc and plcc, protocol, source.
+    """
+    published = published_results().query("benchmark == @name")
+    ours = result[["srcc", "plcc"]].median() if len(result) else pd.Series(dict(srcc=float("nan"), plcc=float("nan")))
+    columns = {"method": published["method"]}
+    for metric in ("srcc", "plcc"):
+        columns[f"ours_{metric}"] = ours[metric]
+        columns[f"published_{metric}"] = published[metric]
+        columns[f"difference_{metric}"] = ours[metric] - published[metric]
+    return (
+        pd.DataFrame(columns).assign(protocol=published["protocol"], source=published["source"]).reset_index(drop=True)
+    )
+
+
+def paper_table(whole: pd.DataFrame) -> pd.DataFrame:
+    """`summary` beside the paper's claims and the strongest published rival, ready to print.
+
+    Args:
+        whole: from `summary`.
+
+    Returns:
+        One row a benchmark: benchmark (title), splits, SRCC, PLCC, spread (lowest to highest PLCC), interval (95 % of
+        the median PLCC), best epoch (PLCC, optimistic), paper (PLCC, with its version), difference, strongest rival
+        (PLCC and method). Cells without a value are NA.
+    """
+    rows = []
+    for row in whole.to_dict("records"):
+        published = published_results().query("benchmark == @row['benchmark']").dropna(subset=["plcc"])
+        is_paper = published["method"].str.startswith("LML-IQA")
+        paper, rivals = published[is_paper], published[~is_paper].sort_values("plcc")
+        claim = paper["plcc"].iloc[0] if len(paper) else float("nan")
+        rows.append(
+            {
+                "benchmark": row["title"],
+                "splits": row["splits"],
+                "SRCC": row.get("srcc"),
+                "PLCC": row.get("plcc"),
+                "spread": _range(row.get("plcc_min"), row.get("plcc_max")),
+                "interval": _range(row.get("plcc_low"), row.get("plcc_high")),
+                "best epoch (optimistic)": row.get("plcc_best_epoch_optimistic"),
+                "paper": claim,
+                "difference": row.get("plcc", float("nan")) - claim,
+                "strongest rival": f"{rivals['plcc'].iloc[-1]:.3f} {rivals['method'].iloc[-1]}"
+                if len(rivals)
+                else pd.NA,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def to_latex(printed: pd.DataFrame) -> str:
+    """A printed table as LaTeX (booktabs); empty cells are dashes.
+
+    Args:
+        printed: from `paper_table`.
+    """
+    return printed.to_latex(index=False, float_format="%.3f", na_rep="--", escape=True)
+
+
+def _described(metric: str, result: pd.DataFrame) -> dict[str, float]:
+    values, best = result[metric], result[f"{metric}_best_epoch_optimistic"]
+    low, high = median_interval(values)
+    return {
+        metric: values.median(),
+        f"{metric}_min": values.min(),
+        f"{metric}_max": values.max(),
+        f"{metric}_low": low,
+        f"{metric}_high": high,
+        f"{metric}_best_epoch_optimistic": best.median(),
+    }
+
+
+def _range(low: float | None, high: float | None) -> object:
+    return pd.NA if low is None or pd.isna(low) else f"{low:.3f} to {high:.3f}"

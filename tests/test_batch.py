@@ -1,0 +1,126 @@
+"""Notebooks as Dask tasks: lost workers, failing notebooks, other clusters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dask
+import dask_jobqueue  # noqa: F401  its defaults enter the configuration when it is first imported
+import nbformat
+import pytest
+
+from lmcl_core import InputError, RunError
+from lmcl_core.batch import connect, local_workers, run_jobs, slurm_cluster
+from lmcl_core.jobs import Job
+
+FIRST_TIME = """
+from pathlib import Path
+mark = Path(mark)
+first = not mark.exists()
+mark.touch()
+"""
+
+
+def job(folder: Path, source: str, name: str = "work", **parameters) -> Job:
+    """A notebook of one cell, and its place in a training batch."""
+    parameters = dict(benchmark="demo", recipe="lmcl", split=0, mark=str(folder / f"{name}.mark"), **parameters)
+    cell = nbformat.v4.new_code_cell("\n".join(f"{key} = None" for key in parameters))
+    cell.metadata["tags"] = ["parameters"]
+    book = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(source)])
+    book.metadata["kernelspec"] = dict(name="python3", display_name="Python 3", language="python")
+    path = folder / f"{name}.ipynb"
+    nbformat.write(book, path)
+    return Job(str(path), folder / "out" / f"{name}.ipynb", parameters)
+
+
+@pytest.fixture(scope="module")
+def client():
+    with connect(workers=1) as client:
+        yield client
+
+
+def test_a_notebook_that_ends_is_reported_with_its_epochs(client, tmp_path):
+    lines, done = [], []
+    work = job(tmp_path, "print('epoch 1/1  loss 0.5')")
+    assert run_jobs(client, [work], done.append, lines.append) == {}
+    assert done == [work] and work.output.is_file()
+    assert lines[0].endswith(": running") and lines[1].endswith(": epoch 1/1  loss 0.5") and lines[2].endswith(" s")
+
+
+def test_a_failing_training_is_tried_again(client, tmp_path):
+    done = []
+    work = job(tmp_path, FIRST_TIME + "assert not first")
+    assert run_jobs(client, [work], done.append, lambda line: None) == {} and done == [work]
+
+
+def test_one_that_fails_twice_is_listed_and_the_rest_goes_on(client, tmp_path):
+    done, lines = [], []
+    bad, good = job(tmp_path, "1 / 0", "bad"), job(tmp_path, "1 + 1", "good")
+    failed = run_jobs(client, [bad, good], done.append, lines.append)
+    assert done == [good] and list(failed) == [bad.title]
+    assert isinstance(failed[bad.title], RunError) and "ZeroDivisionError" in str(failed[bad.title])
+    assert any("FAILED" in line for line in lines)
+
+
+def test_a_killed_worker_loses_its_notebook_to_another_try(client, tmp_path):
+    done = []
+    source = (
+        FIRST_TIME
+        + "import os, signal\nif first:\n    os.kill(os.getppid(), signal.SIGKILL)\n    import time; time.sleep(60)"
+    )
+    work = job(tmp_path, source)
+    assert run_jobs(client, [work], done.append, lambda line: None) == {} and done == [work]
+
+
+def test_a_notebook_that_kills_every_worker_is_given_up(client, tmp_path):
+    work = job(tmp_path, "import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(60)")
+    failed = run_jobs(client, [work], lambda job: None, lambda line: None)
+    assert "its worker died again and again" in str(failed[work.title])
+
+
+def test_each_local_worker_has_its_gpu_or_its_share_of_the_cores():
+    assert local_workers(0, 0, 8) == [dict(OMP_NUM_THREADS="8", MKL_NUM_THREADS="8")]
+    assert [worker["OMP_NUM_THREADS"] for worker in local_workers(3, 0, 8)] == ["2", "2", "2"]
+    assert [worker["CUDA_VISIBLE_DEVICES"] for worker in local_workers(0, 4, 8)] == ["0", "1", "2", "3"]
+    assert [worker["CUDA_VISIBLE_DEVICES"] for worker in local_workers(4, 2, 8)] == ["0", "1", "0", "1"]
+    assert local_workers(9, 0, 2)[0]["OMP_NUM_THREADS"] == "1"
+    with pytest.raises(InputError, match="workers is -1"):
+        local_workers(-1, 0, 2)
+
+
+def test_any_running_scheduler_will_do(client, tmp_path):
+    done = []
+    work = job(tmp_path, "1 + 1")
+    with connect(client.scheduler.address) as other:
+        assert run_jobs(other, [work], done.append, lambda line: None) == {} and done == [work]
+
+
+@pytest.mark.parametrize(
+    "address, message", [("10.0.0.1:8786", "write tcp://HOST:PORT"), ("tcp://127.0.0.1:9", "no Dask scheduler answers")]
+)
+def test_a_scheduler_that_is_not_there_is_an_error(address, message):
+    with pytest.raises(InputError, match=message), connect(address):
+        pass
+
+
+def test_the_slurm_job_script_asks_for_what_the_configuration_says():
+    settings = {
+        "cores": 4,
+        "memory": "16GB",
+        "walltime": "02:00:00",
+        "queue": "gpu",
+        "job-extra-directives": ["--gpus=1"],
+    }
+    with (
+        dask.config.set({f"jobqueue.slurm.{key}": value for key, value in settings.items()}),
+        slurm_cluster() as cluster,
+    ):
+        script = cluster.job_script()
+    for line in ("#SBATCH -p gpu", "#SBATCH --cpus-per-task=4", "#SBATCH -t 02:00:00", "#SBATCH --gpus=1"):
+        assert line in script
+    assert "distributed.cli.dask_worker tcp://" in script
+
+
+def test_incomplete_slurm_settings_are_an_error():
+    with pytest.raises(InputError, match="SLURM settings are incomplete"):
+        slurm_cluster()

@@ -1,0 +1,31 @@
+"""One notebook run headless: its failures are named, its parameters are checked."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lmcl_core import InputError, RunError
+from lmcl_core import jobs as module
+from lmcl_core.jobs import Job, check_parameters, run_notebook
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def test_a_failing_notebook_and_cell_are_named_and_its_copy_is_kept(tmp_path, monkeypatch):
+    notebooks = tmp_path / "notebooks"
+    notebooks.mkdir()
+    shutil.copy(FIXTURES / "raises.ipynb", notebooks / "raises.ipynb")
+    monkeypatch.setattr(module, "project_folder", lambda: tmp_path)
+    with pytest.raises(
+        RunError, match=r"raises.ipynb failed in cell In \[3\], '1 / number' \(ZeroDivisionError: division"
+    ):
+        run_notebook(Job("raises.ipynb", tmp_path / "out" / "raises.ipynb", {"number": 0}))
+    assert (tmp_path / "out" / "raises.ipynb").is_file()
+
+
+def test_an_unknown_notebook_parameter_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="unknown parameter of raises.ipynb 'numbr': did you mean 'number'"):
+        check_parameters(FIXTURES / "raises.ipynb", {"numbr": 1})

@@ -1,0 +1,62 @@
+"""Official splits, proofs that parts share no content, and the names that hashes are made of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lmcl_core import InputError, Split, make_split, split_hash
+from lmcl_core.splits import shared_contents, tail, tail_length
+
+
+def table_of(images: list[str], **columns) -> pd.DataFrame:
+    return pd.DataFrame({"image": images, "content": images, "mos": 1.0}).assign(**columns)
+
+
+def test_the_official_split_is_what_the_table_says_and_rows_of_no_part_are_in_none():
+    table = table_of(list("abcde"), official_split=["test", "train", pd.NA, "val", "train"])
+    split = make_split(table, "official", test=0.9)
+    assert [list(part) for part in split] == [[1, 4], [3], [0]] and split.index == "official"
+    assert all(part.dtype == np.int64 for part in split)
+
+
+@pytest.mark.parametrize("columns", [{}, dict(official_split=pd.NA)])
+def test_a_table_without_an_official_split_is_refused_with_its_notes(columns):
+    table = table_of(list("abcde"), **columns)
+    table.attrs = dict(benchmark="koniq10k", notes=["small pictures", "the official list is not here"])
+    with pytest.raises(
+        InputError, match=r"^koniq10k has no official split here \(the official list is not here\): choose"
+    ):
+        make_split(table, "official")
+
+
+@pytest.mark.parametrize("index", ["Official", "0", ""])
+def test_another_word_is_no_split(index):
+    with pytest.raises(InputError, match=f"split index is {index!r}: .*or 'official'"):
+        make_split(table_of(list("abcde")), index)
+
+
+def test_shared_contents_are_counted_once_and_without_case():
+    table = table_of(list("abcd"), content=["x.png", "X.PNG", "x.png", "y.png"])
+    parts = [np.array([n]) for n in range(4)]
+    assert shared_contents(table, Split(parts[0], parts[1], parts[2])) == 1
+    assert shared_contents(table, Split(parts[0], parts[0][:0], parts[3])) == 0
+
+
+@pytest.mark.parametrize(
+    "images, length",
+    [(["a/1.png", "b/2.png"], 1), (["a/1.png", "b/1.PNG"], 2), (["x/a/1.png", "y/A/1.png"], 3), (["a", "a"], 4)],
+)
+def test_paths_are_cut_to_the_parts_that_tell_pictures_apart(images, length):
+    assert tail_length(images) == length
+    assert tail("X/Wn/img1.BMP", 2) == "wn/img1.bmp" and tail("img1.BMP", 3) == "img1.bmp"
+
+
+def test_a_split_hash_tells_folders_apart_where_file_names_do_not():
+    table = table_of(["wn/1.bmp", "wn/2.bmp", "jpeg/1.bmp", "jpeg/2.bmp"])
+    one, other = (Split(np.array(train), np.array([], dtype=np.int64), np.array(test)) for train, test in SWAPPED)
+    assert split_hash(table, one) != split_hash(table, other)
+
+
+SWAPPED = [([0, 1], [2, 3]), ([0, 3], [2, 1])]
