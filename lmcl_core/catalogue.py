@@ -22,7 +22,6 @@ class Benchmark:
         axis: the scores' name on an axis.
         label_kind: whose opinion the labels are.
         source: paper.
-        terms: terms of use, and where to ask for the images.
         marks: what the official folder holds, by which it is known under another name; "a|b" is one of both.
         mend: what to do where images are missing.
         read: (official folder) -> Reading.
@@ -38,7 +37,6 @@ class Benchmark:
     axis: str
     label_kind: str
     source: str
-    terms: str
     marks: tuple[str, ...]
     read: Reader
     mend: str = "unpack the archive again"
@@ -60,8 +58,6 @@ _LIVE = Benchmark(
     axis="100 - realigned DMOS",
     label_kind="people's opinion: 100 minus the realigned difference mean opinion score",
     source="Sheikh, Sabir and Bovik, IEEE TIP 2006; LIVE, The University of Texas at Austin",
-    terms="free to use when its notice and source are kept; ask at "
-    "https://live.ece.utexas.edu/research/Quality/subjective.htm",
     marks=("jp2k", "fastfading"),
     read=read_live,
     synthetic=True,
@@ -76,7 +72,6 @@ _CSIQ = Benchmark(
     axis="1 - DMOS",
     label_kind="people's opinion: 1 minus the difference mean opinion score",
     source="Larson and Chandler, Journal of Electronic Imaging 2010",
-    terms="for research; its authors hand it out at https://s2.smu.edu/~eclarson/csiq.html",
     marks=("dst_imgs|dst_imgs_all",),
     mend="unpack dst_imgs.zip again",
     read=read_csiq,
@@ -91,7 +86,6 @@ _TID2013 = Benchmark(
     axis="MOS",
     label_kind="people's mean opinion score, 0 to 9",
     source="Ponomarenko et al., Signal Processing: Image Communication 2015",
-    terms="for research; its authors hand it out at https://www.ponomarenko.info/tid2013.htm",
     marks=("distorted_images", "mos_with_names.txt|mos.txt|mos_std.txt"),
     read=read_tid2013,
     synthetic=True,
@@ -106,7 +100,6 @@ _KADID10K = Benchmark(
     axis="MOS (column dmos)",
     label_kind="people's mean opinion score, 1 to 5, higher is better although its column is called dmos",
     source="Lin, Hosu and Saupe, QoMEX 2019",
-    terms="for research; its authors hand it out at https://database.mmsp-kn.de/kadid-10k-database.html",
     marks=("images|distorted_images", "dmos.csv"),
     read=read_kadid10k,
     synthetic=True,
@@ -120,8 +113,6 @@ _LIVEC = Benchmark(
     axis="MOS",
     label_kind="people's mean opinion score, 0 to 100",
     source="Ghadiyaram and Bovik, IEEE TIP 2016; LIVE, The University of Texas at Austin",
-    terms="free to use when its notice and source are kept; ask at "
-    "https://live.ece.utexas.edu/research/ChallengeDB/index.html",
     marks=("Images", "Data/AllMOS_release.mat|Data/AllImages_release.mat"),
     read=read_livec,
 )
@@ -134,7 +125,6 @@ _KONIQ10K = Benchmark(
     axis="MOS",
     label_kind="people's mean opinion score, 0 to 100",
     source="Hosu, Lin, Sziranyi and Saupe, IEEE TIP 2020",
-    terms="for research; its authors hand it out at https://database.mmsp-kn.de/koniq-10k-database.html",
     marks=("1024x768|512x384|koniq10k_distributions_sets.csv|koniq10k_scores_and_distributions.csv",),
     read=read_koniq10k,
 )
@@ -147,7 +137,6 @@ _LIVEFB = Benchmark(
     axis="MOS",
     label_kind="people's mean opinion score, 0 to 100",
     source="Ying et al., CVPR 2020 (PaQ-2-PiQ, FLIVE)",
-    terms="for research (its labels: CC BY-NC 4.0); ask at https://baidut.github.io/PaQ-2-PiQ/",
     marks=("labels_image.csv|voc_emotic_ava|blur_dataset",),
     mend="fetch its folder of pictures again",
     read=read_livefb,
@@ -161,7 +150,6 @@ _SPAQ = Benchmark(
     axis="MOS",
     label_kind="people's mean opinion score, 0 to 100",
     source="Fang et al., CVPR 2020",
-    terms="for research; its authors hand it out at https://github.com/h4nwei/SPAQ",
     marks=("TestImage",),
     read=read_spaq,
 )
@@ -174,7 +162,6 @@ _DEMO = Benchmark(
     axis="proxy: MS-SSIM, dB",
     label_kind="a PROXY: MS-SSIM in dB, not people's opinion",
     source="photographs of scikit-image, scikit-learn and matplotlib, distorted here",
-    terms="photographs under the terms of the packages that ship them; nothing to ask for",
     marks=("labels.csv", "images"),
     mend="delete the folder, it is built again",
     read=read_demo,

@@ -147,9 +147,9 @@ def train(
     from .runs import run_folder
     from .training import train as run
 
-    settings = Recipe.for_benchmark(benchmark, recipe, **parse_changes(changes))
+    settings, index = Recipe.for_benchmark(benchmark, recipe, **parse_changes(changes)), parse_split(split)
     table = load_benchmark(benchmark, data_root or None)
-    parts = make_split(table, int(split) if split.isdigit() else split)
+    parts = make_split(table, index)
     folder = run_folder(runs_folder(runs_dir), benchmark, settings.name, parts.index)
     result = run(table, parts, settings, folder, device, resume=not overwrite, log=_say)
     print(f"{folder}: test SRCC {result['srcc']:.4f}  PLCC {result['plcc']:.4f}  (last epoch)")
@@ -179,6 +179,20 @@ def score(
         print(fault, file=sys.stderr)
     if faults:
         raise typer.Exit(1)
+
+
+def parse_split(text: str) -> int | str:
+    """A split as `make_split` takes it.
+
+    Args:
+        text: a whole number of 0 or more, or "official".
+
+    Raises:
+        InputError: neither.
+    """
+    if text == "official" or (text.isascii() and text.isdigit()):
+        return text if text == "official" else int(text)
+    raise InputError(f"--split is {text!r}: write a whole number of 0 or more, or official")
 
 
 def parse_changes(pairs: list[str] | None) -> dict[str, Any]:

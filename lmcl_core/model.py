@@ -168,6 +168,18 @@ def _map_channels(network: nn.Module, name: str, crop_size: int) -> int:
     return shape[1]
 
 
+def set_batchnorm_momentum(model: nn.Module, momentum: float) -> None:
+    """How fast the running statistics of every batch normalisation follow.
+
+    Args:
+        model: changed in place.
+        momentum: share of the newest batch, in (0, 1].
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = momentum
+
+
 def freeze_batchnorm(model: nn.Module) -> list[nn.Module]:
     """Have every batch normalisation use its running statistics, and keep them, until the next ``model.train()``.
 

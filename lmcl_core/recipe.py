@@ -67,6 +67,8 @@ class Recipe:
             down-weighted because their opinion scores are alike; beyond the paper.
         freeze_batchnorm: normalise with the pretrained statistics, so that crops and global views of a step do not
             change one another; scale and shift are trained all the same.
+        batchnorm_momentum: share of the newest step in the running statistics, in (0, 1]; a network's own value may
+            be made for far longer training (0.01 in tf_efficientnet) and would lag behind the weights here.
         ema_momentum: share of itself that the teacher keeps at a step, in [0, 1).
         epochs: passes over the training images.
         batch_images: B, images per step.
@@ -98,6 +100,7 @@ class Recipe:
     mutual_weight: float = 0.2
     quality_sigma: float | None = None
     freeze_batchnorm: bool = False
+    batchnorm_momentum: float = 0.05
     ema_momentum: float = 0.99
     epochs: int = 7
     batch_images: int = 16
@@ -129,6 +132,8 @@ class Recipe:
         for field, choices in _CHOICES.items():
             if getattr(self, field) not in choices:
                 refuse(field, f"one of {', '.join(choices)}")
+        if not 0 < self.batchnorm_momentum <= 1:
+            refuse("batchnorm_momentum", "in (0, 1]")
         if not 0 <= self.ema_momentum < 1:
             refuse("ema_momentum", "in [0, 1)")
         for field in ("view_size", "short_side"):

@@ -25,7 +25,15 @@ from .crops import CropSampler, crop_saliency, crop_weights, salient_crop
 from .devices import resolve_device
 from .errors import InputError, RunError
 from .losses import LocalManifoldContrastiveLoss, mutual_loss, quality_loss
-from .model import ModelOutput, QualityModel, batchnorm_frozen, freeze_batchnorm, make_teacher, update_teacher
+from .model import (
+    ModelOutput,
+    QualityModel,
+    batchnorm_frozen,
+    freeze_batchnorm,
+    make_teacher,
+    set_batchnorm_momentum,
+    update_teacher,
+)
 from .recipe import Recipe
 from .splits import Split
 from .store import PictureStore
@@ -72,6 +80,7 @@ class Trainer:
                 f"recipe field view_size is {recipe.view_size}: a vision transformer needs that of crop_size, "
                 f"{recipe.crop_size}"
             )
+        set_batchnorm_momentum(student, recipe.batchnorm_momentum)
         student = student.to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(
             student.parameters(),

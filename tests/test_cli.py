@@ -21,7 +21,8 @@ from scipy.io import savemat
 
 from lmcl_core import BENCHMARKS, InputError, QualityModel, Recipe, RunError, Split, load_benchmark, make_split
 from lmcl_core import split_hash
-from lmcl_core.cli import main, parse_changes
+from lmcl_core.cli import main, parse_changes, parse_split
+from lmcl_core.runs import run_folder
 from lmcl_core.scoring import save_model
 
 
@@ -115,11 +116,11 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess:
 def test_help_names_every_command(lmcl):
     code, out, err = lmcl("--help")
     assert code == 0 and err == ""
-    for command in ("reproduce", "verify", "train", "score", "--debug"):
+    for command in ("reproduce", "verify", "download", "train", "score", "--debug"):
         assert command in out
 
 
-@pytest.mark.parametrize("command", ["reproduce", "verify", "train", "score"])
+@pytest.mark.parametrize("command", ["reproduce", "verify", "download", "train", "score"])
 def test_every_command_has_help(lmcl, command):
     code, out, _ = lmcl(command, "--help")
     assert code == 0 and f"lmcl {command}" in out
@@ -139,6 +140,9 @@ def test_without_a_command_the_help_comes_as_help_not_as_an_error(lmcl):
         (["verify", "livec", "a", "b"], "b"),
         (["verify", "livec", "--nosuch"], "--nosuch"),
         (["train", "--split", "x"], "--split"),
+        (["train", "--split", "²"], "--split"),
+        (["download", "kadid10k"], "folder"),
+        (["reproduce", "--benchmark", "demo,demo"], "different ones"),
         (["train", "--nosuch", "1"], "--nosuch"),
         (["score", "a.png"], "--weights"),
         (["score", "--weights", "a"], "paths"),
@@ -275,7 +279,8 @@ def test_debug_shows_the_traceback_wherever_it_stands(lmcl):
 
 def test_a_sound_folder_is_exit_0_with_its_ten_split_hashes(lmcl, sound):
     code, out, err = lmcl("verify", "livec", sound)
-    assert code == 0 and err == "" and out.splitlines()[0] == "livec: 12 images, no faults"
+    assert code == 0 and err == "" and out.startswith("livec: 12 images, no faults; labels from ")
+    assert out.splitlines()[0].endswith("AllMOS_release.mat")
     found = re.findall(r"^split (\d): ([0-9a-f]{12})  10 train, 2 test, 0 contents shared$", out, re.M)
     table = load_benchmark("livec", sound)
     assert found == [(str(index), split_hash(table, make_split(table, index))) for index in range(10)]
@@ -426,3 +431,30 @@ def test_the_default_model_is_built_without_a_network(tmp_path):
     env = {**os.environ, "HF_HOME": str(tmp_path), "TORCH_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env)
     assert done.stdout == "True\n" and not list(tmp_path.iterdir()), done.stderr
+
+
+def test_a_dry_run_prints_plan_time_and_room_and_runs_nothing(lmcl, livec, tmp_path):
+    tiny = [f"--set={change}" for change in ("crop_size=32", "crops=2", "pretrained=false", "epochs=1")]
+    options = ["--benchmark", "livec,demo", "--data-root", livec, "--splits", "2", "--runs-dir", tmp_path / "runs"]
+    code, out, err = lmcl("reproduce", *options, "--dry-run", *tiny)
+    assert code == 0 and err == "" and not (tmp_path / "runs").exists()
+    rows = {line.split()[0]: line.split() for line in out.splitlines()[1:3]}
+    assert rows["livec"][1:4] == ["12", "4", "0"] and rows["demo"][1:4] == ["360", "4", "0"]
+    assert re.search(r"in all 8 runs, \d+ minutes of training on one worker, \d+\.\d GB", out)
+
+
+def test_a_set_that_only_its_owners_hand_out_says_where_to_ask(lmcl, tmp_path):
+    code, out, err = lmcl("download", "livec", tmp_path)
+    assert code == 2 and "live.ece.utexas.edu" in out and "ask at https://live.ece.utexas.edu" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_terms_that_are_not_accepted_download_nothing(lmcl, tmp_path, monkeypatch):
+    monkeypatch.setattr("typer.confirm", lambda question: False)
+    code, out, err = lmcl("download", "kadid10k", tmp_path)
+    assert code == 2 and "terms" in err and "KADID-10k" in out and list(tmp_path.iterdir()) == []
+
+
+def test_the_official_split_has_a_run_folder_of_its_own(tmp_path):
+    assert parse_split("official") == "official" and parse_split("7") == 7
+    assert run_folder(tmp_path, "koniq10k", "lmcl", "official").name == "split-official"

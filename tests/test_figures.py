@@ -48,31 +48,6 @@ def test_every_image_is_in_the_histogram():
     assert sum(bar.get_height() for bar in bars) == len(SCORES)
 
 
-def test_ours_alone_is_marked_among_published_results():
-    data = pd.DataFrame(dict(method=["ours (x)", "A", "B"], plcc=[0.85, 0.9, np.nan], low=[0.8, np.nan, np.nan],
-                             high=[0.9, np.nan, np.nan]))
-    axes = figures.against_published(data, "plcc").axes[0]
-    np.testing.assert_allclose(np.asarray(axes.collections[0].get_offsets())[:, 0], [0.85, 0.9])
-    assert len({tuple(color) for color in axes.collections[0].get_facecolors()}) == 2
-    assert [list(line.get_xdata()) for line in axes.lines] == [[0.8, 0.9]]
-
-
-def test_separation_shows_the_mean_over_splits():
-    rows = [dict(recipe=r, split=s, measure="m", value=v) for r, vs in (("no-manifold", (1, 3)), ("lmcl", (0, 1)))
-            for s, v in enumerate(vs)]
-    axes = figures.separation_bars(pd.DataFrame(rows)).axes[0]
-    assert list(axes.lines[-1].get_ydata()) == [2, 0.5]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["no-manifold", "lmcl"]
-
-
-def test_hard_examples_are_ringed_and_counted():
-    data = pd.DataFrame(dict(recipe=["a"] * 4 + ["b"] * 4, x=range(8), y=range(8), mos=range(8),
-                             hard=[True, False, True, False, False, False, False, True]))
-    figure = figures.umap_panels(data, "MOS")
-    assert [axes.get_legend().get_texts()[0].get_text() for axes in figure.axes[:2]] == [
-        "in a hard pair (2)", "in a hard pair (1)"]
-
-
 def test_the_salient_crop_alone_is_thick():
     boxes = torch.tensor([[[0, 0, 8, 8], [4, 4, 8, 8], [2, 2, 8, 8]]])
     figure = figures.crops_and_saliency([np.zeros((16, 16, 3), np.uint8)], torch.full((1, 2, 2), 0.25), boxes,
@@ -86,7 +61,6 @@ def test_the_salient_crop_alone_is_thick():
     figures.pictures([np.zeros((4, 6, 3), np.uint8)] * 3, ["x", "y", "z"], columns=2),
     figures.training_curves(pd.DataFrame({name: [1.0, 0.5] for name in (
         "epoch", "loss", "quality", "inter", "intra", "test_srcc", "test_plcc")})),
-    figures.metric_bars(pd.DataFrame(dict(distortion=["a", "b"], srcc=[0.1, 0.2], plcc=[0.3, 0.4])), "distortion"),
 ])
 def test_a_drawing_function_returns_a_figure_with_something_on_it(figure):
     assert isinstance(figure, Figure) and any(axes.has_data() for axes in figure.axes)

@@ -22,7 +22,7 @@ from torch.nn.functional import cosine_similarity, layer_norm
 
 from lmcl_core import InputError, QualityModel, make_teacher, update_teacher, weights
 from lmcl_core.cpu import depthwise_in_float32, keep_freed_memory
-from lmcl_core.model import AttentionPool, freeze_batchnorm
+from lmcl_core.model import AttentionPool, batchnorm_frozen, freeze_batchnorm, set_batchnorm_momentum
 
 LITE0 = "tf_efficientnet_lite0"
 HUB_VIT = "test_vit.r160_in1k"  # the smallest vision transformer of timm that names hub weights
@@ -520,6 +520,28 @@ def test_frozen_batch_normalisation_keeps_its_statistics_until_train_is_called()
     assert torch.equal(model[1].running_mean, before) and model[1].weight.grad is not None and model[0].training
     model.train()(images)
     assert not torch.equal(model[1].running_mean, before)
+
+
+def test_batch_normalisation_is_frozen_for_the_length_of_a_block_and_only_where_it_was_live():
+    model = quietly(lambda: nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3))).train()
+    model[1].eval()
+    before = model[0].running_mean.clone()
+    with batchnorm_frozen(model):
+        model(pictures(2, 8).float())
+    assert torch.equal(model[0].running_mean, before)
+    assert model[0].training and not model[1].training
+    with pytest.raises(ZeroDivisionError), batchnorm_frozen(model):
+        1 / 0
+    assert model[0].training
+
+
+def test_the_newest_batch_has_the_chosen_share_in_the_running_statistics():
+    model = quietly(lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, momentum=0.01))).train()
+    set_batchnorm_momentum(model, 0.25)
+    x = pictures(2, 8).float()
+    wanted = 0.25 * model[0](x).mean((0, 2, 3))
+    model(x)
+    torch.testing.assert_close(model[1].running_mean, wanted)
 
 
 def depthwise_stack():

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,30 @@ def test_a_record_that_cannot_be_written_as_json_leaves_nothing(tmp_path):
     with pytest.raises(TypeError):
         write_run(tmp_path, {"metrics": object()})
     assert list(tmp_path.iterdir()) == []
+
+
+HOLD = """
+import sys, time
+from lmcl_core import runs
+with runs.reserved(sys.argv[1]):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_run_folder_belongs_to_one_process_until_that_ends_however_it_ends(tmp_path):
+    folder = tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"in\n"
+        with pytest.raises(InputError, match="another process is training in"), runs.reserved(folder, patience=0.2):
+            pass
+        other.kill()
+    with runs.reserved(folder, patience=5):
+        pass
+    assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot save"), runs.reserved(tmp_path / "file" / "run"):
+        pass

@@ -1,0 +1,85 @@
+"""The numbers behind the pictures of results."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from lmcl_core.result_figures import (
+    against_published,
+    benchmark_overview,
+    cross_matrix,
+    metric_bars,
+    separation_bars,
+    umap_panels,
+)
+
+
+def test_ours_alone_is_marked_among_published_results():
+    data = pd.DataFrame(
+        dict(
+            method=["ours (x)", "A", "B"],
+            plcc=[0.85, 0.9, np.nan],
+            low=[0.8, np.nan, np.nan],
+            high=[0.9, np.nan, np.nan],
+        )
+    )
+    axes = against_published(data, "plcc").axes[0]
+    np.testing.assert_allclose(np.asarray(axes.collections[0].get_offsets())[:, 0], [0.85, 0.9])
+    assert len({tuple(color) for color in axes.collections[0].get_facecolors()}) == 2
+    assert [list(line.get_xdata()) for line in axes.lines] == [[0.8, 0.9]]
+
+
+def test_separation_shows_the_mean_over_splits():
+    rows = [
+        dict(recipe=r, split=s, measure="m", value=v)
+        for r, vs in (("no-manifold", (1, 3)), ("lmcl", (0, 1)))
+        for s, v in enumerate(vs)
+    ]
+    axes = separation_bars(pd.DataFrame(rows)).axes[0]
+    assert list(axes.lines[-1].get_ydata()) == [2, 0.5]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["no-manifold", "lmcl"]
+
+
+def test_hard_examples_are_ringed_and_counted():
+    data = pd.DataFrame(
+        dict(
+            recipe=["a"] * 4 + ["b"] * 4,
+            x=range(8),
+            y=range(8),
+            mos=range(8),
+            hard=[True, False, True, False, False, False, False, True],
+        )
+    )
+    figure = umap_panels(data, "MOS")
+    assert [axes.get_legend().get_texts()[0].get_text() for axes in figure.axes[:2]] == [
+        "in a hard pair (2)",
+        "in a hard pair (1)",
+    ]
+
+
+def test_metrics_are_bars_of_their_height_for_every_group():
+    data = pd.DataFrame(dict(distortion=["a", "b"], srcc=[0.1, 0.2], plcc=[0.3, 0.4]))
+    bars = [bar.get_width() for bar in metric_bars(data, "distortion").axes[0].patches]
+    assert sorted(width for width in bars if width > 0) == [0.1, 0.2, 0.3, 0.4]
+
+
+def test_the_overview_shows_what_was_run_beside_the_papers_claim():
+    whole = pd.DataFrame(
+        dict(benchmark=["csiq", "livec"], title=["CSIQ", "LIVEC"], splits=[0, 3], plcc=[np.nan, 0.85])
+    ).assign(plcc_min=[np.nan, 0.8], plcc_max=[np.nan, 0.9])
+    published = pd.DataFrame(
+        dict(benchmark=["livec"] * 2, method=["LML-IQA v1 (the paper)", "other"], plcc=[0.914, 0.88])
+    )
+    axes = benchmark_overview(whole, published).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["LIVEC (3 splits)"]
+    dots = [[float(x) for x in dots.get_offsets()[:, 0]] for dots in axes.collections[:3]]
+    assert dots == [[0.88], [0.914], [0.85]] and list(axes.lines[0].get_xdata()) == [0.8, 0.9]
+
+
+def test_the_cross_matrix_is_the_median_over_splits_and_empty_where_nothing_can_be_compared():
+    rows = [("live", "livec", 0.2), ("live", "livec", 0.4), ("live", "live", 0.9), ("live", "tid2013", np.nan)]
+    data = pd.DataFrame(rows, columns=["train", "test", "srcc"]).assign(plcc=0.5)
+    left = cross_matrix(data).axes[0]
+    assert [text.get_text() for text in left.get_xticklabels()] == ["live", "livec", "tid2013"]
+    assert [text.get_text() for text in left.texts] == ["0.900", "0.300"]
