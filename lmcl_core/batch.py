@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 _TOPIC = "lmcl"  # of the events by which a worker tells of its epochs
 _SECONDS_TO_JOIN = 60
+#: Dask gives its workers one thread of OpenMP each; a training is to have all CPUs of its job.
+_ALL_CPUS = [
+    f"export DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON__{name}_NUM_THREADS=${{SLURM_CPUS_PER_TASK:-1}}"
+    for name in ("OMP", "MKL")
+]
 
 
 @contextmanager
@@ -118,7 +123,8 @@ def local_workers(workers: int, gpus: int, cores: int) -> list[dict[str, str]]:
 
 
 def slurm_cluster():
-    """A cluster whose workers are SLURM jobs; queue, cores, memory and walltime come from Dask's own configuration.
+    """A cluster whose workers are SLURM jobs of one notebook each; queue, CPUs, memory and walltime come from Dask's
+    own configuration (jobqueue.slurm: queue, job-cpu, memory, walltime).
 
     Returns:
         The `dask_jobqueue.SLURMCluster`, not yet scaled; ``job_script()`` is what it would submit.
@@ -130,11 +136,18 @@ def slurm_cluster():
         from dask_jobqueue import SLURMCluster
     except ImportError as error:
         raise InputError("scheduler slurm needs the package dask-jobqueue: pip install dask-jobqueue") from error
+    import dask
+
     try:
-        return SLURMCluster(scheduler_options=dict(dashboard=False))
+        return SLURMCluster(
+            cores=1,  # threads of a worker, each of which runs a notebook; a notebook takes all CPUs of its job
+            processes=1,
+            job_script_prologue=[*dask.config.get("jobqueue.slurm.job-script-prologue", []), *_ALL_CPUS],
+            scheduler_options=dict(dashboard=False),
+        )
     except ValueError as error:
         raise InputError(
-            f"SLURM settings are incomplete ({' '.join(str(error).split())}): write cores, memory and walltime into "
+            f"SLURM settings are incomplete ({' '.join(str(error).split())}): write job-cpu, memory and walltime into "
             "~/.config/dask/jobqueue.yaml under jobqueue.slurm"
         ) from error
 

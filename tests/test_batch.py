@@ -105,7 +105,7 @@ def test_a_scheduler_that_is_not_there_is_an_error(address, message):
 
 def test_the_slurm_job_script_asks_for_what_the_configuration_says():
     settings = {
-        "cores": 4,
+        "job-cpu": 4,
         "memory": "16GB",
         "walltime": "02:00:00",
         "queue": "gpu",
@@ -118,7 +118,8 @@ def test_the_slurm_job_script_asks_for_what_the_configuration_says():
         script = cluster.job_script()
     for line in ("#SBATCH -p gpu", "#SBATCH --cpus-per-task=4", "#SBATCH -t 02:00:00", "#SBATCH --gpus=1"):
         assert line in script
-    assert "distributed.cli.dask_worker tcp://" in script
+    assert "distributed.cli.dask_worker tcp://" in script and "--nthreads 1 " in script
+    assert "OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}" in script
 
 
 def test_incomplete_slurm_settings_are_an_error():

@@ -101,6 +101,8 @@ def test_a_value_of_the_wrong_type_is_named(field, value):
     + [(f, v) for f in (*REAL, "quality_sigma") for v in (math.nan, math.inf)]
     + [
         ("seed", -1),
+        ("batchnorm_momentum", 0.0),
+        ("batchnorm_momentum", 1.1),
         ("ema_momentum", 1.0),
         ("ema_momentum", -0.1),
         ("variant", "v3"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -151,6 +154,28 @@ def test_the_forecast_counts_runs_and_learns_from_finished_ones(walked, tmp_path
     fresh = forecast(order(tmp_path)).iloc[0]
     assert (fresh["runs"], fresh["finished"], fresh["basis"]) == (2, 0, "timed now") and fresh["minutes"] > 0
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_killed_main_process_loses_no_epoch(tmp_path):
+    """The kill leaves no worker behind that would hold the run folder; the next call goes on with the third epoch."""
+    changes = {**TINY, "epochs": 4}
+    code = (
+        "import json, sys; from lmcl_core.reproduce import Order, reproduce\n"
+        "if __name__ == '__main__': reproduce(Order(**json.loads(sys.argv[1])), lambda line: print(line, flush=True))"
+    )
+    (tmp_path / "main.py").write_text(code)
+    wanted = json.dumps(dataclasses.asdict(order(tmp_path, changes=changes)))
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "main.py"), wanted], stdout=subprocess.PIPE, text=True
+    ) as main:
+        for line in main.stdout:
+            if "lmcl  split 0: epoch 2/4" in line:
+                break
+        main.kill()
+    lines = again(tmp_path, changes=changes)
+    epochs = [line.split("epoch ")[1][0] for line in lines if "  lmcl  split 0: epoch " in line]
+    assert epochs and epochs[-1] == "4" and "1" not in epochs and "2" not in epochs
+    assert (tmp_path / "runs" / "demo" / "lmcl" / "split-00" / "run.json").is_file()
 
 
 def test_several_benchmarks_share_one_table_and_keep_their_own_folders(tmp_path):
