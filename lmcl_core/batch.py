@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,10 +15,15 @@ from .errors import InputError, RunError
 from .jobs import Job, run_notebook
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 _TOPIC = "lmcl"  # of the events by which a worker tells of its epochs
 _SECONDS_TO_JOIN = 60
+_SECONDS_TO_LOOK = 5  # at workers that joined
+_SLURM_SETTINGS = (
+    "SLURM settings are incomplete: write job-cpu, memory and walltime into ~/.config/dask/jobqueue.yaml under "
+    "jobqueue.slurm, as the README shows"
+)
 #: Dask gives its workers one thread of OpenMP each; a training is to have all CPUs of its job.
 _ALL_CPUS = [
     f"export DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON__{name}_NUM_THREADS=${{SLURM_CPUS_PER_TASK:-1}}"
@@ -70,39 +76,49 @@ def run_jobs(
     Returns:
         The error of each job that failed, by its title; the others are finished.
     """
-    from distributed import as_completed
+    from distributed import TimeoutError as NothingYet
+    from distributed import wait
 
-    def hear(event: tuple[float, str]) -> None:
-        log(event[1])
-
-    client.subscribe_topic(_TOPIC, hear)
-    futures = {
-        client.submit(
-            _work, job, key=f"{job.title}  {uuid.uuid4().hex[:8]}", retries=int(job.is_training), pure=False
-        ): job
-        for job in jobs
-    }
-    failed = {}
+    waiting, running, failed = deque(jobs), {}, {}
+    client.subscribe_topic(_TOPIC, lambda event: log(event[1]))
     try:
-        for future in as_completed(futures):
-            job, error = futures[future], future.exception()
-            if error is None:
-                finished(job)
-                log(f"{job.title}: {future.result():.0f} s")
-            else:
-                failed[job.title] = _told(error)
-                log(f"{job.title}: FAILED: {failed[job.title]}")
+        while waiting or running:
+            # no more than can run at once: a worker that dies takes along nothing but what it was doing
+            while waiting and len(running) < max(1, sum(client.nthreads().values())):
+                job = waiting.popleft()
+                key = f"{job.title}  {uuid.uuid4().hex[:8]}"
+                running[client.submit(_work, job, key=key, retries=int(job.is_training), pure=False)] = job
+            try:
+                ended = wait(list(running), timeout=_SECONDS_TO_LOOK, return_when="FIRST_COMPLETED").done
+            except NothingYet:
+                continue  # workers may have joined meanwhile
+            for future in ended:
+                _settle(running.pop(future), future, failed, finished, log)
     finally:
         client.unsubscribe_topic(_TOPIC)
     return failed
 
 
-def local_workers(workers: int, gpus: int, cores: int) -> list[dict[str, str]]:
+def _settle(
+    job: Job, future: Future, failed: dict[str, Exception], finished: Callable[[Job], None], log: Callable[[str], None]
+) -> None:
+    """Take a result from the cluster, which then forgets it and will not compute it anew when a worker dies."""
+    error = future.exception()
+    if error is None:
+        finished(job)
+        log(f"{job.title}: {future.result():.0f} s")
+    else:
+        failed[job.title] = _told(error)
+        log(f"{job.title}: FAILED: {failed[job.title]}")
+    future.release()
+
+
+def local_workers(workers: int, gpus: Sequence[str], cores: int) -> list[dict[str, str]]:
     """The environment of each worker on this machine: its GPU, or its share of the cores.
 
     Args:
         workers: how many are wanted; 0 means one a GPU, or one where there is none.
-        gpus: how many GPUs there are.
+        gpus: the GPUs this process may use, as CUDA_VISIBLE_DEVICES names them.
         cores: how many cores there are.
 
     Returns:
@@ -113,12 +129,12 @@ def local_workers(workers: int, gpus: int, cores: int) -> list[dict[str, str]]:
     """
     if workers < 0:
         raise InputError(f"workers is {workers}: it must be 0 (as many as GPUs, or 1) or more")
-    count = workers or max(gpus, 1)
+    count = workers or max(len(gpus), 1)
     threads = str(max(1, cores // count))
     environments = [dict(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads) for _ in range(count)]
     for n, environment in enumerate(environments):
         if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = str(n % gpus)
+            environment["CUDA_VISIBLE_DEVICES"] = gpus[n % len(gpus)]
     return environments
 
 
@@ -138,6 +154,8 @@ def slurm_cluster():
         raise InputError("scheduler slurm needs the package dask-jobqueue: pip install dask-jobqueue") from error
     import dask
 
+    if dask.config.get("jobqueue.slurm.job-cpu", None) is None:
+        raise InputError(_SLURM_SETTINGS)
     try:
         return SLURMCluster(
             cores=1,  # threads of a worker, each of which runs a notebook; a notebook takes all CPUs of its job
@@ -146,10 +164,7 @@ def slurm_cluster():
             scheduler_options=dict(dashboard=False),
         )
     except ValueError as error:
-        raise InputError(
-            f"SLURM settings are incomplete ({' '.join(str(error).split())}): write job-cpu, memory and walltime into "
-            "~/.config/dask/jobqueue.yaml under jobqueue.slurm"
-        ) from error
+        raise InputError(f"{_SLURM_SETTINGS} ({' '.join(str(error).split())})") from error
 
 
 @contextmanager
@@ -157,7 +172,9 @@ def _cluster(scheduler: str, workers: int) -> Iterator:
     """What a client connects to: a cluster of our own, or an address."""
     if scheduler == "slurm":
         with slurm_cluster() as cluster:
-            cluster.scale(jobs=max(workers, 1))
+            cluster.adapt(
+                minimum_jobs=max(workers, 1), maximum_jobs=max(workers, 1)
+            )  # replaces jobs that ran out of time
             yield cluster
     elif scheduler:
         if "://" not in scheduler:
@@ -166,7 +183,7 @@ def _cluster(scheduler: str, workers: int) -> Iterator:
     else:
         from distributed import Nanny, Scheduler, SpecCluster
 
-        environments = local_workers(workers, torch.cuda.device_count(), os.cpu_count() or 1)
+        environments = local_workers(workers, _visible_gpus(), os.cpu_count() or 1)
         options = dict(nthreads=1, memory_limit=0, dashboard=False)
         with SpecCluster(
             scheduler=dict(cls=Scheduler, options=dict(dashboard=False, host="127.0.0.1")),
@@ -174,6 +191,13 @@ def _cluster(scheduler: str, workers: int) -> Iterator:
             silence_logs=50,
         ) as cluster:
             yield cluster
+
+
+def _visible_gpus() -> list[str]:
+    """The GPUs this process may use; CUDA_VISIBLE_DEVICES may already leave it some of them only."""
+    count = torch.cuda.device_count()
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return named[:count] if named else [str(n) for n in range(count)]
 
 
 def _wait_for_a_worker(client: Client, scheduler: str) -> None:

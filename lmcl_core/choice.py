@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .benchmarks import BENCHMARKS, FaultError, load_benchmark
+from .benchmarks import BENCHMARKS, load_benchmark
 from .errors import InputError
 
 ALL = "all"
@@ -44,7 +44,7 @@ def _all_there(root: str | Path | None) -> tuple[dict[str, pd.DataFrame], dict[s
         if name != "demo":
             try:
                 tables[name] = load_benchmark(name, root)
-            except FaultError as error:
+            except InputError as error:
                 missing[name] = str(error)
     if not tables:
         raise InputError(f"no benchmark can be read in {root}: name the folder that holds their official folders")

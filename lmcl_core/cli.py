@@ -228,6 +228,8 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(arguments, prog_name="lmcl", standalone_mode=False)
     except InputError as error:
         _fail(str(error), 2, debug)
+    except typer.Abort:
+        _fail("stopped at a question nobody answered: add --yes to accept the terms without being asked", 2, debug)
     except RunError as error:
         _fail(str(error), 1, debug)
     except Exception as error:  # the last line of defence: one line for the user, all of it with --debug

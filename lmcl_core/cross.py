@@ -10,6 +10,7 @@ import torch
 
 from .benchmarks import BENCHMARKS
 from .evaluation import metrics
+from .recipe import Recipe
 from .scoring import load
 from .splits import Split, data_hash
 from .store import PictureStore, replacing
@@ -36,6 +37,20 @@ def unseen(trained_on: str, table: pd.DataFrame, split: Split) -> np.ndarray:
     return np.arange(len(table))
 
 
+def common_short_side(recipe: Recipe, benchmark: str) -> int | None:
+    """The short side at which a model looks at another benchmark's pictures: the smaller of theirs.
+
+    Args:
+        recipe: of the model.
+        benchmark: the one it is to be judged on, whose preset states its own short side.
+
+    Returns:
+        Pixels, or None where neither states one.
+    """
+    sides = [side for side in (recipe.short_side, Recipe.for_benchmark(benchmark).short_side) if side is not None]
+    return min(sides, default=None)
+
+
 def predict(folder: str | Path, table: pd.DataFrame, rows: np.ndarray, device: str = "auto") -> pd.DataFrame:
     """Scores of a finished run's model on pictures of any benchmark, kept in the run folder for the next time.
 
@@ -52,6 +67,8 @@ def predict(folder: str | Path, table: pd.DataFrame, rows: np.ndarray, device: s
         InputError: weights or pictures that cannot be read.
         RunError: the scores cannot be saved.
     """
+    if not len(rows):
+        return pd.DataFrame(columns=["image", "mos", "pred"])
     model = Path(folder) / "model.safetensors"
     kept = Path(folder) / "cross" / f"{table.attrs['benchmark']}-{data_hash(table)}.csv"
     if kept.is_file() and kept.stat().st_mtime_ns >= model.stat().st_mtime_ns:
@@ -59,9 +76,9 @@ def predict(folder: str | Path, table: pd.DataFrame, rows: np.ndarray, device: s
         if len(found) == len(rows):
             return found
     scorer = load(model, device)
-    store = PictureStore.open(table, scorer.recipe.short_side)
-    looks = scorer.look_at(store.picture(int(row)) for row in rows)
-    score = torch.cat([seen.score for seen in looks]).double().numpy()
+    store = PictureStore.open(table, common_short_side(scorer.recipe, table.attrs["benchmark"]))
+    pictures = (store.picture(int(row)) for row in rows)
+    score = torch.cat([seen.score for seen in scorer.looks(pictures)]).double().numpy()
     scores = pd.DataFrame(
         dict(
             image=table["image"].to_numpy()[rows],

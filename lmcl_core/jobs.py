@@ -69,6 +69,7 @@ def run_notebook(job: Job, log: Callable[[str], None] = print) -> None:
         RunError: a cell failed; the message names notebook, cell and error.
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     source = project_folder() / "notebooks" / job.notebook
     check_parameters(source, job.parameters)
@@ -89,6 +90,11 @@ def run_notebook(job: Job, log: Callable[[str], None] = print) -> None:
         raise RunError(
             f"{job.notebook} failed in cell In [{error.exec_count}], {first_line!r} "
             f"({error.ename}: {error.evalue}); see {job.output}"
+        ) from error
+    except DeadKernelError as error:
+        raise RunError(
+            f"the Python of {job.notebook} was killed (out of memory?): free memory or use fewer workers; "
+            f"see {job.output}"
         ) from error
     except OSError as error:
         raise save_failed(job.output, error) from error
@@ -159,16 +165,13 @@ def _records(job: Job) -> list[Path]:
     return sorted(path for name in job.benchmarks for path in (runs / name).glob("*/split-*/run.json"))
 
 
-def _figures(job: Job) -> list[str]:
-    """Figures a notebook drew: their names begin with its number, and those of a run name recipe and split."""
+def _figures(job: Job) -> dict[str, str]:
+    """Hashes of the figures a notebook drew: names begin with its number, those of a run tell recipe and split."""
     figures = Path(job.parameters["figures_dir"])
     run = f"*{job.parameters['recipe']}_split-{job.parameters['split']:02d}.*" if job.is_training else "*"
     folders = [*job.benchmarks, "all"] if len(job.benchmarks) > 1 else job.benchmarks
-    return [
-        path.relative_to(figures).as_posix()
-        for name in folders
-        for path in sorted((figures / name).glob(f"{job.notebook[:2]}_{run}"))
-    ]
+    drawn = [path for name in folders for path in sorted((figures / name).glob(f"{job.notebook[:2]}_{run}"))]
+    return {path.relative_to(figures).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in drawn}
 
 
 class _EpochLines(io.TextIOBase):

@@ -243,6 +243,10 @@ def read_kadid10k(folder: Path) -> Reading:
     path = label_file(folder, "dmos.csv")
     rows = read_columns(path, ["dist_img", "ref_img", "dmos"])
     parts = parts_of(rows["dist_img"], r"(i\d\d)_(\d\d)_(\d\d)\.png", path, "I01_01_01.png")
+    content = rows["ref_img"].map(file_name).str.lower()
+    odd = rows["dist_img"][content != parts[0].str.lower() + ".png"].tolist()
+    if odd:
+        raise FaultError(Fault("bad_label_row", f"{path}: {some(odd)}", f"ref_img is not its reference: {AGAIN}"))
     inside = next((name for name in ("images", "distorted_images") if find(folder, name)), "images")
     references = sorted({*rows["ref_img"], *(parts[0] + ".png")})
     table = labelled(
@@ -250,7 +254,7 @@ def read_kadid10k(folder: Path) -> Reading:
         rows["dist_img"].tolist(),
         image=on_disk(folder, rows["dist_img"], inside),
         mos=numbers(rows["dmos"]),
-        content=rows["ref_img"].map(file_name).str.lower(),
+        content=content,
         distortion=_numbered(KADID_DISTORTIONS, parts[1], path),
         level=parts[2].astype(int),
     )

@@ -20,6 +20,7 @@ from .jobs import Job, is_finished, remember
 from .paths import figures_folder, runs_folder
 from .recipe import VARIANTS, Recipe
 from .splits import make_split
+from .tables import finished_splits
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Order:
         """Notebook parameters that tell of this order; `benchmark` is one name or several with commas."""
         return dict(
             benchmark=benchmark,
-            data_root=str(self.data_root),
+            data_root=str(Path(self.data_root).expanduser().resolve()) if self.data_root else "",
             runs_dir=str(runs_folder(self.runs_dir)),
             figures_dir=str(figures_folder("", self.figures_dir)),
             recipe_changes=json.dumps(self.changes),
@@ -85,11 +86,14 @@ def reproduce(order: Order, log: Callable[[str], None] = print) -> list[Path]:
     with ExitStack() as stack:
         client = None
         for stage in plan(order, list(tables)):
-            todo = [job for job in stage if not _depends_on_failed(job, failed)]
+            todo = [job for job in stage if not _lacks_input(job, failed)]
             fresh = [job for job in todo if order.overwrite or not _is_done(job, tables, recipes)]
             for job in todo:
                 if job not in fresh:
                     log(f"{job.title}: finished before")
+            for job in fresh:
+                if order.overwrite and job.is_training:
+                    runs.discard(job.output.parent)
             if fresh:
                 client = client or stack.enter_context(connect(order.scheduler, order.workers))
                 failed |= run_jobs(client, fresh, lambda job: remember(job, tables), log)
@@ -116,13 +120,20 @@ def prepare(
     """
     if order.splits < 1:
         raise InputError(f"splits is {order.splits!r}: it must be at least 1")
-    resolve_device(order.device)
+    if "name" in order.changes:
+        raise InputError("recipe field name cannot be changed here: the runs of a batch lie in folders of their recipe")
+    if not order.scheduler:
+        resolve_device(order.device)
     tables, missing = choose_benchmarks(order.benchmark, order.data_root or None)
     recipes = {
         name: {recipe: Recipe.for_benchmark(name, recipe, **order.changes) for recipe in VARIANTS} for name in tables
     }
     for name, reason in missing.items():
         log(f"{name}: left out: {reason}")
+    if not order.overwrite:
+        for name, table in tables.items():  # a folder that holds another run is told now, not hours later
+            for recipe in recipes[name].values():
+                finished_splits(table, recipe, runs_folder(order.runs_dir), order.splits)
     return tables, recipes
 
 
@@ -139,7 +150,7 @@ def plan(order: Order, benchmarks: list[str]) -> Iterator[list[Job]]:
         Job(
             "02_training.ipynb",
             runs.run_folder(folder, name, recipe, index) / "02_training.ipynb",
-            order.settings(name, recipe=recipe, split=index, device=order.device, overwrite=order.overwrite),
+            order.settings(name, recipe=recipe, split=index, device=order.device),
         )
         for name in benchmarks
         for index in range(order.splits)
@@ -176,11 +187,12 @@ def forecast(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
         for recipe in recipes[name].values():
             folder = runs_folder(order.runs_dir) / name / recipe.name
             past = estimates.past_seconds(folder, recipe)
-            to_do = [k for k in range(order.splits) if order.overwrite or not _has_run(order, table, recipe, k)]
-            finished += order.splits - len(to_do)
+            there = finished_splits(table, recipe, runs_folder(order.runs_dir), order.splits)
+            to_do = order.splits - (0 if order.overwrite else len(there))
+            finished += order.splits - to_do
             if to_do:
                 a_run = past or estimates.run_seconds(recipe, table, estimates.view_seconds(recipe, order.device))
-                minutes += len(to_do) * a_run / 60
+                minutes += to_do * a_run / 60
                 basis.add("finished runs" if past else "timed now")
         rows.append(
             dict(
@@ -203,11 +215,6 @@ def _job(order: Order, notebook: str, folder: Path, benchmark: str, **more: Any)
     return Job(f"{notebook}.ipynb", folder / f"{notebook}.ipynb", parameters)
 
 
-def _has_run(order: Order, table: pd.DataFrame, recipe: Recipe, index: int) -> bool:
-    folder = runs.run_folder(runs_folder(order.runs_dir), table.attrs["benchmark"], recipe.name, index)
-    return runs.finished_run(folder, runs.identity(table, make_split(table, index), recipe)) is not None
-
-
 def _is_done(job: Job, tables: Mapping[str, pd.DataFrame], recipes: Mapping[str, dict[str, Recipe]]) -> bool:
     """Whether a notebook, and the run it trains, need not be computed again."""
     if job.is_training:
@@ -219,10 +226,11 @@ def _is_done(job: Job, tables: Mapping[str, pd.DataFrame], recipes: Mapping[str,
     return is_finished(job, tables)
 
 
-def _depends_on_failed(job: Job, failed: Mapping[str, Exception]) -> bool:
-    """Whether a notebook about a single benchmark has lost what it is made from."""
-    broken = {title.split("  ")[1] for title in failed}
-    return len(job.benchmarks) == 1 and job.benchmarks[0] in broken
+def _lacks_input(job: Job, failed: Mapping[str, Exception]) -> bool:
+    """Whether what a notebook is made from has failed: unsound data for all but the tables, a run for notebook 04."""
+    broken = {tuple(title.split("  ")[:2]) for title in failed}
+    data = all(("01_data_preparation", name) in broken for name in job.benchmarks)
+    return data or (job.notebook.startswith("04") and ("02_training", job.benchmarks[0]) in broken)
 
 
 def _report(failed: Mapping[str, Exception]) -> str:

@@ -78,8 +78,8 @@ def check_same(found: dict[str, Any], wanted: dict[str, str], folder: Path) -> N
     differing = [key for key in IDENTITY if found.get(key) != wanted[key]]
     if differing:
         raise InputError(
-            f"{folder} holds another run (its {', '.join(differing)} differ): recompute it "
-            "with --overwrite (overwrite=True in the notebook), or choose another runs folder"
+            f"{folder} holds another run (its {', '.join(differing)} differ): delete that folder, choose another runs "
+            "folder, or compute all runs again with --overwrite (overwrite=True in the notebook)"
         )
 
 
@@ -120,6 +120,16 @@ def finished_run(folder: Path, wanted: dict[str, str]) -> dict[str, Any] | None:
     check_same(record, wanted, folder)
     whole = all((folder / name).is_file() for name in ("history.csv", "predictions.csv", "model.safetensors"))
     return record if whole else None
+
+
+def discard(folder: Path) -> None:
+    """Make a run folder hold no run, finished or not; its other files are replaced by the next one.
+
+    Args:
+        folder: the run folder; nothing is done where it does not exist.
+    """
+    for name in ("run.json", "checkpoint.pt"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def write_run(folder: Path, record: dict[str, Any]) -> None:

@@ -134,7 +134,7 @@ class Scorer:
             InputError: a picture that cannot be read; the message names it.
         """
         inputs = [inputs] if isinstance(inputs, (str, Path, Image.Image, np.ndarray)) else list(inputs)
-        scores = [seen.score for seen in self._looks(self._pictures(inputs), batch_size)]
+        scores = [seen.score for seen in self.looks(self._pictures(inputs), batch_size)]
         score = torch.cat(scores).double().numpy() if scores else np.empty(0)
         score = self.about["mos_mean"] + self.about["mos_std"] * score
         names = [str(item) if isinstance(item, (str, Path)) else str(n) for n, item in enumerate(inputs)]
@@ -147,12 +147,13 @@ class Scorer:
 
     def look_at(self, pictures: Iterable[Tensor], batch_size: int = 8) -> list[Look]:
         """`look` for pictures that are already (H, W, 3) uint8 tensors, of the short side the recipe wants."""
-        return list(self._looks(pictures, batch_size))
+        return list(self.looks(pictures, batch_size))
 
     def _pictures(self, inputs: Sequence) -> Iterator[Tensor]:
         return (as_picture(item, self.recipe.short_side) for item in inputs)
 
-    def _looks(self, pictures: Iterable[Tensor], batch_size: int) -> Iterator[Look]:
+    def looks(self, pictures: Iterable[Tensor], batch_size: int = 8) -> Iterator[Look]:
+        """`look_at`, one batch after another, so that no more than one need be held."""
         return look_at_all(
             self.model,
             pictures,

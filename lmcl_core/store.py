@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from .crops import resize_crop
@@ -85,7 +86,9 @@ class PictureStore:
         """
         paths, index = _places(table, short_side)
         if not _is_whole(index):
-            _build(paths, index, short_side)
+            with _alone(index):
+                if not _is_whole(index):  # somebody else may just have built it
+                    _build(paths, index, short_side)
         sizes = np.array(json.loads(index.read_text()), dtype=np.int64)
         return cls(np.memmap(index.with_suffix(".u8"), dtype=np.uint8, mode="c"), sizes[:, 0], sizes[:, 1])
 
@@ -147,6 +150,17 @@ def _key(paths: Sequence[Path], short_side: int | None) -> str:
             raise InputError(f"missing image {path}: unpack the archive again") from error
         facts.append([str(path), status.st_size, status.st_mtime_ns])
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _alone(index: Path) -> Iterator[None]:
+    """One process builds a store, others wait for it; the system lifts the lock when that process ends."""
+    try:
+        index.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(index.with_suffix(".lock")):
+            yield
+    except OSError as error:
+        raise save_failed(index, error) from error
 
 
 def _build(paths: Sequence[Path], index: Path, short_side: int | None) -> None:

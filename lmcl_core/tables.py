@@ -14,6 +14,12 @@ from .recipe import Recipe
 from .splits import make_split
 
 
+_BY_SPLIT = [
+    *("benchmark", "split", "srcc", "plcc", "plcc_low", "plcc_high", "rmse", "plcc_logistic_optimistic"),
+    *("srcc_best_epoch_optimistic", "plcc_best_epoch_optimistic", "n", "seconds"),
+]
+
+
 def finished_splits(table: pd.DataFrame, recipe: Recipe, runs_dir: str | Path, splits: int) -> list[int]:
     """Which of the numbered splits have a finished run.
 
@@ -97,7 +103,7 @@ def by_split(table: pd.DataFrame, recipe: Recipe, runs_dir: str | Path, splits: 
                 seconds=record["seconds"],
             )
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=_BY_SPLIT)
 
 
 def summary(results: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -159,8 +165,8 @@ def paper_table(whole: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row a benchmark: benchmark (title), splits, SRCC, PLCC, spread (lowest to highest PLCC), interval (95 % of
-        the median PLCC), best epoch (PLCC, optimistic), paper (PLCC, with its version), difference, strongest rival
-        (PLCC and method). Cells without a value are NA.
+        the median PLCC), best epoch (PLCC, optimistic), paper (its PLCC and version), difference (ours minus that),
+        strongest rival (PLCC and method). Cells without a value are NA.
     """
     rows = []
     for row in whole.to_dict("records"):
@@ -177,7 +183,7 @@ def paper_table(whole: pd.DataFrame) -> pd.DataFrame:
                 "spread": _range(row.get("plcc_min"), row.get("plcc_max")),
                 "interval": _range(row.get("plcc_low"), row.get("plcc_high")),
                 "best epoch (optimistic)": row.get("plcc_best_epoch_optimistic"),
-                "paper": claim,
+                "paper": f"{claim:.3f} {_version(paper['method'].iloc[0])}" if len(paper) else pd.NA,
                 "difference": row.get("plcc", float("nan")) - claim,
                 "strongest rival": f"{rivals['plcc'].iloc[-1]:.3f} {rivals['method'].iloc[-1]}"
                 if len(rivals)
@@ -207,6 +213,11 @@ def _described(metric: str, result: pd.DataFrame) -> dict[str, float]:
         f"{metric}_high": high,
         f"{metric}_best_epoch_optimistic": best.median(),
     }
+
+
+def _version(method: str) -> str:
+    """The version of the paper a claim is from, e.g. "v1", of "LML-IQA v1 (the paper)"."""
+    return method.removeprefix("LML-IQA ").removesuffix(" (the paper)")
 
 
 def _range(low: float | None, high: float | None) -> object:

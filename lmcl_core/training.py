@@ -76,8 +76,7 @@ def _train(
             log(f"{'/'.join(out_dir.parts[-3:])}: finished before")
             return record["metrics"]
     else:
-        for name in ("run.json", "checkpoint.pt"):
-            (out_dir / name).unlink(missing_ok=True)
+        runs.discard(out_dir)
     trainer = Trainer(table, split, recipe, device)
     load_checkpoint(trainer, out_dir / "checkpoint.pt", identity)
     log(f"{recipe.name}: {len(split.train)} images to train, {len(split.test)} to test, on {trainer.device}")

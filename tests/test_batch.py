@@ -72,20 +72,26 @@ def test_a_killed_worker_loses_its_notebook_to_another_try(client, tmp_path):
     assert run_jobs(client, [work], done.append, lambda line: None) == {} and done == [work]
 
 
-def test_a_notebook_that_kills_every_worker_is_given_up(client, tmp_path):
-    work = job(tmp_path, "import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(60)")
-    failed = run_jobs(client, [work], lambda job: None, lambda line: None)
-    assert "its worker died again and again" in str(failed[work.title])
+def test_a_notebook_that_kills_every_worker_is_given_up_and_the_rest_is_run_once(client, tmp_path):
+    """Neither what was finished before nor what waits behind it is drawn into the failure."""
+    count = "with open(mark, 'a') as file:\n    file.write('x')"
+    before, after = job(tmp_path, count, "before"), job(tmp_path, count, "after")
+    deadly = job(tmp_path, "import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(60)", "deadly")
+    done = []
+    failed = run_jobs(client, [before, deadly, after], done.append, lambda line: None)
+    assert list(failed) == [deadly.title] and "its worker died again and again" in str(failed[deadly.title])
+    assert done == [before, after]
+    assert [(tmp_path / f"{name}.mark").read_text() for name in ("before", "after")] == ["x", "x"]
 
 
 def test_each_local_worker_has_its_gpu_or_its_share_of_the_cores():
-    assert local_workers(0, 0, 8) == [dict(OMP_NUM_THREADS="8", MKL_NUM_THREADS="8")]
-    assert [worker["OMP_NUM_THREADS"] for worker in local_workers(3, 0, 8)] == ["2", "2", "2"]
-    assert [worker["CUDA_VISIBLE_DEVICES"] for worker in local_workers(0, 4, 8)] == ["0", "1", "2", "3"]
-    assert [worker["CUDA_VISIBLE_DEVICES"] for worker in local_workers(4, 2, 8)] == ["0", "1", "0", "1"]
-    assert local_workers(9, 0, 2)[0]["OMP_NUM_THREADS"] == "1"
+    assert local_workers(0, [], 8) == [dict(OMP_NUM_THREADS="8", MKL_NUM_THREADS="8")]
+    assert [worker["OMP_NUM_THREADS"] for worker in local_workers(3, [], 8)] == ["2", "2", "2"]
+    assert [worker["CUDA_VISIBLE_DEVICES"] for worker in local_workers(0, ["2", "3"], 8)] == ["2", "3"]
+    assert [worker["CUDA_VISIBLE_DEVICES"] for worker in local_workers(4, ["0", "1"], 8)] == ["0", "1", "0", "1"]
+    assert local_workers(9, [], 2)[0]["OMP_NUM_THREADS"] == "1"
     with pytest.raises(InputError, match="workers is -1"):
-        local_workers(-1, 0, 2)
+        local_workers(-1, [], 2)
 
 
 def test_any_running_scheduler_will_do(client, tmp_path):
@@ -122,6 +128,8 @@ def test_the_slurm_job_script_asks_for_what_the_configuration_says():
     assert "OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}" in script
 
 
-def test_incomplete_slurm_settings_are_an_error():
-    with pytest.raises(InputError, match="SLURM settings are incomplete"):
-        slurm_cluster()
+@pytest.mark.parametrize("settings", [{}, {"job-cpu": 4}, {"memory": "16GB"}])
+def test_incomplete_slurm_settings_are_an_error(settings):
+    with dask.config.set({f"jobqueue.slurm.{key}": value for key, value in settings.items()}):
+        with pytest.raises(InputError, match="SLURM settings are incomplete: write job-cpu, memory"):
+            slurm_cluster()

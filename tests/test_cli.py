@@ -458,3 +458,9 @@ def test_terms_that_are_not_accepted_download_nothing(lmcl, tmp_path, monkeypatc
 def test_the_official_split_has_a_run_folder_of_its_own(tmp_path):
     assert parse_split("official") == "official" and parse_split("7") == 7
     assert run_folder(tmp_path, "koniq10k", "lmcl", "official").name == "split-official"
+
+
+def test_a_question_nobody_answers_is_wrong_use_and_names_the_way_out(lmcl, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    code, _, err = lmcl("download", "kadid10k", tmp_path)
+    assert code == 2 and "--yes" in err and "unexpected" not in err and list(tmp_path.iterdir()) == []

@@ -55,6 +55,17 @@ def test_predictions_are_kept_and_made_anew_when_the_model_changes(table, tmp_pa
     assert calls == [1]
 
 
+def test_no_pictures_are_an_empty_table_and_need_no_model(table, tmp_path):
+    assert len(cross.predict(tmp_path / "no run", table, np.empty(0, dtype=np.int64))) == 0
+
+
+def test_the_smaller_short_side_of_model_and_benchmark_holds():
+    assert cross.common_short_side(Recipe(), "livec") is None
+    assert cross.common_short_side(Recipe(), "spaq") == 512
+    assert cross.common_short_side(Recipe(short_side=384), "spaq") == 384
+    assert cross.common_short_side(Recipe(short_side=384), "livec") == 384
+
+
 def test_agreement_keeps_its_sign_and_is_empty_without_pictures(table):
     split = make_split(table, 3)
     scores = pd.DataFrame(dict(mos=[1.0, 2, 3, 4], pred=[9.0, 7, 5, 1]))

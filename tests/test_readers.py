@@ -74,7 +74,6 @@ def test_pictures_of_a_reference_share_its_name_as_content(tmp_path, name):
     LAYOUTS[name](tmp_path)
     table = load_benchmark(name, tmp_path)
     assert table["content"].nunique() == 2 and table["distortion"].notna().all() and BENCHMARKS[name].synthetic
-    assert all(len(set(part)) == 1 for _, part in table.groupby("content")["content"])
     split = make_split(table, 0, test=0.5)
     assert not set(table["content"].iloc[split.train]) & set(table["content"].iloc[split.test])
 
@@ -192,7 +191,6 @@ def test_csiq_s_arrangements_are_the_same_benchmark(tmp_path, options):
     folder = write_csiq(tmp_path / "b", **options)
     table = load_benchmark("csiq", folder)
     assert verify_benchmark("csiq", folder) == [] and mos_of(table) == pytest.approx(mos_of(official))
-    assert data_hash(table) == data_hash(official) or options.get("text")
     assert split_hash(table, make_split(table, 1, test=0.5)) == split_hash(official, make_split(official, 1, test=0.5))
 
 
@@ -352,3 +350,12 @@ def test_references_of_live_and_tid2013_come_from_one_collection():
 def test_livec_keeps_the_contents_of_its_list(tmp_path):
     table = load_benchmark("livec", write_livec(tmp_path))
     assert "3.JPG" in set(table["content"])
+
+
+def test_a_kadid_row_whose_reference_is_not_its_pictures_own_is_a_fault(tmp_path):
+    """It would put pictures of one reference on both sides of a split."""
+    folder = write_kadid10k(tmp_path)
+    labels = (folder / "dmos.csv").read_text()
+    (folder / "dmos.csv").write_text(labels.replace("I01_01_03.png,I01.png", "I01_01_03.png,I81.png"))
+    (fault,) = verify_benchmark("kadid10k", folder)
+    assert fault.kind == "bad_label_row" and "I01_01_03.png" in fault.where and "ref_img" in fault.fix

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lmcl_core import InputError, RunError
-from lmcl_core.reproduce import Order, forecast, plan, reproduce
+from lmcl_core.reproduce import Order, _lacks_input, forecast, plan, reproduce
 
 TINY = {"epochs": 1, "crop_size": 32, "crops": 2, "test_crops": 2, "pretrained": False, "batch_images": 32}
 
@@ -84,7 +84,8 @@ def test_every_picture_stands_beside_the_table_it_was_drawn_from(walked):
 
 
 def test_a_second_call_computes_nothing(walked):
-    assert all(line.endswith("finished before") for line in again(walked[0]))
+    lines = again(walked[0])
+    assert len(lines) == 6 and all(line.endswith("finished before") for line in lines)
 
 
 def test_a_removed_figure_is_drawn_again(walked):
@@ -135,7 +136,43 @@ def test_a_failed_run_is_named_and_only_what_needs_it_is_left_out(tmp_path, live
     )
     with pytest.raises(RunError, match="2 notebooks failed: 02_training  livec  .*loss is no longer a finite number"):
         reproduce(wild, log=lines.append)
-    assert {line.split("  ")[0] for line in running(lines)} == {"01_data_preparation", "02_training"}
+    assert {line.split("  ")[0] for line in running(lines)} == {
+        "01_data_preparation",
+        "02_training",
+        "03_benchmark_evaluation",
+        "06_cross_dataset",
+    }
+
+
+def test_what_has_lost_its_input_is_left_out_and_nothing_else(tmp_path):
+    stages = list(plan(order(tmp_path), ["demo", "livec"]))
+    jobs = [job for stage in stages for job in stage]
+
+    def left_out(*titles: str) -> list[str]:
+        return [job.title for job in jobs if _lacks_input(job, dict.fromkeys(titles, RunError("x")))]
+
+    assert left_out("02_training  livec  no-manifold  split 0") == ["04_hard_examples_umap  livec"]
+    unsound = left_out("01_data_preparation  livec")
+    assert len(unsound) == 4 and all("  livec" in title for title in unsound)
+    assert len(left_out("01_data_preparation  livec", "01_data_preparation  demo")) == len(jobs)
+
+
+def test_a_relative_data_root_is_found_from_the_notebooks_too(tmp_path, livec, monkeypatch):
+    monkeypatch.chdir(livec.parent)
+    relative = order(tmp_path, benchmark="livec", data_root=livec.name)
+    assert all(Path(job.parameters["data_root"]) == livec for stage in plan(relative, ["livec"]) for job in stage)
+
+
+def test_a_folder_that_holds_another_run_is_told_before_anything_is_run(walked):
+    lines: list[str] = []
+    with pytest.raises(InputError, match="delete that folder"):
+        reproduce(order(walked[0], changes={**TINY, "lr": 1e-3}), log=lines.append)
+    assert lines == []
+
+
+def test_a_batch_lies_in_the_folders_of_its_recipes(tmp_path):
+    with pytest.raises(InputError, match="name cannot be changed"):
+        reproduce(order(tmp_path, changes={"name": "mine"}))
 
 
 def test_all_takes_what_is_there_and_says_what_is_not(tmp_path, livec):

@@ -100,11 +100,16 @@ def test_a_negative_correlation_stays_negative():
 def test_the_printed_table_holds_the_papers_claim_the_difference_and_the_strongest_rival():
     printed = tables.paper_table(tables.summary({"livec": results([0.9, 0.7, 0.8])})).set_index("benchmark")
     row = printed.loc["LIVEC"]
-    assert row["paper"] == 0.914 and row["difference"] == pytest.approx(0.8 - 0.914)
+    assert (
+        row["paper"] == "0.914 v1"
+        and printed.loc["TID2013", "paper"] == "0.942 v1 and v2"
+        and row["difference"] == pytest.approx(0.8 - 0.914)
+    )
     assert row["strongest rival"].startswith("0.9") and row["spread"] == "0.700 to 0.900" and pd.isna(row["interval"])
     published = tables.published_results().query("benchmark == 'livec'")
     rivals = published[~published["method"].str.startswith("LML-IQA")]
-    assert float(row["strongest rival"].split()[0]) == rivals["plcc"].max()
+    assert float(row["strongest rival"].split()[0]) == rivals["plcc"].max() == 0.94
+    assert printed.loc["KADID-10k", "strongest rival"].startswith("0.973")
 
 
 def test_latex_has_a_row_a_benchmark_and_dashes_for_what_was_not_run():
