@@ -161,7 +161,7 @@ def slurm_cluster():
             cores=1,  # threads of a worker, each of which runs a notebook; a notebook takes all CPUs of its job
             processes=1,
             job_script_prologue=[*dask.config.get("jobqueue.slurm.job-script-prologue", []), *_ALL_CPUS],
-            scheduler_options=dict(dashboard=False),
+            scheduler_options=dict(dashboard=False, dashboard_address=":0"),
         )
     except ValueError as error:
         raise InputError(f"{_SLURM_SETTINGS} ({' '.join(str(error).split())})") from error
@@ -186,7 +186,7 @@ def _cluster(scheduler: str, workers: int) -> Iterator:
         environments = local_workers(workers, _visible_gpus(), os.cpu_count() or 1)
         options = dict(nthreads=1, memory_limit=0, dashboard=False)
         with SpecCluster(
-            scheduler=dict(cls=Scheduler, options=dict(dashboard=False, host="127.0.0.1")),
+            scheduler=dict(cls=Scheduler, options=dict(dashboard=False, dashboard_address=":0", host="127.0.0.1")),
             workers={n: dict(cls=Nanny, options=dict(options, env=env)) for n, env in enumerate(environments)},
             silence_logs=50,
         ) as cluster:

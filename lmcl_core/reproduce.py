@@ -124,6 +124,7 @@ def prepare(
         raise InputError("recipe field name cannot be changed here: the runs of a batch lie in folders of their recipe")
     if not order.scheduler:
         resolve_device(order.device)
+    Recipe.for_benchmark(order.benchmark, **order.changes)  # a wrong field is told before anything is built
     tables, missing = choose_benchmarks(order.benchmark, order.data_root or None)
     recipes = {
         name: {recipe: Recipe.for_benchmark(name, recipe, **order.changes) for recipe in VARIANTS} for name in tables

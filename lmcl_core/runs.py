@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
-
 from .splits import Split, data_hash, split_hash
-from .errors import InputError, save_failed
+from .errors import InputError
+from .locks import TakenError, alone
 from .recipe import Recipe
 from .store import replacing
 
@@ -40,18 +39,10 @@ def reserved(folder: Path, patience: float = 20.0) -> Iterator[None]:
         RunError: the folder cannot be made.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=patience)
-        lock.acquire()
-    except Timeout as error:
+        with alone(folder / ".lock", patience):
+            yield
+    except TakenError as error:
         raise InputError(f"another process is training in {folder}: wait for it, or stop it") from error
-    except OSError as error:
-        raise save_failed(folder, error) from error
-    try:
-        yield
-    finally:
-        (folder / ".lock").unlink(missing_ok=True)
-        lock.release()
 
 
 def identity(table: pd.DataFrame, split: Split, recipe: Recipe) -> dict[str, str]:

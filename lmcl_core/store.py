@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from .crops import resize_crop
 from .errors import InputError, save_failed
+from .locks import alone
 from .pictures import DAMAGED, decode, open_picture, shrink, shrunk
 
 
@@ -86,7 +86,7 @@ class PictureStore:
         """
         paths, index = _places(table, short_side)
         if not _is_whole(index):
-            with _alone(index):
+            with alone(index.with_suffix(".lock")):
                 if not _is_whole(index):  # somebody else may just have built it
                     _build(paths, index, short_side)
         sizes = np.array(json.loads(index.read_text()), dtype=np.int64)
@@ -150,17 +150,6 @@ def _key(paths: Sequence[Path], short_side: int | None) -> str:
             raise InputError(f"missing image {path}: unpack the archive again") from error
         facts.append([str(path), status.st_size, status.st_mtime_ns])
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _alone(index: Path) -> Iterator[None]:
-    """One process builds a store, others wait for it; the system lifts the lock when that process ends."""
-    try:
-        index.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(index.with_suffix(".lock")):
-            yield
-    except OSError as error:
-        raise save_failed(index, error) from error
 
 
 def _build(paths: Sequence[Path], index: Path, short_side: int | None) -> None:

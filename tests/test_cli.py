@@ -154,8 +154,8 @@ def test_wrong_use_is_exit_2_and_names_the_argument(refused, arguments, named):
 
 
 def test_an_unknown_benchmark_is_answered_with_the_nearest(refused):
-    assert "did you mean 'livec'" in refused(2, "verify", "livek", "folder")
-    assert "did you mean 'livec'" in refused(2, "train", "--benchmark", "livek")
+    assert "did you mean 'livec'" in refused(2, "verify", "livecc", "folder")
+    assert "did you mean 'livec'" in refused(2, "train", "--benchmark", "livecc")
     assert "did you mean 'demo'" in refused(2, "reproduce", "--benchmark", "demos")
 
 

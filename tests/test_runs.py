@@ -180,8 +180,9 @@ def test_a_record_that_cannot_be_written_as_json_leaves_nothing(tmp_path):
 
 HOLD = """
 import sys, time
+from pathlib import Path
 from lmcl_core import runs
-with runs.reserved(sys.argv[1]):
+with runs.reserved(Path(sys.argv[1])):
     print("in", flush=True)
     time.sleep(60)
 """
