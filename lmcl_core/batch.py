@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections import deque
@@ -184,11 +185,11 @@ def _cluster(scheduler: str, workers: int) -> Iterator:
         from distributed import Nanny, Scheduler, SpecCluster
 
         environments = local_workers(workers, _visible_gpus(), os.cpu_count() or 1)
-        options = dict(nthreads=1, memory_limit=0, dashboard=False)
+        options = dict(nthreads=1, memory_limit=0, dashboard=False, silence_logs=logging.ERROR)
         with SpecCluster(
             scheduler=dict(cls=Scheduler, options=dict(dashboard=False, dashboard_address=":0", host="127.0.0.1")),
             workers={n: dict(cls=Nanny, options=dict(options, env=env)) for n, env in enumerate(environments)},
-            silence_logs=50,
+            silence_logs=logging.CRITICAL,
         ) as cluster:
             yield cluster
 
