@@ -16,7 +16,7 @@ from .errors import InputError, unknown
 #: Settings that differ from the defaults of `Recipe`, by benchmark.
 BENCHMARK_PRESETS: dict[str, dict[str, Any]] = {
     "demo": dict(
-        crop_size=64, view_size=128, epochs=4, batch_images=8, freeze_batchnorm=True, lr=3e-4
+        crop_size=64, view_size=128, epochs=4, freeze_batchnorm=True, lr=3e-4
     ),  # small crops: twelve photographs are too few to be seen whole without being learnt by heart
     # Of the sets below none was at hand: batch, epochs and short side follow from their size, untuned. A short side of
     # 384 is that of the 512 x 384 at which KonIQ-10k is mostly used; SPAQ's phone photographs have several megapixels.
