@@ -19,6 +19,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from .errors import InputError, RunError, save_failed, unknown
+from .locks import TakenError, alone
 
 REPOSITORY = "chaofengc/IQA-Toolbox-Datasets"  #: the mirror, a dataset repository of the Hugging Face hub
 NOTE = ".lmcl-download.json"  #: written into a folder that was installed whole
@@ -240,26 +241,20 @@ def _is_there(name: str, destination: Path) -> bool:
 @contextmanager
 def _workplace(folder: Path, name: str) -> Iterator[Path]:
     """A folder of this download's own, which only success removes, so that the next call can go on."""
-    from filelock import FileLock, Timeout
-
     work = folder / ".download" / name
-    lock = FileLock(work.with_suffix(".lock"))
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
+        with alone(work.with_suffix(".lock"), patience=0):
+            try:
+                shutil.rmtree(work / "unpacked", ignore_errors=True)  # of a call that was killed
+                work.mkdir(exist_ok=True)
+            except OSError as error:
+                raise save_failed(folder, error) from error
+            yield work
+            shutil.rmtree(work, ignore_errors=True)
+    except TakenError as error:
         raise RunError(f"{name} is being downloaded to {folder} already: wait until that has ended") from error
-    except OSError as error:
-        raise save_failed(folder, error) from error
-    try:
-        shutil.rmtree(work / "unpacked", ignore_errors=True)  # of a call that was killed
-        yield work
-        shutil.rmtree(work, ignore_errors=True)
-        with suppress(OSError):
-            Path(lock.lock_file).unlink()
-            work.parent.rmdir()  # unless another benchmark is being downloaded
-    finally:
-        lock.release()
+    with suppress(OSError):
+        work.parent.rmdir()  # unless another benchmark is being downloaded
 
 
 def _fetch(source: Source, work: Path, log: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
