@@ -150,19 +150,6 @@ def find_folder(benchmark: Benchmark, root: Path) -> Path:
     raise FaultError(Fault("missing_folder", str(root), f"it is a part of {above[0]}: name that" if above else fix))
 
 
-def present(root: str | Path) -> list[str]:
-    """Names of the benchmarks whose official folders lie at or below a root, in the order of `BENCHMARKS`.
-
-    Args:
-        root: a folder of many benchmarks.
-
-    Returns:
-        Keys of `BENCHMARKS`, without "demo", which needs no folder.
-    """
-    places = list(_places(Path(root).expanduser().resolve()))
-    return [name for name, benchmark in BENCHMARKS.items() if name != "demo" and _pick(benchmark, places)]
-
-
 def bad_rows(images: list[str], label_file: Path) -> Fault:
     """The fault of scores that are no numbers.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -77,19 +78,18 @@ def past_seconds(folder: Path, recipe: Recipe) -> float | None:
     return float(np.median(seconds)) if seconds else None
 
 
-def store_bytes(table: pd.DataFrame, recipe: Recipe) -> int:
-    """Bytes of the decoded pictures that are not in the store yet; extrapolated from 200 headers where there are more.
+def store_bytes(table: pd.DataFrame, short_sides: Iterable[int | None]) -> int:
+    """Bytes of the decoded pictures that the cache lacks; extrapolated from 200 headers where there are more.
 
     Args:
         table: the benchmark.
-        recipe: gives the short side.
+        short_sides: the sizes the pictures are kept in, as in `pictures.shrink`.
     """
-    if PictureStore.is_built(table, recipe.short_side):
-        return 0
+    lacking = [side for side in set(short_sides) if not PictureStore.is_built(table, side)]
     chosen = np.unique(np.linspace(0, len(table) - 1, min(_SAMPLE, len(table))).astype(int))
     sizes = [upright_size(Path(table.attrs["root"]) / table["image"].iloc[n]) for n in chosen]
-    mean = np.mean([3 * height * width for height, width in (shrunk(*size, recipe.short_side) for size in sizes)])
-    return int(mean * len(table))
+    a_picture = sum(np.mean([3 * np.prod(shrunk(*size, side)) for size in sizes]) for side in lacking)
+    return int(a_picture * len(table))
 
 
 def _timed(work) -> float:

@@ -14,6 +14,7 @@ import pandas as pd
 from . import estimates, runs
 from .batch import connect, run_jobs
 from .choice import choose_benchmarks
+from .cross import common_short_side
 from .devices import resolve_device
 from .errors import InputError, RunError
 from .jobs import Job, is_finished, remember
@@ -176,7 +177,8 @@ def forecast(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
 
     Returns:
         One row a benchmark: benchmark, images, runs (to do), finished (runs), minutes (of all runs to do on one
-        worker), basis ("finished runs", or "timed now" with random pixels), store_gb (room for decoded pictures).
+        worker), basis ("finished runs", or "timed now" with random pixels), store_gb (room for decoded pictures, for its
+        own models and those of other benchmarks).
 
     Raises:
         InputError: as `reproduce`.
@@ -203,10 +205,16 @@ def forecast(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
                 finished=finished,
                 minutes=round(minutes, 1),
                 basis=", ".join(sorted(basis)),
-                store_gb=round(estimates.store_bytes(table, recipe) / 1e9, 2),
+                store_gb=round(estimates.store_bytes(table, _short_sides(name, recipes)) / 1e9, 2),
             )
         )
     return pd.DataFrame(rows)
+
+
+def _short_sides(name: str, recipes: Mapping[str, Mapping[str, Recipe]]) -> set[int | None]:
+    """Sizes in which a benchmark's pictures are kept: for its own runs, and for other benchmarks' models."""
+    own = {recipe.short_side for recipe in recipes[name].values()}
+    return own | {common_short_side(others["lmcl"], name) for other, others in recipes.items() if other != name}
 
 
 def _job(order: Order, notebook: str, folder: Path, benchmark: str, **more: Any) -> Job:

@@ -19,14 +19,15 @@ def table(livec):
 
 def test_room_for_the_store_is_what_the_store_takes(table):
     exact = sum(decode(Path(table.attrs["root"]) / image).size for image in table["image"])
-    assert estimates.store_bytes(table, Recipe()) == exact
+    assert estimates.store_bytes(table, [None]) == exact
     PictureStore.open(table)
-    assert estimates.store_bytes(table, Recipe()) == 0
+    assert estimates.store_bytes(table, [None]) == 0
 
 
 def test_a_short_side_makes_the_store_smaller(table):
-    whole, small = (estimates.store_bytes(table, Recipe(short_side=side)) for side in (None, 24))
+    whole, small = (estimates.store_bytes(table, [side]) for side in (None, 24))
     assert small < whole / 3
+    assert estimates.store_bytes(table, [None, 24, 24]) == pytest.approx(whole + small, abs=1)
 
 
 def test_time_grows_with_epochs_and_views(table):

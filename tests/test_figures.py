@@ -50,17 +50,24 @@ def test_every_image_is_in_the_histogram():
 
 def test_the_salient_crop_alone_is_thick():
     boxes = torch.tensor([[[0, 0, 8, 8], [4, 4, 8, 8], [2, 2, 8, 8]]])
-    figure = figures.crops_and_saliency([np.zeros((16, 16, 3), np.uint8)], torch.full((1, 2, 2), 0.25), boxes,
-                                        torch.tensor([1]))
+    figure = figures.crops_and_saliency(
+        [np.zeros((16, 16, 3), np.uint8)], torch.full((1, 2, 2), 0.25), boxes, torch.tensor([1])
+    )
     widths = [patch.get_linewidth() for patch in figure.axes[0].patches]
     assert widths.index(max(widths)) == 1 and len(widths) == 3
 
 
-@pytest.mark.parametrize("figure", [
-    figures.mos_by_level(pd.DataFrame(dict(distortion=["a", "a"], level=[1, 2], mos=[2.0, 1.0])), "MOS"),
-    figures.pictures([np.zeros((4, 6, 3), np.uint8)] * 3, ["x", "y", "z"], columns=2),
-    figures.training_curves(pd.DataFrame({name: [1.0, 0.5] for name in (
-        "epoch", "loss", "quality", "inter", "intra", "test_srcc", "test_plcc")})),
-])
+@pytest.mark.parametrize(
+    "figure",
+    [
+        figures.mos_by_level(pd.DataFrame(dict(distortion=["a", "a"], level=[1, 2], mos=[2.0, 1.0])), "MOS"),
+        figures.pictures([np.zeros((4, 6, 3), np.uint8)] * 3, ["x", "y", "z"], columns=2),
+        figures.training_curves(
+            pd.DataFrame(
+                {name: [1.0, 0.5] for name in ("epoch", "loss", "quality", "inter", "intra", "test_srcc", "test_plcc")}
+            )
+        ),
+    ],
+)
 def test_a_drawing_function_returns_a_figure_with_something_on_it(figure):
     assert isinstance(figure, Figure) and any(axes.has_data() for axes in figure.axes)

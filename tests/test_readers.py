@@ -12,7 +12,8 @@ import pytest
 from layouts import COUNTS, KONIQ_FILES, LAYOUTS, LIVE_WHOLE, write_book, write_csiq, write_kadid10k, write_koniq10k
 from layouts import write_live, write_livec, write_livefb, write_rows, write_spaq, write_tid2013
 from lmcl_core import BENCHMARKS, InputError, data_hash, load_benchmark, make_split, split_hash, verify_benchmark
-from lmcl_core.benchmarks import COLUMNS, FaultError, present, rows_of
+from lmcl_core.benchmarks import COLUMNS, FaultError, rows_of
+from lmcl_core.choice import choose_benchmarks
 
 every_layout = pytest.mark.parametrize("name", LAYOUTS)
 synthetic = pytest.mark.parametrize("name", ["live", "csiq", "tid2013", "kadid10k"])
@@ -100,7 +101,7 @@ def test_the_right_folder_is_found_among_all_benchmarks(tmp_path, name):
         write(tmp_path)
     table = load_benchmark(name, tmp_path)
     assert len(table) == COUNTS[name] and verify_benchmark(name, tmp_path) == []
-    assert present(tmp_path) == list(LAYOUTS)
+    assert list(choose_benchmarks("all", tmp_path)[0]) == list(LAYOUTS)
 
 
 @every_layout
@@ -113,7 +114,6 @@ def test_a_folder_inside_the_official_one_is_answered_with_the_official_one(tmp_
 
 def test_a_generic_folder_name_alone_is_no_benchmark(tmp_path):
     (tmp_path / "database").mkdir()
-    assert present(tmp_path) == []
     with pytest.raises(FaultError, match="missing_folder"):
         load_benchmark("livefb", tmp_path)
 
