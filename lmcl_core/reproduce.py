@@ -177,8 +177,8 @@ def forecast(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
 
     Returns:
         One row a benchmark: benchmark, images, runs (to do), finished (runs), minutes (of all runs to do on one
-        worker), basis ("finished runs", or "timed now" with random pixels), store_gb (room for decoded pictures, for its
-        own models and those of other benchmarks).
+        worker), basis ("finished runs", or "timed now" with random pixels), store_gb (room for decoded pictures, for
+        its own models and those of other benchmarks).
 
     Raises:
         InputError: as `reproduce`.
