@@ -218,6 +218,7 @@ def _work(job: Job) -> float:
 
     from distributed import get_worker
 
+    logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)  # a failure is told once, by who waits for it
     worker, start = get_worker(), time.perf_counter()
     worker.log_event(_TOPIC, f"{job.title}: running")
     run_notebook(job, lambda line: worker.log_event(_TOPIC, f"{job.title}: {line.strip()}"))

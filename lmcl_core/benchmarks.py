@@ -16,8 +16,8 @@ import pandas as pd
 
 from .catalogue import BENCHMARKS, Benchmark
 from .errors import InputError, unknown
-from .faults import Fault, FaultError, some
-from .labels import AGAIN, find
+from .faults import Fault, FaultError, bad_scores, some
+from .labels import find
 from .readers import pictures_beside
 from .splits import tail, tail_length
 
@@ -52,7 +52,7 @@ def load_benchmark(name: str, root: str | Path | None = None) -> pd.DataFrame:
     table = reading.table
     bad = table[~np.isfinite(table["mos"])]
     if len(bad):
-        raise FaultError(bad_rows(bad["image"].tolist(), reading.label_file))
+        raise FaultError(bad_scores(bad["image"].tolist(), reading.label_file))
     missing = sorted(set(table["image"]) - pictures_beside(folder, table["image"]))
     if missing:
         where = some([str(folder / image) for image in missing])
@@ -110,8 +110,11 @@ def locate(name: str, root: str | Path | None) -> tuple[Benchmark, Path, Path]:
         raise unknown("benchmark", name, BENCHMARKS)
     if root is None and name != "demo":
         raise InputError(
-            f"benchmark {name!r} needs the folder of its images: pass root (--data-root on the command line)"
+            f"benchmark {name!r} needs the folder of its images: pass root (on the command line --data-root DIR, or "
+            f"`lmcl verify {name} DIR`)"
         )
+    if root is not None and not isinstance(root, (str, Path)):
+        raise InputError(f"root is {root!r} of type {type(root).__name__}: it must be a path")
     if root is None:
         from .demo import build_demo
 
@@ -132,6 +135,7 @@ def find_folder(benchmark: Benchmark, root: Path) -> Path:
 
     Raises:
         FaultError: it is not there; the fix names the benchmarks that are there instead.
+        InputError: it is there more than once, as deep and as well named.
     """
     places = list(_places(root))
     found = _pick(benchmark, places)
@@ -143,22 +147,11 @@ def find_folder(benchmark: Benchmark, root: Path) -> Path:
         for place in [next((place for place in places if _is_marked(other, place)), None)]
         if place is not None and other.name != benchmark.name
     ]
-    seen = "" if root.is_dir() else "there is no such folder; "
+    seen = "" if root.is_dir() else "this is a file; " if root.exists() else "there is no such folder; "
     instead = f"{some(others, 8)}, not {benchmark.title}; " if others else seen
     fix = f"{instead}name the {benchmark.title} folder {benchmark.folder}/ or the folder it lies in"
     above = [path for path in [*root.parents][:2] if _is_marked(benchmark, _Place(path, _contents(path)[0]))]
     raise FaultError(Fault("missing_folder", str(root), f"it is a part of {above[0]}: name that" if above else fix))
-
-
-def bad_rows(images: list[str], label_file: Path) -> Fault:
-    """The fault of scores that are no numbers.
-
-    Args:
-        images: whose scores.
-        label_file: where they stand.
-    """
-    fix = f"{len(images)} scores are not finite numbers: {AGAIN}"
-    return Fault("bad_label_row", f"{label_file}: {some(images)}", fix)
 
 
 class _Place(NamedTuple):
@@ -198,7 +191,11 @@ def _pick(benchmark: Benchmark, places: list[_Place]) -> Path | None:
     if marked:
         depth = min(len(path.parts) for path in marked)
         nearest = [path for path in marked if len(path.parts) == depth]
-        return min(nearest, key=lambda path: path.name.lower() not in names)
+        best = [path for path in nearest if path.name.lower() in names] or nearest
+        if len(best) > 1:
+            copies = some([str(path) for path in best])
+            raise InputError(f"there are {len(best)} copies of {benchmark.title}: {copies}: name the one that is meant")
+        return best[0]
     named = [place.path for place in places if place.path.name.lower() in names]
     named = [path for path in named if path.name.lower() not in _GENERIC]
     others = [other for other in BENCHMARKS.values() if other.name != benchmark.name]

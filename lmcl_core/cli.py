@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -71,17 +72,22 @@ def reproduce(
     if not dry_run:
         run(order, log=_say)
         return
+    script = _slurm_script() if scheduler == "slurm" else ""  # first: settings that are missing are told at once
     expected = forecast(order, log=_say)
     print(expected.to_string(index=False))
     print(
         f"in all {expected['runs'].sum()} runs, {expected['minutes'].sum():.0f} minutes of training on one worker, "
         f"{expected['store_gb'].sum():.1f} GB of decoded pictures"
     )
-    if scheduler == "slurm":
-        from .batch import slurm_cluster
+    if script:
+        print(script)
 
-        with slurm_cluster() as cluster:
-            print(cluster.job_script())
+
+def _slurm_script() -> str:
+    from .batch import slurm_cluster
+
+    with slurm_cluster() as cluster:
+        return cluster.job_script()
 
 
 @app.command()
@@ -110,10 +116,14 @@ def verify(
     print(f"{benchmark}: {len(table)} images, no faults; labels from {table.attrs['label_file']}")
     for note in table.attrs["notes"]:
         print(note)
+    seen: dict[str, int | str] = {}
     for index in [*range(10), *(["official"] if table["official_split"].notna().any() else [])]:
         split = make_split(table, index)
+        digest = split_hash(table, split)
+        again = f"; the same as split {seen[digest]}, there are so few contents" if digest in seen else ""
+        seen.setdefault(digest, index)
         counts = ", ".join(f"{len(part)} {name}" for name, part in zip(("train", "val", "test"), split) if len(part))
-        print(f"split {index}: {split_hash(table, split)}  {counts}, {shared_contents(table, split)} contents shared")
+        print(f"split {index}: {digest}  {counts}, {shared_contents(table, split)} contents shared{again}")
 
 
 @app.command()
@@ -224,6 +234,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not arguments:
         app(["--help"], prog_name="lmcl", standalone_mode=False)
         sys.exit(2)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a queue sends stops it as Ctrl-C does
     try:
         code = app(arguments, prog_name="lmcl", standalone_mode=False)
     except InputError as error:

@@ -114,7 +114,7 @@ def download(name: str, folder: str | Path, accept: Callable[[], bool], log: Cal
     folder = Path(folder).expanduser().absolute()
     destination = folder / source.folder
     if _is_there(name, destination):
-        log(f"{source.title} is already there, {destination}: nothing to do (`lmcl verify {name}` checks it)")
+        log(f"{source.title} is already there: nothing to do; check it with `lmcl verify {name} {destination}`")
         return destination
     log(terms(name))
     if not source.archive:

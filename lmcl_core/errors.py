@@ -7,11 +7,18 @@ from difflib import get_close_matches
 from collections.abc import Iterable
 
 
-class InputError(ValueError):
+class _Told:
+    """An error whose message says all: a notebook prints it without the code that raised it."""
+
+    def _render_traceback_(self) -> list[str]:  # looked for by IPython
+        return [f"{type(self).__name__}: {self}"]
+
+
+class InputError(_Told, ValueError):
     """Input that cannot be used; the message names the thing, the place and the fix."""
 
 
-class RunError(RuntimeError):
+class RunError(_Told, RuntimeError):
     """Work that could not be finished (full disk, failed notebook); nothing finished was lost."""
 
 

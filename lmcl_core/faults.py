@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 from .errors import InputError
+
+AGAIN = "fetch the label file again"
 
 
 class Fault(NamedTuple):
@@ -26,11 +29,26 @@ class Fault(NamedTuple):
 
 
 class FaultError(InputError):
-    """A benchmark that cannot be read; `fault` says why."""
+    """A benchmark that cannot be read; `faults` say why, the message tells the first of them."""
 
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(str(fault))
-        self.fault = fault
+    def __init__(self, *faults: Fault) -> None:
+        more = f" (and {len(faults) - 1} more: `lmcl verify` lists them)" if len(faults) > 1 else ""
+        super().__init__(f"{faults[0]}{more}")
+        self.faults = faults
+
+    def __reduce__(self) -> tuple:
+        return type(self), self.faults
+
+
+def bad_scores(images: list[str], label_file: Path) -> Fault:
+    """The fault of scores that are no numbers.
+
+    Args:
+        images: whose scores.
+        label_file: where they stand.
+    """
+    fix = f"{len(images)} scores are not finite numbers: {AGAIN}"
+    return Fault("bad_label_row", f"{label_file}: {some(images)}", fix)
 
 
 def some(items: list[str], show: int = 3) -> str:

@@ -83,12 +83,11 @@ def run_notebook(job: Job, log: Callable[[str], None] = print) -> None:
             progress_bar=False,
             stdout_file=_EpochLines(log),
             cwd=str(source.parent),
-            extra_arguments=["--log-level=ERROR"],  # of the kernel, which else warns of TCP on this very machine
+            extra_arguments=["--log-level=CRITICAL"],  # of the kernel, which else tells of TCP and of its being stopped
         )
     except papermill.PapermillExecutionError as error:
-        first_line = error.source.strip().split("\n")[0]
         raise RunError(
-            f"{job.notebook} failed in cell In [{error.exec_count}], {first_line!r} "
+            f"{job.notebook} failed in cell In [{error.exec_count}], {_telling_line(error.source)!r} "
             f"({error.ename}: {error.evalue}); see {job.output}"
         ) from error
     except DeadKernelError as error:
@@ -98,6 +97,12 @@ def run_notebook(job: Job, log: Callable[[str], None] = print) -> None:
         ) from error
     except OSError as error:
         raise save_failed(job.output, error) from error
+
+
+def _telling_line(source: str) -> str:
+    """The first line of a cell that says what it is about."""
+    lines = [line for line in source.strip().split("\n") if line.strip()]
+    return next((line for line in lines if not line.startswith(("%", "import ", "from "))), lines[0])
 
 
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:

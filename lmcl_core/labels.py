@@ -10,9 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import InputError
-from .faults import Fault, FaultError, some
-
-AGAIN = "fetch the label file again"
+from .faults import AGAIN, Fault, FaultError, some
 
 #: The header of a spreadsheet stands in one of its first rows.
 _HEADER_ROWS = 30

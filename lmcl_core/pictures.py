@@ -11,7 +11,10 @@ from PIL import Image, ImageOps
 
 from .errors import InputError
 
-SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png"}
+SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png"}  #: of the pictures of a benchmark
+
+#: Of the pictures that are taken from a folder to be scored.
+SCORED_SUFFIXES = SUFFIXES | {".avif", ".gif", ".jp2", ".jpe", ".pgm", ".ppm", ".tif", ".tiff", ".webp"}
 
 #: What Pillow raises for files that are damaged, in one way or another.
 DAMAGED = (
@@ -33,11 +36,8 @@ def pictures_below(folder: Path) -> list[Path]:
     Args:
         folder: where to look, at any depth.
     """
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and "__MACOSX" not in path.parts
-    ]
+    found = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SCORED_SUFFIXES and path.is_file())
+    return [path for path in found if not path.name.startswith(".") and "__MACOSX" not in path.parts]
 
 
 def to_rgb(picture: Image.Image, name: object = "image") -> np.ndarray:
@@ -55,14 +55,18 @@ def to_rgb(picture: Image.Image, name: object = "image") -> np.ndarray:
     """
     try:
         picture = ImageOps.exif_transpose(picture)
+        if picture.mode == "F":
+            raise InputError(f"image {name} holds floating-point numbers of unknown range: save it with 8 or 16 bits")
         if picture.mode == "I" or picture.mode.startswith("I;16"):
             grey = np.asarray(picture).astype(np.float64)
             deep = picture.mode != "I" or grey.max() > 255  # mode "I" also holds 8-bit values
             grey = np.clip(np.rint(grey / 257 if deep else grey), 0, 255)
             return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
         return np.asarray(picture.convert("RGB"))
+    except InputError:
+        raise
     except DAMAGED as error:
-        raise InputError(f"unreadable image {name} ({error}): fetch this file again") from error
+        raise _unreadable(name, error) from error
 
 
 def shrunk(height: int, width: int, short_side: int | None) -> tuple[int, int]:
@@ -126,6 +130,10 @@ def open_picture(path: str | Path) -> Image.Image:
     try:
         return Image.open(path)
     except FileNotFoundError as error:
-        raise InputError(f"missing image {path}: unpack the archive again") from error
+        raise InputError(f"missing image {path}: check its path, or unpack its archive again") from error
     except DAMAGED as error:
-        raise InputError(f"unreadable image {path} ({error}): fetch this file again") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(name: object, error: Exception) -> InputError:
+    return InputError(f"unreadable image {name} ({error}): it is damaged or no picture; fetch this file again")

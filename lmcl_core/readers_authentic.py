@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from .faults import Fault, FaultError, some
-from .labels import AGAIN, find, label_file, mat_column, mat_names, numbers, read_columns
+from .faults import AGAIN, Fault, FaultError, some
+from .labels import find, label_file, mat_column, mat_names, numbers, read_columns
 from .readers import Reading, file_name, labelled, on_disk, picture_names
 
 KONIQ_SETS = "koniq10k_distributions_sets.csv"
@@ -61,13 +61,13 @@ def read_koniq10k(folder: Path) -> Reading:
     """
     places = [f"{place}{name}" for name in (KONIQ_SETS, KONIQ_SCORES) for place in ("", "metadata/")]
     path = label_file(folder, *places, fix=f"put {KONIQ_SETS} or {KONIQ_SCORES} beside the folder of pictures")
-    parts, notes = pd.NA, []
+    parts, notes, faults = pd.NA, [], []
     if path.name.lower() == KONIQ_SETS:
         rows = read_columns(path, ["image_name", "MOS", "set"], _KONIQ_SCALE)
         mos, parts = rows["MOS"], rows["set"].str.lower().map(_KONIQ_PARTS)
         if parts.isna().any():
             odd = [repr(name) for name in sorted(set(rows["set"][parts.isna()]))]
-            raise FaultError(Fault("bad_label_row", f"{path}: {some(odd)}", f"no official set of KonIQ-10k: {AGAIN}"))
+            faults.append(Fault("bad_label_row", f"{path}: {some(odd)}", f"no official set of KonIQ-10k: {AGAIN}"))
     else:
         rows = read_columns(path, ["image_name", "MOS_zscore"], _KONIQ_SCALE)
         mos = rows["MOS_zscore"]
@@ -76,7 +76,7 @@ def read_koniq10k(folder: Path) -> Reading:
     size = _koniq_size(folder, names)
     notes.append(f"pictures of {size}/")
     columns = dict(image=on_disk(folder, names, size), mos=numbers(mos), content=_content(names), official_split=parts)
-    return Reading(labelled(path, names, **columns), path, tuple(notes))
+    return Reading(labelled(path, names, faults, **columns), path, tuple(notes))
 
 
 def _koniq_size(folder: Path, names: list[str]) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .faults import Fault, FaultError, some
-from .labels import AGAIN, find, label_file, mat_column, mat_names, numbers, parts_of, read_columns, read_words
+from .faults import AGAIN, Fault, FaultError, some
+from .labels import find, label_file, mat_column, mat_names, numbers, parts_of, read_columns, read_words
 from .readers import Reading, file_name, labelled, on_disk, picture_names
 
 #: LIVE's folders, in the order of its label files: number of pictures, distortion, another name seen for the folder.
@@ -172,7 +172,7 @@ def read_csiq(folder: Path) -> Reading:
     parts = parts_of(rows["name"], pattern, path, "1600.AWGN.1.png")
     tokens = parts[1].str.lower().map(_CSIQ_TYPES)
     places = ("dst_imgs", "dst_imgs_all")
-    images = on_disk(folder, rows["name"], *places, any_depth=True)
+    images = on_disk(folder, rows["name"], *places, inner=tokens.str.lower().tolist())
     # people rated four strengths of contrast at most; pictures of others may lie among them
     contents = sorted(set(parts[0]))
     contrast = [f"{content}.contrast.{level}.png" for content in contents for level in range(1, 6)]
@@ -185,7 +185,7 @@ def read_csiq(folder: Path) -> Reading:
         distortion=tokens.map(CSIQ_DISTORTIONS),
         level=parts[2].astype(int),
     )
-    spare = set(on_disk(folder, contrast, *places, any_depth=True)) - set(images)
+    spare = set(on_disk(folder, contrast, *places, inner=["contrast"] * len(contrast))) - set(images)
     return Reading(table, path, unrated=frozenset(spare))
 
 

@@ -172,7 +172,7 @@ class Recipe:
         """The preset of a benchmark.
 
         Args:
-            benchmark: name as in `lmcl_core.BENCHMARKS`; one without a preset takes the defaults.
+            benchmark: name as in `lmcl_core.BENCHMARKS`.
             recipe: "lmcl" (the method) or "no-manifold" (the same without the manifold loss).
             **changes: fields to set on top; one that makes the recipe what it is stays as it is.
 
@@ -182,9 +182,11 @@ class Recipe:
         Raises:
             InputError: unknown name or field.
         """
+        if benchmark not in BENCHMARK_PRESETS:
+            raise unknown("benchmark", benchmark, BENCHMARK_PRESETS)
         if recipe not in VARIANTS:
             raise unknown("recipe", recipe, VARIANTS)
-        preset = {**BENCHMARK_PRESETS.get(benchmark, {}), "name": recipe}
+        preset = {**BENCHMARK_PRESETS[benchmark], "name": recipe}
         return cls.from_dict({**preset, **changes, **VARIANTS[recipe]})
 
     @staticmethod

@@ -54,9 +54,10 @@ class Order:
 
     def settings(self, benchmark: str, **more: Any) -> dict[str, Any]:
         """Notebook parameters that tell of this order; `benchmark` is one name or several with commas."""
+        root = "" if benchmark == "demo" else self.data_root  # the demo is built, wherever the others lie
         return dict(
             benchmark=benchmark,
-            data_root=str(Path(self.data_root).expanduser().resolve()) if self.data_root else "",
+            data_root=str(Path(root).expanduser().resolve()) if root else "",
             runs_dir=str(runs_folder(self.runs_dir)),
             figures_dir=str(figures_folder("", self.figures_dir)),
             recipe_changes=json.dumps(self.changes),
@@ -125,7 +126,7 @@ def prepare(
         raise InputError("recipe field name cannot be changed here: the runs of a batch lie in folders of their recipe")
     if not order.scheduler:
         resolve_device(order.device)
-    Recipe.for_benchmark(order.benchmark, **order.changes)  # a wrong field is told before anything is built
+    Recipe.from_dict(order.changes)  # a wrong field is told before anything is built
     tables, missing = choose_benchmarks(order.benchmark, order.data_root or None)
     recipes = {
         name: {recipe: Recipe.for_benchmark(name, recipe, **order.changes) for recipe in VARIANTS} for name in tables
@@ -184,7 +185,7 @@ def forecast(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
         InputError: as `reproduce`.
     """
     tables, recipes = prepare(order, log)
-    rows = []
+    rows, costs = [], {}
     for name, table in tables.items():
         minutes, basis, finished = 0.0, set(), 0
         for recipe in recipes[name].values():
@@ -194,7 +195,10 @@ def forecast(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
             to_do = order.splits - (0 if order.overwrite else len(there))
             finished += order.splits - to_do
             if to_do:
-                a_run = past or estimates.run_seconds(recipe, table, estimates.view_seconds(recipe, order.device))
+                kind = (recipe.backbone, recipe.embedding_dim, recipe.crop_size, recipe.crops, recipe.precision)
+                if not past and kind not in costs:  # timing takes seconds, and most presets are of one kind
+                    costs[kind] = estimates.view_seconds(recipe, order.device)
+                a_run = past or estimates.run_seconds(recipe, table, costs[kind])
                 minutes += to_do * a_run / 60
                 basis.add("finished runs" if past else "timed now")
         rows.append(

@@ -45,17 +45,18 @@ def reserved(folder: Path, patience: float = 20.0) -> Iterator[None]:
         raise InputError(f"another process is training in {folder}: wait for it, or stop it") from error
 
 
-def identity(table: pd.DataFrame, split: Split, recipe: Recipe) -> dict[str, str]:
-    """What a run is a run of: benchmark name and the hashes of recipe, data and split."""
+def identity(table: pd.DataFrame, split: Split, recipe: Recipe) -> dict[str, Any]:
+    """What a run is a run of: benchmark name, the hashes of recipe, data and split, and the recipe's fields."""
     return dict(
         benchmark=table.attrs["benchmark"],
         recipe_hash=recipe.hash,
         data_hash=data_hash(table),
         split_hash=split_hash(table, split),
+        recipe=recipe.to_dict(),
     )
 
 
-def check_same(found: dict[str, Any], wanted: dict[str, str], folder: Path) -> None:
+def check_same(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
     """Refuse a folder that holds another run.
 
     Args:
@@ -66,12 +67,20 @@ def check_same(found: dict[str, Any], wanted: dict[str, str], folder: Path) -> N
     Raises:
         InputError: they differ.
     """
-    differing = [key for key in IDENTITY if found.get(key) != wanted[key]]
+    differing = ", ".join(key for key in IDENTITY if found.get(key) != wanted[key])
     if differing:
         raise InputError(
-            f"{folder} holds another run (its {', '.join(differing)} differ): delete that folder, choose another runs "
-            "folder, or compute all runs again with --overwrite (overwrite=True in the notebook)"
+            f"{folder} holds another run (different: {differing}{_fields(found, wanted)}): delete that folder, choose "
+            "another runs folder, or compute all runs again with --overwrite (overwrite=True in the notebook)"
         )
+
+
+def _fields(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """The recipe fields that differ, in words; nothing where none does."""
+    here, there = wanted.get("recipe", {}), found.get("recipe", {})
+    keys = [key for key in here if key != "name" and key in there and there[key] != here[key]]
+    words = [f"{key} is {there[key]} there, {here[key]} here" for key in keys]
+    return f"; {', '.join(words)}" if words else ""
 
 
 def read_run(folder: str | Path) -> dict[str, Any] | None:
@@ -95,7 +104,7 @@ def read_run(folder: str | Path) -> dict[str, Any] | None:
         raise InputError(f"{path} is damaged ({error}): delete that folder and run again") from error
 
 
-def finished_run(folder: Path, wanted: dict[str, str]) -> dict[str, Any] | None:
+def finished_run(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
     """The record of a finished run of the same identity, or None.
 
     Args:

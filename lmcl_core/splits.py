@@ -53,6 +53,8 @@ def make_split(table: pd.DataFrame, index: int | str, test: float = 0.2, val: fl
     Raises:
         InputError: a bad index, no official split, shares out of range, or too few contents for them.
     """
+    if not isinstance(table, pd.DataFrame) or "content" not in table:
+        raise InputError(f"the table is a {type(table).__name__} without contents: make it with load_benchmark")
     if isinstance(index, str) and index == "official":
         return _official(table)
     if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or index < 0:

@@ -44,7 +44,9 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f".{path.name}-{uuid.uuid4().hex}"
         temporary.touch(exist_ok=False)  # with the permissions the user's files have, unlike a private temporary file
+        permissions = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(permissions)  # a writer that puts a file of its own there may make it private
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

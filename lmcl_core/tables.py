@@ -164,9 +164,9 @@ def paper_table(whole: pd.DataFrame) -> pd.DataFrame:
         whole: from `summary`.
 
     Returns:
-        One row a benchmark: benchmark (title), splits, SRCC, PLCC, spread (lowest to highest PLCC), interval (95 % of
-        the median PLCC), best epoch (PLCC, optimistic), paper (its PLCC and version), difference (ours minus that),
-        strongest rival (PLCC and method). Cells without a value are NA.
+        One row a benchmark: benchmark (title) and splits; for SRCC and for PLCC the median, its spread (lowest to
+        highest split) and interval (95 %, of the median); then, all of them PLCC, best epoch (optimistic), paper (with
+        the version), difference (ours minus that) and strongest rival (with the method). Cells without a value are NA.
     """
     rows = []
     for row in whole.to_dict("records"):
@@ -178,10 +178,8 @@ def paper_table(whole: pd.DataFrame) -> pd.DataFrame:
             {
                 "benchmark": row["title"],
                 "splits": row["splits"],
-                "SRCC": row.get("srcc"),
-                "PLCC": row.get("plcc"),
-                "spread": _range(row.get("plcc_min"), row.get("plcc_max")),
-                "interval": _range(row.get("plcc_low"), row.get("plcc_high")),
+                **_printed("srcc", row),
+                **_printed("plcc", row),
                 "best epoch (optimistic)": row.get("plcc_best_epoch_optimistic"),
                 "paper": f"{claim:.3f} {_version(paper['method'].iloc[0])}" if len(paper) else pd.NA,
                 "difference": row.get("plcc", float("nan")) - claim,
@@ -199,7 +197,8 @@ def to_latex(printed: pd.DataFrame) -> str:
     Args:
         printed: from `paper_table`.
     """
-    return printed.to_latex(index=False, float_format="%.3f", na_rep="--", escape=True)
+    body = printed.to_latex(index=False, float_format="%.3f", na_rep="--", escape=True)
+    return f"% needs \\usepackage{{booktabs}}; best epoch, paper, difference and strongest rival are PLCC\n{body}"
 
 
 def _described(metric: str, result: pd.DataFrame) -> dict[str, float]:
@@ -212,6 +211,15 @@ def _described(metric: str, result: pd.DataFrame) -> dict[str, float]:
         f"{metric}_low": low,
         f"{metric}_high": high,
         f"{metric}_best_epoch_optimistic": best.median(),
+    }
+
+
+def _printed(metric: str, row: Mapping[str, float]) -> dict[str, object]:
+    name = metric.upper()
+    return {
+        name: row.get(metric),
+        f"{name} spread": _range(row.get(f"{metric}_min"), row.get(f"{metric}_max")),
+        f"{name} interval": _range(row.get(f"{metric}_low"), row.get(f"{metric}_high")),
     }
 
 

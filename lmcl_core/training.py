@@ -54,7 +54,7 @@ def train(
             another process is training in.
         RunError: a full disk, or a loss that is no longer finite.
     """
-    _check(table, split)
+    _check(table, split, recipe, out_dir)
     with runs.reserved(Path(out_dir)):
         return _train(table, split, recipe, Path(out_dir), device, resume, log)
 
@@ -79,6 +79,7 @@ def _train(
         runs.discard(out_dir)
     trainer = Trainer(table, split, recipe, device)
     load_checkpoint(trainer, out_dir / "checkpoint.pt", identity)
+    _tell_of_small_images(trainer, log)
     log(f"{recipe.name}: {len(split.train)} images to train, {len(split.test)} to test, on {trainer.device}")
     while trainer.epoch < recipe.epochs:
         log(trainer.run_epoch())
@@ -86,7 +87,19 @@ def _train(
     return _finish(trainer, out_dir, identity)
 
 
-def save_checkpoint(trainer: Trainer, path: Path, identity: dict[str, str]) -> None:
+def _tell_of_small_images(trainer: Trainer, log: Callable[[str], None]) -> None:
+    """Crops are clipped to an image's short side and enlarged; where all of them would be, the recipe is wrong."""
+    crop, sides = trainer.recipe.crop_size, torch.minimum(trainer.store.heights, trainer.store.widths)
+    small = int((sides < crop).sum())
+    if small == len(sides):
+        raise InputError(
+            f"recipe field crop_size is {crop}: every image is smaller, choose one of at most {int(sides.max())}"
+        )
+    if small:
+        log(f"{small} of {len(sides)} images are smaller than a crop of {crop} pixels: their crops are enlarged")
+
+
+def save_checkpoint(trainer: Trainer, path: Path, identity: dict[str, Any]) -> None:
     """Write a run's state, whole or not at all.
 
     Args:
@@ -101,7 +114,7 @@ def save_checkpoint(trainer: Trainer, path: Path, identity: dict[str, str]) -> N
         _save_tensors(dict(identity=identity, **trainer.state()), temporary)
 
 
-def load_checkpoint(trainer: Trainer, path: Path, identity: dict[str, str]) -> None:
+def load_checkpoint(trainer: Trainer, path: Path, identity: dict[str, Any]) -> None:
     """Go on from a checkpoint, where there is one.
 
     Args:
@@ -122,7 +135,7 @@ def load_checkpoint(trainer: Trainer, path: Path, identity: dict[str, str]) -> N
     trainer.load_state(state)
 
 
-def _finish(trainer: Trainer, out_dir: Path, identity: dict[str, str]) -> dict[str, Any]:
+def _finish(trainer: Trainer, out_dir: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """Write the results, run.json last, and drop the checkpoint."""
     recipe, test = trainer.recipe, trainer.table.iloc[trainer.split.test]
     save_model(
@@ -144,7 +157,6 @@ def _finish(trainer: Trainer, out_dir: Path, identity: dict[str, str]) -> dict[s
         out_dir,
         dict(
             identity,
-            recipe=recipe.to_dict(),
             split_index=trainer.split.index,
             seed=recipe.seed,
             device=device,
@@ -165,10 +177,15 @@ def _save_tensors(state: dict[str, Any], path: Path) -> None:
         raise
 
 
-def _check(table: pd.DataFrame, split: Split) -> None:
-    missing = {"benchmark", "root"} - set(table.attrs)
+def _check(table: pd.DataFrame, split: Split, recipe: Recipe, out_dir: str | Path) -> None:
+    wanted = dict(table=pd.DataFrame, split=Split, recipe=Recipe, out_dir=(str, Path))
+    made_by = dict(table="load_benchmark", split="make_split", recipe="Recipe.for_benchmark", out_dir="str or Path")
+    for name, value in dict(table=table, split=split, recipe=recipe, out_dir=out_dir).items():
+        if not isinstance(value, wanted[name]):
+            raise InputError(f"{name} is a {type(value).__name__}: pass what {made_by[name]} gives")
+    missing = sorted({"benchmark", "root"} - set(table.attrs)) + sorted({"image", "mos", "content"} - set(table))
     if missing:
-        raise InputError(f"the table lacks .attrs {sorted(missing)}: make it with load_benchmark")
+        raise InputError(f"the table lacks {', '.join(missing)}: make it with load_benchmark")
     parts = np.concatenate(list(split))
     if len(parts) and (parts.min() < 0 or parts.max() >= len(table)) or len(np.unique(parts)) != len(parts):
         raise InputError("the split does not fit the table: positions must lie in the table and stand in one part only")

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .benchmarks import Benchmark, Fault, FaultError, bad_rows, locate
+from .benchmarks import Benchmark, locate
+from .faults import Fault, FaultError, bad_scores
 from .pictures import DAMAGED
 from .readers import Reading, pictures_beside
 
@@ -39,7 +40,7 @@ def verify_benchmark(name: str, root: str | Path | None, deep: bool = False) -> 
         benchmark, _, folder = locate(name, root)
         reading = benchmark.read(folder)
     except FaultError as error:
-        return [error.fault]
+        return list(error.faults)
     return [*_image_faults(benchmark, reading, folder, deep), *_label_faults(benchmark, reading)]
 
 
@@ -48,13 +49,19 @@ def _image_faults(benchmark: Benchmark, reading: Reading, folder: Path, deep: bo
     there = pictures_beside(folder, listed)
     missing = sorted(listed - there)
     gone = {parent for parent in {Path(image).parent for image in missing} if not (folder / parent).is_dir()}
-    for parent in sorted(gone):
+    for parent in sorted({_highest_missing(folder, parent) for parent in gone}):
         yield Fault("missing_folder", str(folder / parent), f"all its pictures are missing: {benchmark.mend}")
+    extra = sorted(there - listed - reading.unrated)
+    renamed = {image: other for image in missing for other in extra if _stem(image) == _stem(other)}
     for image in missing:
         if Path(image).parent not in gone:
-            yield Fault("missing_image", str(folder / image), f"listed but not there: {benchmark.mend}")
-    for image in sorted(there - listed - reading.unrated):
-        yield Fault("extra_image", str(folder / image), "not in the label file: move it out of the folder")
+            fix = f"rename {renamed[image]} to this" if image in renamed else benchmark.mend
+            yield Fault("missing_image", str(folder / image), f"listed but not there: {fix}")
+    for image in extra:
+        if image not in renamed.values():
+            yield Fault(
+                "extra_image", str(folder / image), "not in the label file, or there twice: move it out of the folder"
+            )
     found = sorted(listed & there)
     with ThreadPoolExecutor() as pool:
         reasons = pool.map(lambda image: picture_fault(folder / image, deep), found)
@@ -62,6 +69,16 @@ def _image_faults(benchmark: Benchmark, reading: Reading, folder: Path, deep: bo
         for image, reason in bar:
             if reason:
                 yield Fault("unreadable_image", str(folder / image), f"{reason}: fetch this file again")
+
+
+def _highest_missing(folder: Path, inside: Path) -> Path:
+    while inside.parent != Path(".") and not (folder / inside.parent).is_dir():
+        inside = inside.parent
+    return inside
+
+
+def _stem(image: str) -> str:
+    return image.rpartition(".")[0].lower()
 
 
 def picture_fault(path: Path, deep: bool) -> str | None:
@@ -110,7 +127,7 @@ def _label_faults(benchmark: Benchmark, reading: Reading) -> Iterator[Fault]:
         yield Fault("wrong_count", where, fix)
     finite = np.isfinite(table["mos"])
     if not finite.all():
-        yield bad_rows(table.loc[~finite, "image"].tolist(), reading.label_file)
+        yield bad_scores(table.loc[~finite, "image"].tolist(), reading.label_file)
     low, high = benchmark.mos_range
     slack = 0.01 * (high - low)
     seen = table.loc[finite, "mos"]

@@ -109,7 +109,7 @@ def test_a_split_is_the_same_whichever_root_is_given(livec, index):
 def test_a_missing_folder_is_named_with_the_folder_to_give(tmp_path):
     with pytest.raises(InputError, match=re.escape(str(tmp_path / "no"))) as caught:
         load_benchmark("livec", tmp_path / "no")
-    assert "ChallengeDB_release" in str(caught.value) and caught.value.fault.kind == "missing_folder"
+    assert "ChallengeDB_release" in str(caught.value) and caught.value.faults[0].kind == "missing_folder"
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

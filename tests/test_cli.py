@@ -271,6 +271,16 @@ def test_a_stopped_command_says_how_to_go_on(lmcl, livec, monkeypatch):
     assert code == 130 and "go on" in err and "Traceback" not in err
 
 
+def test_a_termination_stops_as_ctrl_c_does(tmp_path):
+    code = (
+        "import os, signal, sys; import lmcl_core.verify as v\n"
+        "v.verify_benchmark = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "from lmcl_core.cli import main; main(['verify', 'demo'])"
+    )
+    done = python(code)
+    assert done.returncode == 130 and done.stderr.startswith("lmcl: stopped; finished epochs are kept")
+
+
 def test_debug_shows_the_traceback_wherever_it_stands(lmcl):
     for arguments in (["--debug", "verify", "nosuch"], ["verify", "nosuch", "--debug"]):
         code, _, err = lmcl(*arguments)
@@ -317,6 +327,12 @@ def test_many_faults_of_a_kind_are_capped(lmcl, sound, options, shown):
     assert lines[-2:] == [f"missing_image: {12 - shown} more", "livec: 12 faults"]
 
 
+def test_splits_of_the_same_parts_are_told(lmcl, monkeypatch):
+    code, out, _ = lmcl("verify", "demo")
+    hashes = re.findall(r"split \d: (\w+)", out)
+    assert code == 0 and out.count("the same as split") == len(hashes) - len(set(hashes))
+
+
 def test_deep_decodes_every_image(lmcl, sound):
     path = sound / "ChallengeDB_release" / "Images" / "3.JPG"
     data = path.read_bytes()
@@ -350,6 +366,21 @@ def test_unreadable_pictures_are_listed_and_the_rest_scored(lmcl, weights, pictu
     for name in ("broken.png", "text.jpg", "missing.png"):
         assert sum(str(pictures / name) in line for line in err.splitlines()) == 1
     assert len(err.splitlines()) == 3 and "Traceback" not in err
+
+
+def test_pictures_of_every_usual_format_are_taken_from_a_folder(lmcl, weights, tmp_path):
+    formats = ["webp", "gif", "tif", "ppm", "pgm", "jp2"]
+    for suffix in formats:
+        Image.fromarray(np.full((40, 40, 3), 90, np.uint8)).save(tmp_path / f"a.{suffix}")
+    (tmp_path / "folder.jpg").mkdir()
+    code, out, err = lmcl("score", "--weights", weights, tmp_path)
+    assert code == 0 and len(rows(out)) == len(formats), err
+
+
+def test_a_picture_of_floating_point_numbers_is_refused_not_scored_as_black(lmcl, weights, tmp_path):
+    Image.fromarray(np.random.default_rng(0).random((40, 40), np.float32)).save(tmp_path / "a.tif")
+    code, out, err = lmcl("score", "--weights", weights, tmp_path / "a.tif")
+    assert code == 1 and len(rows(out)) == 0 and "save it with 8 or 16 bits" in err
 
 
 def test_a_gigantic_picture_does_not_stop_the_rest(lmcl, weights, pictures):

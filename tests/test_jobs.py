@@ -29,3 +29,20 @@ def test_a_failing_notebook_and_cell_are_named_and_its_copy_is_kept(tmp_path, mo
 def test_an_unknown_notebook_parameter_is_an_error(tmp_path):
     with pytest.raises(InputError, match="unknown parameter of raises.ipynb 'numbr': did you mean 'number'"):
         check_parameters(FIXTURES / "raises.ipynb", {"numbr": 1})
+
+
+def test_the_message_shows_a_line_that_says_what_the_cell_is_about():
+    assert (
+        module._telling_line("\n%matplotlib inline\nimport os\nfrom a import b\n\ntable = load()") == "table = load()"
+    )
+    assert module._telling_line("import os") == "import os"
+
+
+def test_a_notebook_shows_our_errors_in_one_line():
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell()
+    shown: list[str] = []
+    shell._showtraceback = lambda kind, value, lines: shown.extend(lines)
+    shell.run_cell("from lmcl_core import InputError\nraise InputError('no such folder: name another')")
+    assert shown == ["InputError: no such folder: name another"]

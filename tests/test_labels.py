@@ -18,7 +18,7 @@ from lmcl_core.labels import find, label_file, mat_column, mat_names, numbers, p
 def fault_of(call, *args):
     with pytest.raises(FaultError) as caught:
         call(*args)
-    return caught.value.fault
+    return caught.value.faults[0]
 
 
 def test_every_part_of_a_name_is_matched_without_case(tmp_path):

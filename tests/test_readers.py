@@ -96,6 +96,15 @@ def test_the_folder_is_known_by_what_it_holds_under_any_name(tmp_path, name):
 
 
 @every_layout
+def test_two_copies_side_by_side_are_not_chosen_from(tmp_path, name):
+    for place in ("old", "new"):
+        LAYOUTS[name](tmp_path / place)
+    with pytest.raises(InputError, match="there are 2 copies of .*new.*old.*: name the one that is meant"):
+        load_benchmark(name, tmp_path)
+    assert len(load_benchmark(name, tmp_path / "new")) == COUNTS[name]
+
+
+@every_layout
 def test_the_right_folder_is_found_among_all_benchmarks(tmp_path, name):
     for write in LAYOUTS.values():
         write(tmp_path)

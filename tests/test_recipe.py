@@ -189,5 +189,7 @@ def test_changes_that_are_no_json_object_are_refused(text):
 def test_an_unknown_recipe_name_or_change_is_refused():
     with pytest.raises(InputError, match="unknown recipe 'no-manifolds': did you mean 'no-manifold'"):
         Recipe.for_benchmark("demo", "no-manifolds")
+    with pytest.raises(InputError, match="unknown benchmark 'livecc': did you mean 'livec'"):
+        Recipe.for_benchmark("livecc")
     with pytest.raises(InputError, match="did you mean 'epochs'"):
         Recipe.for_benchmark("demo", epoch=1)

@@ -173,6 +173,19 @@ def test_a_batch_lies_in_the_folders_of_its_recipes(tmp_path):
         reproduce(order(tmp_path, changes={"name": "mine"}))
 
 
+def test_the_demo_is_built_wherever_the_other_benchmarks_lie(tmp_path):
+    jobs = [job for stage in plan(Order("demo,livec", data_root=str(tmp_path)), ["demo", "livec"]) for job in stage]
+    roots = {job.parameters["benchmark"]: job.parameters["data_root"] for job in jobs}
+    assert roots == {"demo": "", "livec": str(tmp_path), "demo,livec": str(tmp_path)}
+
+
+def test_the_forecast_times_what_is_alike_once(tmp_path, livec, monkeypatch):
+    asked = []
+    monkeypatch.setattr("lmcl_core.estimates.view_seconds", lambda recipe, device: asked.append(recipe) or (1.0, 1.0))
+    forecast(order(tmp_path, benchmark="demo,livec", data_root=str(livec)))
+    assert len(asked) == 1
+
+
 def test_all_takes_what_is_there_and_says_what_is_not(tmp_path, livec):
     lines: list[str] = []
     table = forecast(order(tmp_path, benchmark="all", data_root=str(livec)), log=lines.append)

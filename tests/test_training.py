@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from safetensors.torch import load_file
 
 from lmcl_core import InputError, Recipe, RunError, Split, load_benchmark, make_split, train
 from lmcl_core import trainer, training
+from lmcl_core.pictures import decode
 
 TINY = Recipe(
     name="tiny",
@@ -203,3 +206,41 @@ def test_the_manifold_weight_changes_the_weights_and_zero_turns_it_off(table, sp
     head = "embedding_head.2.bias"
     assert torch.equal(weights[0.0][head], start[head]) or torch.allclose(weights[0.0][head], start[head], atol=1e-4)
     assert not torch.allclose(weights[0.5][head], start[head], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["table", "split", "recipe", "out_dir"])
+@pytest.mark.parametrize("value", [None, 0, {"epochs": 1}])
+def test_an_argument_of_the_wrong_kind_is_named(table, split, tmp_path, name, value):
+    arguments = dict(table=table, split=split, recipe=TINY, out_dir=tmp_path / "run")
+    with pytest.raises(InputError, match=f"{name} is a {type(value).__name__}: pass what"):
+        train(**{**arguments, name: value}, device="cpu", log=quiet)
+
+
+def test_a_table_without_a_column_is_refused(table, split, tmp_path):
+    with pytest.raises(InputError, match="lacks mos: make it with load_benchmark"):
+        train(table.drop(columns="mos"), split, TINY, tmp_path / "run", "cpu", log=quiet)
+
+
+def test_a_crop_larger_than_every_image_is_refused(table, split, tmp_path):
+    recipe = dataclasses.replace(TINY, crop_size=5000)
+    with pytest.raises(InputError, match="crop_size is 5000: every image is smaller, choose one of at most"):
+        train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_images_smaller_than_a_crop_are_told(table, split, tmp_path):
+    sides = [min(decode(Path(table.attrs["root"]) / image).shape[:2]) for image in table["image"]]
+    recipe = dataclasses.replace(TINY, crop_size=max(sides), epochs=1)
+    lines: list[str] = []
+    train(table, split, recipe, tmp_path / "run", "cpu", log=lines.append)
+    small = sum(side < max(sides) for side in sides)
+    assert any(line.startswith(f"{small} of {len(table)} images are smaller") for line in lines) == (small > 0)
+
+
+def test_a_folder_of_other_settings_names_the_fields(table, split, tmp_path):
+    recipe = dataclasses.replace(TINY, epochs=1)
+    train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
+    with pytest.raises(InputError, match="recipe_hash; crops is 2 there, 3 here, lr is 0.0002 there, 0.1 here"):
+        train(table, split, dataclasses.replace(recipe, crops=3, lr=0.1, name="x"), tmp_path / "run", "cpu", log=quiet)
+    modes = {path.stat().st_mode for path in (tmp_path / "run").iterdir()}
+    assert len(modes) == 1, "weights are readable for whoever can read the rest"

@@ -14,6 +14,7 @@ from scipy.io import loadmat, savemat
 
 from layouts import LABEL_FILES, LAYOUTS
 from lmcl_core import BENCHMARKS, Fault, InputError, load_benchmark, verify_benchmark
+from lmcl_core.readers_authentic import KONIQ_SETS
 from lmcl_core.store import decode
 from lmcl_core.verify import picture_fault
 
@@ -422,3 +423,47 @@ def test_no_bar_is_drawn_where_stderr_is_no_terminal(tmp_path, small_counts, cap
     LAYOUTS["spaq"](tmp_path)
     verify_benchmark("spaq", tmp_path, deep=True)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_picture_saved_under_another_extension_is_to_be_renamed_not_thrown_out(livec, folder):
+    (folder / "Images" / "4.JPG").rename(folder / "Images" / "4.jpeg")
+    fault = only_fault(livec)
+    assert fault.kind == "missing_image" and fault.where.endswith("4.JPG") and "rename Images/4.jpeg" in fault.fix
+    (folder / "Images" / "4.jpeg").rename(fault.where)
+    assert verify_benchmark("livec", livec) == []
+
+
+def test_a_picture_of_csiq_that_is_there_twice_is_kept_where_it_belongs(tmp_path, small_counts):
+    folder = LAYOUTS["csiq"](tmp_path)
+    shutil.copy(folder / "dst_imgs/jpeg/1600.JPEG.1.png", folder / "dst_imgs/blur")
+    fault = only_fault(tmp_path, name="csiq")
+    assert fault.kind == "extra_image" and fault.where.endswith("dst_imgs/blur/1600.JPEG.1.png")
+    Path(fault.where).unlink()
+    assert verify_benchmark("csiq", tmp_path) == []
+
+
+def test_a_missing_picture_of_csiq_is_named_where_it_belongs(tmp_path, small_counts):
+    folder = LAYOUTS["csiq"](tmp_path)
+    (folder / "dst_imgs/blur/1600.BLUR.1.png").unlink()
+    fault = only_fault(tmp_path, name="csiq")
+    assert fault.kind == "missing_image" and fault.where.endswith("dst_imgs/blur/1600.BLUR.1.png")
+
+
+def test_a_missing_folder_of_one_distortion_is_one_fault(tmp_path, small_counts):
+    shutil.rmtree(LAYOUTS["csiq"](tmp_path) / "dst_imgs" / "blur")
+    fault = only_fault(tmp_path, name="csiq")
+    assert fault.kind == "missing_folder" and fault.where.endswith("dst_imgs/blur")
+
+
+def test_all_faults_of_a_label_file_are_told_at_once(tmp_path, small_counts):
+    folder = LAYOUTS["koniq10k"](tmp_path)
+    path = folder / KONIQ_SETS
+    rows = pd.read_csv(path, dtype=str)
+    rows.loc[0, "set"], rows.loc[1, "image_name"], rows.loc[2, "MOS"] = "exam", "", "good"
+    rows.loc[3, "image_name"] = rows.loc[4, "image_name"]
+    rows.to_csv(path, index=False)
+    said = "\n".join(fault.fix + fault.where for fault in verify_benchmark("koniq10k", tmp_path))
+    for part in ("'exam'", "data row 2", rows.loc[4, "image_name"].lower(), "1 scores are not finite"):
+        assert part in said
+    with pytest.raises(InputError, match="and 3 more: `lmcl verify` lists them"):
+        load_benchmark("koniq10k", tmp_path)
