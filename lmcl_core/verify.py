@@ -52,16 +52,15 @@ def _image_faults(benchmark: Benchmark, reading: Reading, folder: Path, deep: bo
     for parent in sorted({_highest_missing(folder, parent) for parent in gone}):
         yield Fault("missing_folder", str(folder / parent), f"all its pictures are missing: {benchmark.mend}")
     extra = sorted(there - listed - reading.unrated)
-    renamed = {image: other for image in missing for other in extra if _stem(image) == _stem(other)}
+    by_stem = {_stem(image): image for image in extra}
+    renamed = {image: by_stem[_stem(image)] for image in missing if _stem(image) in by_stem}
     for image in missing:
         if Path(image).parent not in gone:
             fix = f"rename {renamed[image]} to this" if image in renamed else benchmark.mend
             yield Fault("missing_image", str(folder / image), f"listed but not there: {fix}")
-    for image in extra:
-        if image not in renamed.values():
-            yield Fault(
-                "extra_image", str(folder / image), "not in the label file, or there twice: move it out of the folder"
-            )
+    for image in sorted(set(extra) - set(renamed.values())):
+        fix = "not in the label file, or there twice: move it out of the folder"
+        yield Fault("extra_image", str(folder / image), fix)
     found = sorted(listed & there)
     with ThreadPoolExecutor() as pool:
         reasons = pool.map(lambda image: picture_fault(folder / image, deep), found)
