@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .splits import Split
+from .cpu import keep_freed_memory
 from .crops import CropSampler
 from .devices import resolve_device
 from .errors import InputError
@@ -115,6 +116,8 @@ class Scorer:
     def __init__(self, model: QualityModel, recipe: Recipe, about: dict, device: torch.device) -> None:
         self.model = model.to(device, memory_format=torch.channels_last).eval()
         self.recipe, self.about, self.device = recipe, about, device
+        if device.type == "cpu":
+            keep_freed_memory()  # else every batch faults its activations in anew
         self.sampler = CropSampler(recipe.crop_size, recipe.crops, recipe.scales, recipe.flip)
 
     def score(

@@ -272,3 +272,10 @@ def test_a_model_that_cannot_be_saved_is_told_and_leaves_nothing(tmp_path, model
 
 def test_a_model_s_percentiles_come_from_its_training_part_alone(scorer):
     assert scorer.about["mos_percentiles"] == pytest.approx(np.linspace(0, 80, 101))
+
+
+def test_a_model_on_the_cpu_keeps_freed_memory(run, monkeypatch):
+    asked: list[bool] = []
+    monkeypatch.setattr("lmcl_core.scoring.keep_freed_memory", lambda: asked.append(True))
+    load(run, "cpu")
+    assert asked == [True]
