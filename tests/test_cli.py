@@ -327,10 +327,10 @@ def test_many_faults_of_a_kind_are_capped(lmcl, sound, options, shown):
     assert lines[-2:] == [f"missing_image: {12 - shown} more", "livec: 12 faults"]
 
 
-def test_splits_of_the_same_parts_are_told(lmcl, monkeypatch):
+def test_splits_of_the_same_parts_are_told(lmcl):
     code, out, _ = lmcl("verify", "demo")
     hashes = re.findall(r"split \d: (\w+)", out)
-    assert code == 0 and out.count("the same as split") == len(hashes) - len(set(hashes))
+    assert code == 0 and out.count("the same as split") == len(hashes) - len(set(hashes)) > 0
 
 
 def test_deep_decodes_every_image(lmcl, sound):

@@ -234,7 +234,7 @@ def test_images_smaller_than_a_crop_are_told(table, split, tmp_path):
     lines: list[str] = []
     train(table, split, recipe, tmp_path / "run", "cpu", log=lines.append)
     small = sum(side < max(sides) for side in sides)
-    assert any(line.startswith(f"{small} of {len(table)} images are smaller") for line in lines) == (small > 0)
+    assert small > 0 and any(line.startswith(f"{small} of {len(table)} images are smaller") for line in lines)
 
 
 def test_a_folder_of_other_settings_names_the_fields(table, split, tmp_path):
