@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import sys
+import warnings
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -144,6 +149,7 @@ def train(
     data_root: Root = "",
     split: Annotated[str, typer.Option(help="which numbered split, or official")] = "0",
     recipe: Annotated[str, typer.Option(help="lmcl or no-manifold")] = "lmcl",
+    validation: Annotated[bool, typer.Option("--validation", help="measure on 15 % of the training part")] = False,
     runs_dir: Annotated[str, typer.Option(help="default: runs/ of the checkout")] = "",
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -151,7 +157,7 @@ def train(
 ) -> None:
     """Train and test one split, without a notebook; a killed run goes on where it was."""
     from .benchmarks import load_benchmark
-    from .splits import make_split
+    from .splits import make_split, validation_split
     from .paths import runs_folder
     from .recipe import Recipe
     from .runs import run_folder
@@ -159,36 +165,84 @@ def train(
 
     settings, index = Recipe.for_benchmark(benchmark, recipe, **parse_changes(changes)), parse_split(split)
     table = load_benchmark(benchmark, data_root or None)
-    parts = make_split(table, index)
+    parts = validation_split(table, index) if validation else make_split(table, index)
     folder = run_folder(runs_folder(runs_dir), benchmark, settings.name, parts.index)
     result = run(table, parts, settings, folder, device, resume=not overwrite, log=_say)
-    print(f"{folder}: test SRCC {result['srcc']:.4f}  PLCC {result['plcc']:.4f}  (last epoch)")
+    part = "validation" if validation else "test"
+    print(f"{folder}: {part} SRCC {result['srcc']:.4f}  PLCC {result['plcc']:.4f}  (last epoch)")
 
 
 @app.command()
 def score(
-    weights: Annotated[Path, typer.Option(help="model.safetensors of a run, or the run's folder")],
     paths: Annotated[list[Path], typer.Argument(help="pictures, or folders of pictures")],
+    weights: Annotated[str, typer.Option(help="bundled name, model.safetensors or its run folder")] = "livec",
+    form: Annotated[str, typer.Option("--format", help="csv or json")] = "csv",
+    overlays: Annotated[Path | None, typer.Option(help="folder for one picture a file: saliency, crop scores")] = None,
+    batch_size: Annotated[int, typer.Option(help="pictures at a time")] = 4,
+    device: Device = "auto",
 ) -> None:
-    """Score pictures; prints CSV: image, score in MOS units, percentile. Unreadable ones are listed at the end."""
-    from .pictures import pictures_below
+    """Score pictures: image, score in MOS units, percentile. Unreadable ones are listed on stderr, exit 1."""
+    from PIL import Image
+
+    from .score_files import picture_files, score_files
     from .scoring import load
 
-    scorer = load(weights)
-    pictures = [file for path in paths for file in (pictures_below(path) if path.is_dir() else [path])]
-    if not pictures:
+    if form not in WRITERS:
+        raise InputError(f"--format is {form!r}: it must be one of {', '.join(WRITERS)}")
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large pictures are wanted here
+    scorer, files = load(weights, device), picture_files(paths)
+    first = next(files, None)
+    if first is None:
         raise InputError(f"no pictures in {', '.join(map(str, paths))}: name picture files or a folder that holds some")
-    faults = []
-    print("image,score,percentile")
-    for picture in pictures:
-        try:
-            print(scorer.score(picture).to_csv(index=False, header=False, float_format="%.4f"), end="", flush=True)
-        except InputError as error:
-            faults.append(str(error))
-    for fault in faults:
-        print(fault, file=sys.stderr)
+    faults = 0
+    with WRITERS[form]() as write:
+        for number, scored in enumerate(score_files(scorer, chain([first], files), batch_size)):
+            if scored.fault is not None:
+                faults += 1
+                print(scored.fault, file=sys.stderr)
+                continue
+            write(dict(image=scored.image, score=round(scored.score, 4), percentile=round(scored.percentile, 2)))
+            if overlays is not None:
+                _save_overlay(scorer, scored, overlays, number)
     if faults:
         raise typer.Exit(1)
+
+
+def _save_overlay(scorer, scored, folder: Path, number: int) -> None:
+    from .figures import save_picture, score_overlay
+
+    name = f"{number:05d}_{Path(scored.image).stem}.png"
+    save_picture(score_overlay(scored, scorer.to_mos(scored.look.crop_scores[0])), folder / name)
+
+
+@contextmanager
+def _csv() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Rows as CSV, each written at once."""
+    writer = csv.DictWriter(sys.stdout, ["image", "score", "percentile"], lineterminator="\n")
+    writer.writeheader()
+
+    def write(row: dict[str, Any]) -> None:
+        writer.writerow(row)
+        sys.stdout.flush()
+
+    yield write
+
+
+@contextmanager
+def _json() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Rows as one JSON array, an object a line, each written at once."""
+    separator = "["
+
+    def write(row: dict[str, Any]) -> None:
+        nonlocal separator
+        print(f"{separator}\n{json.dumps(row)}", end="", flush=True)
+        separator = ","
+
+    yield write
+    print("[]" if separator == "[" else "\n]", flush=True)
+
+
+WRITERS = {"csv": _csv, "json": _json}  #: of `lmcl score`
 
 
 def parse_split(text: str) -> int | str:
@@ -245,7 +299,8 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(str(error), 1, debug)
     except Exception as error:  # the last line of defence: one line for the user, all of it with --debug
         if hasattr(error, "format_message"):  # wrong use of an option, found by the command-line library
-            _fail(f"{error.format_message()} Try `lmcl --help`.", 2, debug)
+            command = getattr(getattr(error, "ctx", None), "command_path", "lmcl")
+            _fail(f"{error.format_message()} Try `{command} --help`.", 2, debug)
         _fail(f"unexpected {type(error).__name__}: {error}; run again with --debug to see where", 1, debug)
     if code == 130:  # how the library reports Ctrl-C
         _fail("stopped; finished epochs are kept, run the same command again to go on", 130, debug)

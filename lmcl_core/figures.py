@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from .score_files import FileScore
 from .store import replacing
 
 BLUE, ORANGE, GREY = "#2f6db3", "#d9792b", "#8a8f98"
@@ -51,6 +52,20 @@ def save(figure: Figure, data: pd.DataFrame, folder: str | Path, name: str, note
         with replacing(folder / f"{name}{suffix}") as path:
             figure.savefig(path, format=suffix[1:], dpi=figure.dpi, bbox_inches="tight", metadata=metadata)
     return figure
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write a figure alone, such as one of somebody's own picture.
+
+    Args:
+        figure: the figure.
+        path: PNG file.
+
+    Raises:
+        RunError: it cannot be saved.
+    """
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=figure.dpi, bbox_inches="tight", metadata={"Software": None})
 
 
 def save_table(data: pd.DataFrame, folder: str | Path, name: str) -> pd.DataFrame:
@@ -173,6 +188,34 @@ def crops_and_saliency(shown: Sequence[np.ndarray], maps: Tensor, boxes: Tensor,
             axis.axis("off")
     axes[0, 0].set_title("crops; orange = salient", loc="left", fontsize=9)
     axes[1, 0].set_title("saliency of the trained model", loc="left", fontsize=9)
+    return figure
+
+
+def score_overlay(scored: FileScore, crop_scores: np.ndarray) -> Figure:
+    """One scored picture: where the model looked, and what it thought of each part.
+
+    Args:
+        scored: from `score_files`.
+        crop_scores: (K,) scores of its test crops, in MOS units.
+    """
+    picture, height, width = scored.picture.numpy(), *scored.picture.shape[:2]
+    figure = Figure(figsize=(8.4, 3.2 * height / width + 0.7), dpi=100, layout="constrained")
+    axes = figure.subplots(1, 3)
+    total, count = np.zeros((height, width)), np.zeros((height, width))
+    for (top, left, h, w), score in zip(scored.look.boxes[0].tolist(), crop_scores):
+        total[top : top + h, left : left + w] += score
+        count[top : top + h, left : left + w] += 1
+    mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    place = dict(extent=(0, width, height, 0))
+    for axis in axes:
+        axis.imshow(picture, **place)
+        axis.axis("off")
+    axes[1].imshow(scored.look.saliency[0].numpy(), cmap="magma", alpha=0.6, interpolation="bilinear", **place)
+    drawn = axes[2].imshow(mean, cmap="viridis", alpha=0.7, **place)
+    figure.colorbar(drawn, ax=axes[2], shrink=0.8)
+    axes[0].set_title(f"score {scored.score:.1f}, percentile {scored.percentile:.0f}", fontsize=9)
+    axes[1].set_title("saliency", fontsize=9)
+    axes[2].set_title(f"crop scores {crop_scores.min():.1f} to {crop_scores.max():.1f}", fontsize=9)
     return figure
 
 

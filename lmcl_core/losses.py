@@ -169,6 +169,21 @@ def quality_loss(crop_scores: Tensor, weights: Tensor, mos: Tensor) -> Tensor:
     return (per_crop + per_image) / 2
 
 
+def correlation_loss(scores: Tensor, mos: Tensor) -> Tensor:
+    """1 - Pearson correlation over a step's images, the measure that tables report.
+
+    Args:
+        scores: (B,) scores of images, float.
+        mos: (B,) opinion scores.
+
+    Returns:
+        Scalar in 0..2; 1, without a gradient, where either is constant, as with B = 1.
+    """
+    a, b = (values.float() - values.float().mean() for values in (scores, mos))
+    norm = a.norm() * b.norm()
+    return 1 - (a * b).sum() / norm if norm > 1e-6 else torch.ones_like(norm)
+
+
 def _cross_entropy(positive: Tensor, negatives: Tensor) -> Tensor:
     """-positive + logsumexp(positive with negatives) over the last axis; 0 where every negative is -inf."""
     return torch.logsumexp(torch.cat([positive, negatives], dim=-1), dim=-1) - positive.squeeze(-1)

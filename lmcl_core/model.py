@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from timm.models.efficientnet import EfficientNet
 from timm.models.vision_transformer import VisionTransformer
 
 from .cpu import depthwise_in_float32
@@ -27,7 +28,7 @@ class ModelOutput(NamedTuple):
         score: (N,) float32, standardised quality, higher is better.
         embedding: (N, D) float32 unit vectors, where the manifold loss works.
         saliency: (N, h, w) float32, non-negative, each map sums to 1.
-        feature: (N, C) float32, the pooled backbone feature both heads read.
+        feature: (N, C) float32, the pooled and standardised backbone feature both heads read.
     """
 
     score: Tensor
@@ -46,10 +47,12 @@ class AttentionPool(nn.Module):
 
     Args:
         channels: C.
+        deepest: how many channels, the last ones, energy is measured in; all of them if None.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, deepest: int | None = None) -> None:
         super().__init__()
+        self.deepest = deepest or channels
         self.norm = nn.LayerNorm(channels)
         self.gate = nn.Linear(channels, 1)
         self.strength = nn.Parameter(torch.ones(()))
@@ -58,11 +61,44 @@ class AttentionPool(nn.Module):
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(N, L, C) tokens -> (N, C) pooled, (N, L) weights that sum to 1."""
-        energy = tokens.detach().float().square().mean(dim=-1).clamp_min(1e-6).log()  # (N, L)
+        energy = tokens[..., -self.deepest :].detach().float().square().mean(dim=-1).clamp_min(1e-6).log()  # (N, L)
         energy = energy - energy.mean(dim=-1, keepdim=True)
         prior = energy / energy.square().mean(dim=-1, keepdim=True).sqrt().clamp_min(1e-6)
         weights = (self.strength * prior + self.gate(self.norm(tokens)).squeeze(-1).float()).softmax(dim=-1)
         return torch.einsum("nl,nlc->nc", weights, tokens.float()), weights
+
+
+class Stages(nn.Module):
+    """Feature maps of several stages of an EfficientNet, averaged to the grid of the deepest and put together.
+
+    Shallow stages know textures, deep ones objects; quality shows in both (as in Su et al., HyperIQA, CVPR 2020).
+
+    Args:
+        network: a timm EfficientNet; its stages beyond the deepest wanted are left out.
+        stages: their numbers, each once, rising from 0.
+
+    Raises:
+        InputError: another kind of network, or stages it does not have.
+    """
+
+    def __init__(self, network: nn.Module, stages: tuple[int, ...]) -> None:
+        super().__init__()
+        if not isinstance(network, EfficientNet):
+            raise InputError(f"stages is {stages}: only EfficientNets have them, leave it unset for other backbones")
+        if not stages or list(stages) != sorted(set(stages)) or not 0 <= stages[0] <= stages[-1] < len(network.blocks):
+            raise InputError(f"stages is {stages}: it must be rising numbers in 0..{len(network.blocks) - 1}")
+        self.conv_stem, self.bn1, self.blocks = network.conv_stem, network.bn1, network.blocks[: stages[-1] + 1]
+        self.stages = stages
+        self.deepest = [m.num_features for m in self.blocks.modules() if isinstance(m, nn.BatchNorm2d)][-1]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, 3, S, S) normalised images -> (N, C, h, w), C the channels of all stages, the deepest last."""
+        x, maps = self.bn1(self.conv_stem(x)), []
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if number in self.stages:
+                maps.append(x)
+        return torch.cat([F.adaptive_avg_pool2d(map_, x.shape[2:]) for map_ in maps], dim=1)
 
 
 class QualityModel(nn.Module):
@@ -76,6 +112,8 @@ class QualityModel(nn.Module):
         pretrained: fill the backbone with its ImageNet weights.
         embedding_dim: D, >= 1.
         crop_size: S, the side in pixels of the crops it will see; fixed for vision transformers.
+        stages: None for the backbone's last feature map, or the stages of an EfficientNet whose maps are read
+            together; what lies deeper is left out.
 
     Raises:
         InputError: unknown backbone or weights that cannot be had.
@@ -87,9 +125,12 @@ class QualityModel(nn.Module):
         pretrained: bool = True,
         embedding_dim: int = 128,
         crop_size: int = 224,
+        stages: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self.backbone, mean, std = create_backbone(backbone, crop_size, pretrained)
+        if stages is not None:
+            self.backbone = Stages(self.backbone, stages)
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.transformer = isinstance(self.backbone, VisionTransformer)
@@ -98,8 +139,10 @@ class QualityModel(nn.Module):
             channels = self.backbone.num_features
         else:
             channels = _map_channels(self.backbone, backbone, crop_size)
-            self.pool = AttentionPool(channels)
+            self.pool = AttentionPool(channels, getattr(self.backbone, "deepest", None))
             depthwise_in_float32(self.backbone)
+        self.register_buffer("feature_mean", torch.zeros(channels))
+        self.register_buffer("feature_std", torch.ones(channels))
         self.score_head = nn.Linear(channels, 1)
         self.embedding_head = nn.Sequential(
             nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, embedding_dim)
@@ -121,6 +164,7 @@ class QualityModel(nn.Module):
             raise InputError(f"images are {tuple(images.shape)} {images.dtype}: they must be (N, 3, S, S) uint8 RGB")
         x = (images.float() - self.mean) / self.std
         feature, saliency = self._from_transformer(x) if self.transformer else self._from_convolutions(x)
+        feature = (feature - self.feature_mean) / self.feature_std
         embedding = F.normalize(self.embedding_head(feature).float(), dim=-1)
         return ModelOutput(self.score_head(feature).squeeze(-1).float(), embedding, saliency, feature.float())
 

@@ -131,6 +131,9 @@ def open_picture(path: str | Path) -> Image.Image:
         return Image.open(path)
     except FileNotFoundError as error:
         raise InputError(f"missing image {path}: check its path, or unpack its archive again") from error
+    except Image.DecompressionBombError as error:
+        most = 2 * Image.MAX_IMAGE_PIXELS // 10**6
+        raise InputError(f"image {path} has more than {most} megapixels: save it in a smaller size") from error
     except DAMAGED as error:
         raise _unreadable(path, error) from error
 

@@ -37,9 +37,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 _AT_LEAST_ONE = ("crop_size", "crops", "test_crops", "epochs", "batch_images", "embedding_dim")
-_POSITIVE = ("temperature", "lr", "quality_sigma")
-_NOT_NEGATIVE = ("intra_weight", "manifold_weight", "mutual_weight", "weight_decay", "seed")
-_CHOICES = {"variant": ("v1", "v2"), "precision": ("bf16-mixed", "16-mixed", "32-true")}
+_POSITIVE = ("temperature", "lr", "backbone_lr", "quality_sigma")
+_NOT_NEGATIVE = ("intra_weight", "manifold_weight", "mutual_weight", "correlation_weight", "weight_decay", "seed")
+_CHOICES = {
+    "variant": ("v1", "v2"),
+    "precision": ("bf16-mixed", "16-mixed", "32-true"),
+    "tested": ("student", "teacher"),
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,9 @@ class Recipe:
         name: folder name of the run; not part of the hash.
         backbone: a timm model name.
         pretrained: start from ImageNet weights (False is meant for tests).
+        stages: None, or the stages of an EfficientNet backbone that are read together instead of its last map.
+        probe: start from a ridge regression of MOS on the pretrained features of the training images, standardised
+            (linear probing, then fine-tuning: Kumar et al., ICLR 2022), instead of a random score head.
         embedding_dim: D, length of the unit embedding the manifold loss works on.
         crop_size: S, side of a crop as the model sees it, in pixels.
         crops: K, crops per image and step.
@@ -65,6 +72,7 @@ class Recipe:
         mutual_weight: β, >= 0.
         quality_sigma: None, or width (in MOS standard deviations) within which negatives of other images are
             down-weighted because their opinion scores are alike; beyond the paper.
+        correlation_weight: weight of 1 - PLCC over a step's images beside smooth-L1, >= 0; beyond the paper.
         freeze_batchnorm: normalise with the pretrained statistics, so that crops and global views of a step do not
             change one another; scale and shift are trained all the same.
         batchnorm_momentum: share of the newest step in the running statistics, in (0, 1]; a network's own value may
@@ -73,6 +81,8 @@ class Recipe:
         epochs: passes over the training images.
         batch_images: B, images per step.
         lr: peak learning rate of AdamW under a one-cycle schedule.
+        backbone_lr: None, or a peak learning rate of the pretrained layers' own.
+        tested: which of the two is evaluated and saved, "student" or "teacher".
         weight_decay: decoupled weight decay.
         precision: "bf16-mixed", "16-mixed" (GPU only) or "32-true".
         seed: seed of everything random in the run.
@@ -85,6 +95,8 @@ class Recipe:
     name: str = "lmcl"
     backbone: str = "tf_efficientnet_lite0"
     pretrained: bool = True
+    stages: tuple[int, ...] | None = None
+    probe: bool = False
     embedding_dim: int = 128
     crop_size: int = 224
     crops: int = 4
@@ -99,12 +111,15 @@ class Recipe:
     manifold_weight: float = 0.05
     mutual_weight: float = 0.2
     quality_sigma: float | None = None
+    correlation_weight: float = 0.0
     freeze_batchnorm: bool = False
     batchnorm_momentum: float = 0.05
     ema_momentum: float = 0.99
     epochs: int = 7
     batch_images: int = 16
     lr: float = 2e-4
+    backbone_lr: float | None = None
+    tested: str = "student"
     weight_decay: float = 0.01
     precision: str = "bf16-mixed"
     seed: int = 0
@@ -218,7 +233,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON-ready values."""
         values = dataclasses.asdict(self)
-        return {**values, "scales": list(self.scales)}
+        return {**values, "scales": list(self.scales), "stages": None if self.stages is None else list(self.stages)}
 
     @cached_property
     def hash(self) -> str:
@@ -231,6 +246,8 @@ def _typed(field: str, value: Any, hint: Any) -> Any:
     """Return `value` as its declared type; ints stand for floats, lists for tuples; all else raises TypeError."""
     if hint == tuple[float, ...] and isinstance(value, (list, tuple)):
         return tuple(_typed(field, item, float) for item in value)
+    if hint == tuple[int, ...] | None:
+        return None if value is None else tuple(_typed(field, item, int) for item in _listed(field, value))
     if hint in (float | None, int | None):
         return None if value is None else _typed(field, value, float if hint == float | None else int)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -241,3 +258,11 @@ def _typed(field: str, value: Any, hint: Any) -> Any:
         return value
     wanted = getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)
     raise TypeError(f"recipe field {field} is {value!r} of type {type(value).__name__}: it must be {wanted}")
+
+
+def _listed(field: str, value: Any) -> list | tuple:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(
+            f"recipe field {field} is {value!r} of type {type(value).__name__}: it must be a list of numbers"
+        )
+    return value

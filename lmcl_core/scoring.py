@@ -27,8 +27,21 @@ from .pictures import decode, shrink, to_rgb
 from .store import replacing
 
 
+#: Weights that come with the package, by name: trained as their model cards beside them say.
+BUNDLED = {path.stem: path for path in sorted((Path(__file__).parent / "bundled").glob("*.safetensors"))}
+
+
 def save_model(
-    path: Path, model: nn.Module, recipe: Recipe, table: pd.DataFrame, split: Split, mos_mean: float, mos_std: float
+    path: Path,
+    model: nn.Module,
+    recipe: Recipe,
+    table: pd.DataFrame,
+    split: Split,
+    *,
+    mos_mean: float,
+    mos_std: float,
+    largest_short_side: int,
+    half: bool = False,
 ) -> None:
     """Write weights and what is needed to use them as one safetensors file.
 
@@ -40,6 +53,9 @@ def save_model(
         split: its training part gives the percentiles.
         mos_mean: mean MOS of the training part.
         mos_std: standard deviation of the same.
+        largest_short_side: of the benchmark's pictures as the model sees them, in pixels; larger pictures are brought
+            to it before they are scored, since nobody's opinion of larger ones was learnt.
+        half: store float16, half the size; they are loaded as float32.
 
     Raises:
         RunError: it cannot be saved.
@@ -52,8 +68,11 @@ def save_model(
         mos_mean=mos_mean,
         mos_std=mos_std,
         mos_percentiles=quantiles,
+        largest_short_side=largest_short_side,
     )
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    if half:
+        state = {key: value.half() if value.dtype == torch.float32 else value for key, value in state.items()}
     with replacing(path) as temporary:
         try:
             save_file(state, temporary, metadata={"lmcl": json.dumps(about)})
@@ -65,7 +84,8 @@ def load(weights: str | Path, device: str = "cpu") -> Scorer:
     """Load a trained model.
 
     Args:
-        weights: a ``model.safetensors`` that `lmcl_core.train` wrote, or the run folder it lies in.
+        weights: a ``model.safetensors`` that `lmcl_core.train` wrote, the run folder it lies in, or the name of
+            weights that come with the package, a key of `BUNDLED`.
         device: where it is to work: "auto", "cpu", "cuda" or "mps".
 
     Returns:
@@ -74,11 +94,14 @@ def load(weights: str | Path, device: str = "cpu") -> Scorer:
     Raises:
         InputError: no such file, or one that this package did not write.
     """
-    path = Path(weights)
+    path = BUNDLED.get(str(weights), Path(weights))
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
-        raise InputError(f"no weights at {path}: name a model.safetensors of a finished run")
+        raise InputError(
+            f"no weights at {path}: name a model.safetensors of a finished run, its folder, "
+            f"or bundled weights ({', '.join(BUNDLED) or 'there are none'})"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("lmcl", "null"))
@@ -87,13 +110,14 @@ def load(weights: str | Path, device: str = "cpu") -> Scorer:
         raise InputError(f"weights at {path} are damaged ({error}): train or fetch them again") from error
     if about is None:
         raise InputError(f"{path} was not written by lmcl_core: it lacks the recipe; name a run's model.safetensors")
-    missing = {"recipe", "benchmark", "mos_mean", "mos_std", "mos_percentiles"} - set(about)
+    needed = {"recipe", "benchmark", "mos_range", "mos_mean", "mos_std", "mos_percentiles", "largest_short_side"}
+    missing = needed - set(about)
     if missing:
         raise InputError(f"weights at {path} lack {', '.join(sorted(missing))}: train or fetch them again")
     try:
         recipe = Recipe.from_dict(about["recipe"])
         with torch.random.fork_rng(devices=[]):
-            model = QualityModel(recipe.backbone, False, recipe.embedding_dim, recipe.crop_size)
+            model = QualityModel(recipe.backbone, False, recipe.embedding_dim, recipe.crop_size, recipe.stages)
         model.load_state_dict(state)
     except (InputError, RuntimeError) as error:
         raise InputError(
@@ -109,7 +133,8 @@ class Scorer:
     Args:
         model: a trained `QualityModel`.
         recipe: its recipe.
-        about: benchmark, mos_range, mos_mean, mos_std and mos_percentiles of the training part.
+        about: what `save_model` wrote: benchmark, mos_range, mos_mean, mos_std, mos_percentiles of the training part,
+            largest_short_side.
         device: where to work.
     """
 
@@ -138,11 +163,22 @@ class Scorer:
         """
         inputs = [inputs] if isinstance(inputs, (str, Path, Image.Image, np.ndarray)) else list(inputs)
         scores = [seen.score for seen in self.looks(self._pictures(inputs), batch_size)]
-        score = torch.cat(scores).double().numpy() if scores else np.empty(0)
-        score = self.about["mos_mean"] + self.about["mos_std"] * score
+        score = self.to_mos(torch.cat(scores)) if scores else np.empty(0)
         names = [str(item) if isinstance(item, (str, Path)) else str(n) for n, item in enumerate(inputs)]
-        percentile = np.interp(score, self.about["mos_percentiles"], np.arange(101))
-        return pd.DataFrame(dict(image=names, score=score, percentile=percentile))
+        return pd.DataFrame(dict(image=names, score=score, percentile=self.percentile(score)))
+
+    def to_mos(self, score: Tensor) -> np.ndarray:
+        """Standardised scores of any shape in MOS units, as float64."""
+        return self.about["mos_mean"] + self.about["mos_std"] * score.double().numpy()
+
+    def percentile(self, score: np.ndarray) -> np.ndarray:
+        """Share of the training benchmark's pictures with a lower MOS, 0..100, for scores in MOS units."""
+        return np.interp(score, self.about["mos_percentiles"], np.arange(101))
+
+    @property
+    def short_side(self) -> int:
+        """Short side in pixels that larger pictures are brought to."""
+        return min(self.recipe.short_side or self.about["largest_short_side"], self.about["largest_short_side"])
 
     def look(self, inputs: Sequence, batch_size: int = 8) -> list[Look]:
         """All that the model saw in the pictures, one `Look` a batch; arguments as `score`."""
@@ -153,7 +189,7 @@ class Scorer:
         return list(self.looks(pictures, batch_size))
 
     def _pictures(self, inputs: Sequence) -> Iterator[Tensor]:
-        return (as_picture(item, self.recipe.short_side) for item in inputs)
+        return (as_picture(item, self.short_side) for item in inputs)
 
     def looks(self, pictures: Iterable[Tensor], batch_size: int = 8) -> Iterator[Look]:
         """`look_at`, one batch after another, so that no more than one need be held."""

@@ -76,6 +76,25 @@ def make_split(table: pd.DataFrame, index: int | str, test: float = 0.2, val: fl
     return Split(*(np.flatnonzero(parts == name) for name in ("train", "val", "test")), index=int(index))
 
 
+def validation_split(table: pd.DataFrame, index: int) -> Split:
+    """A numbered split for choosing hyper-parameters: a validation part is measured, the test part left out.
+
+    Args:
+        table: from `load_benchmark`.
+        index: which split, 0 or greater; 15 % of contents, from its training part, are its validation part.
+
+    Returns:
+        The `Split`: train, an empty part, and the validation part in the place of test; its index is "00-val" for 0.
+
+    Raises:
+        InputError: as `make_split`.
+    """
+    if index == "official":
+        raise InputError("validation is cut from a numbered split, not from the official one: choose 0 to 9")
+    train, val, _ = make_split(table, index, val=0.15)
+    return Split(train, np.empty(0, dtype=np.int64), val, index=f"{index:02d}-val")
+
+
 def _official(table: pd.DataFrame) -> Split:
     parts = table["official_split"] if "official_split" in table else pd.Series(pd.NA, index=table.index)
     if parts.isna().all():

@@ -10,7 +10,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from .cpu import keep_freed_memory
 from .crops import CropSampler, crop_saliency, crop_weights, salient_crop
 from .devices import resolve_device
 from .errors import InputError, RunError
-from .losses import LocalManifoldContrastiveLoss, mutual_loss, quality_loss
+from .losses import LocalManifoldContrastiveLoss, correlation_loss, mutual_loss, quality_loss
 from .model import (
     ModelOutput,
     QualityModel,
@@ -34,6 +35,7 @@ from .model import (
     set_batchnorm_momentum,
     update_teacher,
 )
+from .probe import start_from_probe
 from .recipe import Recipe
 from .splits import Split
 from .store import PictureStore
@@ -74,16 +76,23 @@ class Trainer:
         recipe = self.recipe
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            student = QualityModel(recipe.backbone, recipe.pretrained, recipe.embedding_dim, recipe.crop_size)
+            student = QualityModel(
+                recipe.backbone, recipe.pretrained, recipe.embedding_dim, recipe.crop_size, recipe.stages
+            )
         if student.transformer and recipe.view_side != recipe.crop_size:
             raise InputError(
                 f"recipe field view_size is {recipe.view_size}: a vision transformer needs that of crop_size, "
                 f"{recipe.crop_size}"
             )
         set_batchnorm_momentum(student, recipe.batchnorm_momentum)
-        student = student.to(memory_format=torch.channels_last)
+        student = student.to(self.device, memory_format=torch.channels_last)
+        if recipe.probe:
+            start_from_probe(student, self._probe_crops(), self.target[self.split.train], self.fabric.autocast)
+        rates = [recipe.backbone_lr or recipe.lr, recipe.lr]
+        pretrained = set(student.backbone.parameters())
+        others = [parameter for parameter in student.parameters() if parameter not in pretrained]
         optimizer = torch.optim.AdamW(
-            student.parameters(),
+            [dict(params=list(student.backbone.parameters())), dict(params=others)],
             lr=recipe.lr,
             weight_decay=recipe.weight_decay,
             fused=self.device.type in ("cpu", "cuda"),
@@ -93,10 +102,19 @@ class Trainer:
         self.teacher = make_teacher(student)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
-            max_lr=recipe.lr,
+            max_lr=rates,
             total_steps=recipe.epochs * len(self._batches(torch.Generator())),
             cycle_momentum=False,
         )
+
+    def _probe_crops(self) -> Iterator[Tensor]:
+        """(b, 2K, 3, S, S) training crops of b images at a time, every training image once, in the split's order."""
+        recipe, sampler = self.recipe, replace(self.sampler, crops=2 * self.recipe.crops)
+        generator = torch.Generator().manual_seed(_seed(recipe.seed, -1))
+        for indices in torch.from_numpy(self.split.train).split(recipe.batch_images):
+            boxes = sampler.sample(self.store.heights[indices], self.store.widths[indices], generator)
+            crops = self.store.crops(indices, boxes, recipe.crop_size)
+            yield crops.to(self.device).unflatten(0, boxes.shape[:2])
 
     def _batches(self, generator: torch.Generator) -> Sequence[Tensor]:
         """Training positions in random order, in parts of nearly equal size; none is left out."""
@@ -175,7 +193,10 @@ class Trainer:
         """The terms of `TERMS`, from both models' outputs on (B·K) crops and their maps of the global views."""
         recipe, (B, K) = self.recipe, density.shape
         scores, taught_scores = (out.score.view(B, K) for out in (seen, taught))
-        quality = quality_loss(scores, crop_weights(density), mos)
+        weights = crop_weights(density)
+        quality = quality_loss(scores, weights, mos)
+        if recipe.correlation_weight:
+            quality = quality + recipe.correlation_weight * correlation_loss((scores * weights).sum(dim=1), mos)
         manifold = self.manifold(
             seen.embedding.view(B, K, -1), taught.embedding.view(B, K, -1), salient_crop(density), mos
         )
@@ -183,11 +204,16 @@ class Trainer:
         total = quality + recipe.manifold_weight * manifold.total + recipe.mutual_weight * sum(mutual)
         return [total, quality, manifold.total, manifold.inter, manifold.intra, mutual.score, mutual.saliency]
 
-    def predict(self, positions: np.ndarray) -> np.ndarray:
-        """Student's scores of pictures through the test grid, in MOS units, as (n,) float64."""
-        self.student.eval()
+    @property
+    def tested(self) -> QualityModel:
+        """The one of the two that is evaluated and saved."""
+        return self.teacher if self.recipe.tested == "teacher" else self.student
+
+    def predict(self, positions: np.ndarray, model: QualityModel | None = None) -> np.ndarray:
+        """Scores of pictures through the test grid, in MOS units, as (n,) float64; by the tested model if None."""
+        model = (model or self.tested).eval()
         looks = evaluation.look_at_all(
-            self.student,
+            model,
             (self.store.picture(i) for i in positions),
             self.sampler,
             self.recipe.test_crops,
@@ -206,6 +232,14 @@ class Trainer:
             self.best = {**scores, "epoch": self.epoch}
         self.last = {**scores, "epoch": self.epoch}
         return scores
+
+    def both(self) -> dict[str, dict[str, float]]:
+        """Metrics of student and teacher on the test part, as they are now."""
+        mos = self.table["mos"].to_numpy()[self.split.test]
+        return {
+            name: evaluation.metrics(pred=self.predict(self.split.test, model), mos=mos)
+            for name, model in (("student", self.student), ("teacher", self.teacher))
+        }
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs: tensors, numbers, lists and dicts only."""

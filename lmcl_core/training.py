@@ -45,9 +45,9 @@ def train(
         log: called with one line an epoch.
 
     Returns:
-        Metrics of the last epoch on the test part (srcc, plcc, plcc_logistic, krcc, rmse, n, epoch), and under
+        Metrics of the last epoch on the test part (srcc, plcc, plcc_logistic, krcc, rmse, n, epoch); under
         "test_best_optimistic" those of the epoch with the highest test PLCC, which is how most published numbers
-        are made.
+        are made; under "student" and "teacher" those of either after the last epoch.
 
     Raises:
         InputError: a table, split, recipe or device that cannot be used, or a folder that holds another run or that
@@ -140,18 +140,19 @@ def _finish(trainer: Trainer, out_dir: Path, identity: dict[str, Any]) -> dict[s
     recipe, test = trainer.recipe, trainer.table.iloc[trainer.split.test]
     save_model(
         out_dir / "model.safetensors",
-        trainer.student,
+        trainer.tested,
         recipe,
         trainer.table,
         trainer.split,
-        trainer.mos_mean,
-        trainer.mos_std,
+        mos_mean=trainer.mos_mean,
+        mos_std=trainer.mos_std,
+        largest_short_side=int(torch.minimum(trainer.store.heights, trainer.store.widths).max()),
     )
     with replacing(out_dir / "history.csv") as path:
         pd.DataFrame(trainer.history).to_csv(path, index=False, float_format="%.6g")
     with replacing(out_dir / "predictions.csv") as path:
         pd.DataFrame(dict(image=test["image"], mos=test["mos"], pred=trainer.predicted)).to_csv(path, index=False)
-    metrics = {**trainer.last, "test_best_optimistic": trainer.best}
+    metrics = {**trainer.last, "test_best_optimistic": trainer.best, **trainer.both()}
     device = torch.cuda.get_device_name(trainer.device) if trainer.device.type == "cuda" else trainer.device.type
     runs.write_run(
         out_dir,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import dataclasses
 import io
 import os
@@ -88,8 +89,9 @@ def weights(tmp_path_factory) -> Path:
         recipe,
         table,
         Split(np.arange(8), np.arange(0), np.arange(8, 11)),
-        50.0,
-        10.0,
+        mos_mean=50.0,
+        mos_std=10.0,
+        largest_short_side=100,
     )
     return folder
 
@@ -144,7 +146,8 @@ def test_without_a_command_the_help_comes_as_help_not_as_an_error(lmcl):
         (["download", "kadid10k"], "folder"),
         (["reproduce", "--benchmark", "demo,demo"], "different ones"),
         (["train", "--nosuch", "1"], "--nosuch"),
-        (["score", "a.png"], "--weights"),
+        (["score"], "paths"),
+        (["score", "a.png", "--format", "xml"], "csv, json"),
         (["score", "--weights", "a"], "paths"),
         (["reproduce", "--splits", "many"], "--splits"),
     ],
@@ -389,6 +392,32 @@ def test_a_gigantic_picture_does_not_stop_the_rest(lmcl, weights, pictures):
     (pictures / "big.bmp").write_bytes(data)
     code, out, err = lmcl("score", "--weights", weights, pictures)
     assert code == 1 and len(rows(out)) == 3 and str(pictures / "big.bmp") in err and len(err.splitlines()) == 1
+
+
+def test_pictures_are_scored_as_one_json_array(lmcl, weights, pictures, tmp_path):
+    code, out, err = lmcl("score", "--weights", weights, "--format", "json", pictures)
+    table = rows(lmcl("score", "--weights", weights, pictures)[1])
+    assert code == 0 and err == "" and pd.DataFrame(json.loads(out)).equals(table)
+    (tmp_path / "bad.png").write_text("no picture")
+    code, out, err = lmcl("score", "--weights", weights, "--format", "json", tmp_path / "bad.png")
+    assert code == 1 and json.loads(out) == [] and "bad.png" in err
+
+
+def test_overlays_are_drawn_beside_the_scores_even_for_equal_names(lmcl, weights, pictures, tmp_path):
+    shutil.copy(pictures / "a.png", pictures / "more" / "a.png")
+    (pictures / "broken.png").write_text("no picture")
+    code, out, _ = lmcl("score", "--weights", weights, "--overlays", tmp_path / "drawn", pictures)
+    drawn = sorted(path.name for path in (tmp_path / "drawn").iterdir())
+    assert code == 1 and len(rows(out)) == 4
+    assert drawn == ["00000_a.png", "00001_b, c.png", "00003_a.png", "00004_d.png"]
+    for name in drawn:
+        assert np.asarray(Image.open(tmp_path / "drawn" / name).convert("RGB")).std() > 10
+
+
+def test_a_picture_of_a_hundred_megapixels_is_scored_without_a_word(lmcl, weights, tmp_path):
+    Image.new("RGB", (10_000, 10_000), (90, 120, 30)).save(tmp_path / "a.jpg")
+    code, out, err = lmcl("score", "--weights", weights, tmp_path / "a.jpg")
+    assert code == 0 and err == "" and len(rows(out)) == 1
 
 
 def test_what_archives_leave_behind_is_not_scored(lmcl, weights, pictures):

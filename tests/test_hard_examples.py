@@ -242,7 +242,16 @@ def run(livec, tmp_path):
         model = QualityModel(recipe.backbone, False, 8, 32)
     folder = tmp_path / "run"
     folder.mkdir()
-    save_model(folder / "model.safetensors", model, recipe, table, make_split(table, 0), 50.0, 20.0)
+    save_model(
+        folder / "model.safetensors",
+        model,
+        recipe,
+        table,
+        make_split(table, 0),
+        mos_mean=50.0,
+        mos_std=20.0,
+        largest_short_side=100,
+    )
     rows = table.iloc[[7, 2, 5]]
     pd.DataFrame(dict(image=rows["image"], mos=rows["mos"], pred=[1.0, 2.0, 3.0])).to_csv(
         folder / "predictions.csv", index=False

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lmcl_core import InputError, LocalManifoldContrastiveLoss, mutual_loss, quality_loss
+from lmcl_core.losses import correlation_loss
 
 SHAPES = [(2, 2, 3), (3, 4, 8), (5, 3, 2), (4, 1, 6), (1, 5, 4), (2, 7, 16)]
 DEGENERATE = [(1, 1, 4), (1, 2, 4), (1, 4, 4), (3, 1, 4), (3, 2, 4)]
@@ -394,3 +396,19 @@ def test_quality_loss_is_zero_for_perfect_scores_and_only_then():
     assert quality_loss(mos[:, None].expand(2, 3), weights, mos).item() == pytest.approx(0, abs=1e-12)
     # a right mean of wrong crops still costs
     assert quality_loss(mos[:, None] + torch.tensor([-0.5, 0.0, 0.5]), weights, mos).item() > 0.01
+
+
+def test_correlation_loss_is_one_minus_the_correlation():
+    generator = torch.Generator().manual_seed(0)
+    scores, mos = torch.randn(2, 9, generator=generator, dtype=torch.float64)
+    wanted = 1 - np.corrcoef(scores, mos)[0, 1]
+    assert correlation_loss(scores, mos).item() == pytest.approx(wanted, abs=1e-5)
+    assert correlation_loss(3 * mos - 7, mos).item() == pytest.approx(0, abs=1e-5)
+    assert correlation_loss(-mos, mos).item() == pytest.approx(2, abs=1e-5)
+
+
+@pytest.mark.parametrize("scores", [torch.ones(4), torch.tensor([0.3])])
+def test_correlation_loss_of_constant_scores_has_no_gradient(scores):
+    scores = scores.requires_grad_()
+    loss = correlation_loss(scores, torch.arange(float(len(scores))))
+    assert loss.item() == 1 and not loss.requires_grad

@@ -632,3 +632,40 @@ def test_freed_memory_is_kept_on_glibc_and_nothing_is_done_elsewhere(monkeypatch
     assert keep_freed_memory() is False and calls == []
     monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
     assert keep_freed_memory() is True and calls == [(-4, 0), (-1, 2**31 - 1)]
+
+
+def test_stages_are_the_backbone_s_own_maps_put_together():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        whole = QualityModel(pretrained=False, crop_size=64).eval()
+        torch.manual_seed(0)
+        staged = QualityModel(pretrained=False, crop_size=64, stages=(1, 4, 5)).eval()
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    maps = staged.backbone.forward_features(x)
+    y, wanted = whole.backbone.bn1(whole.backbone.conv_stem(x)), []
+    for number, block in enumerate(whole.backbone.blocks):
+        y = block(y)
+        if number in (1, 4, 5):
+            wanted.append(y)
+    assert maps.shape == (2, 24 + 112 + 192, *wanted[-1].shape[2:]) and staged.backbone.deepest == 192
+    assert torch.equal(maps[:, -192:], wanted[-1])
+    side = wanted[0].shape[-1] // maps.shape[-1]
+    assert torch.allclose(maps[:, :24], torch.nn.functional.avg_pool2d(wanted[0], side), atol=1e-6)
+
+
+def test_what_lies_deeper_than_the_deepest_stage_is_left_out():
+    size = {
+        s: sum(p.numel() for p in QualityModel(pretrained=False, stages=s).parameters()) for s in ((0,), (3, 5), None)
+    }
+    assert size[(0,)] < size[(3, 5)] < size[None]
+
+
+@pytest.mark.parametrize("stages", [(), (7,), (-1, 2), (3, 1), (2, 2)])
+def test_stages_that_are_not_there_are_refused(stages):
+    with pytest.raises(InputError, match="stages is .* rising numbers in 0..6"):
+        QualityModel(pretrained=False, stages=stages)
+
+
+def test_backbones_without_stages_are_refused():
+    with pytest.raises(InputError, match="only EfficientNets"):
+        QualityModel("resnet18", pretrained=False, stages=(1, 2))

@@ -13,9 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lmcl_core import InputError, QualityModel, Recipe, RunError, Scorer, Split, load
+from lmcl_core import scoring
 from lmcl_core.scoring import as_picture, save_model
 
 MEAN, STD = 55.0, 12.0
+ABOUT = dict(mos_mean=MEAN, mos_std=STD, largest_short_side=100)
 RECIPE = Recipe(pretrained=False, crop_size=32, test_crops=3, precision="32-true")
 
 
@@ -37,7 +39,7 @@ def model() -> QualityModel:
 def run(tmp_path_factory, model, table) -> Path:
     folder = tmp_path_factory.mktemp("run")
     split = Split(np.arange(0, 81), np.array([], dtype=int), np.arange(81, 101), 0)
-    save_model(folder / "model.safetensors", model, RECIPE, table, split, MEAN, STD)
+    save_model(folder / "model.safetensors", model, RECIPE, table, split, **ABOUT)
     return folder
 
 
@@ -255,6 +257,30 @@ def test_weights_that_do_not_fit_this_version_are_refused_by_name_in_two_lines(r
     assert str(tmp_path / "model.safetensors") in str(caught.value) and len(str(caught.value).splitlines()) <= 2
 
 
+def test_pictures_larger_than_those_of_the_training_benchmark_are_brought_to_their_size(scorer):
+    assert scorer.short_side == 100
+    large = noise(300, 240, 3)
+    assert score_of(scorer, large) == score_of(scorer, as_picture(large, 100).numpy())
+    small = torch.from_numpy(noise(100, 240, 3))
+    assert score_of(scorer, small.numpy()) == pytest.approx(MEAN + STD * scorer.look_at([small])[0].score.item())
+
+
+def test_half_precision_weights_take_half_the_room_and_score_alike(run, scorer, model, table, tmp_path):
+    split = Split(np.arange(0, 81), np.array([], dtype=int), np.arange(81, 101), 0)
+    save_model(tmp_path / "half.safetensors", model, RECIPE, table, split, **ABOUT, half=True)
+    size = (tmp_path / "half.safetensors").stat().st_size / (run / "model.safetensors").stat().st_size
+    loaded = load(tmp_path / "half.safetensors")
+    assert 0.45 < size < 0.55
+    assert all(value.dtype != torch.float16 for value in loaded.model.state_dict().values())
+    picture = noise(90, 80, 3)
+    assert score_of(loaded, picture) == pytest.approx(score_of(scorer, picture), abs=0.01 * STD)
+
+
+def test_bundled_weights_are_loaded_by_their_name(run, scorer, monkeypatch):
+    monkeypatch.setitem(scoring.BUNDLED, "mine", run / "model.safetensors")
+    assert score_of(load("mine"), noise()) == score_of(scorer, noise())
+
+
 def test_a_model_that_cannot_be_saved_is_told_and_leaves_nothing(tmp_path, model, table):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"cannot save .*model\.safetensors"):
@@ -264,8 +290,7 @@ def test_a_model_that_cannot_be_saved_is_told_and_leaves_nothing(tmp_path, model
             RECIPE,
             table,
             Split(np.arange(9), np.arange(0), np.arange(9, 12)),
-            MEAN,
-            STD,
+            **ABOUT,
         )
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lmcl_core import InputError, Split, make_split, split_hash
-from lmcl_core.splits import shared_contents, tail, tail_length
+from lmcl_core.splits import shared_contents, tail, tail_length, validation_split
 
 
 def table_of(images: list[str], **columns) -> pd.DataFrame:
@@ -60,3 +60,16 @@ def test_a_split_hash_tells_folders_apart_where_file_names_do_not():
 
 
 SWAPPED = [([0, 1], [2, 3]), ([0, 3], [2, 1])]
+
+
+def test_a_validation_split_measures_on_a_part_of_training_and_leaves_the_test_part_out():
+    table = table_of([f"{n}.png" for n in range(40)])
+    numbered, chosen = make_split(table, 3), validation_split(table, 3)
+    assert len(chosen.test) == 6 and len(chosen.val) == 0 and chosen.index == "03-val"
+    assert sorted([*chosen.train, *chosen.test]) == numbered.train.tolist()
+    assert not set(chosen.test) & set(numbered.test) and shared_contents(table, chosen) == 0
+
+
+def test_the_official_split_has_no_validation_split_of_its_own():
+    with pytest.raises(InputError, match="official"):
+        validation_split(table_of(["a.png", "b.png", "c.png"], official_split=["train", "val", "test"]), "official")

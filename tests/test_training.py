@@ -208,6 +208,41 @@ def test_the_manifold_weight_changes_the_weights_and_zero_turns_it_off(table, sp
     assert not torch.allclose(weights[0.5][head], start[head], atol=1e-4)
 
 
+def test_the_tested_one_is_measured_and_saved(table, split, tmp_path):
+    results, weights = {}, {}
+    for tested in ("student", "teacher"):
+        recipe = Recipe.from_dict({"tested": tested, "lr": 0.01}, TINY)
+        results[tested] = train(table, split, recipe, tmp_path / tested, "cpu", log=quiet)
+        weights[tested] = load_file(tmp_path / tested / "model.safetensors")["score_head.weight"]
+        assert results[tested]["plcc"] == results[tested][tested]["plcc"]
+    assert results["student"]["teacher"] == results["teacher"]["teacher"]  # the training is the same
+    assert results["student"]["plcc"] != results["teacher"]["plcc"]
+    assert not torch.equal(weights["student"], weights["teacher"])
+
+
+def test_the_backbone_may_have_a_learning_rate_of_its_own(table, split, tmp_path):
+    start = trainer.Trainer(table, split, TINY, "cpu").student.state_dict()
+    moved = {}
+    for rate in (None, 1e-9):
+        recipe = Recipe.from_dict({"backbone_lr": rate, "epochs": 1}, TINY)
+        train(table, split, recipe, tmp_path / str(rate), "cpu", log=quiet)
+        now = load_file(tmp_path / str(rate) / "model.safetensors")
+        moved[rate] = [
+            (now[key] - start[key]).abs().max().item() for key in ("backbone.conv_stem.weight", "score_head.weight")
+        ]
+    assert moved[None][0] > 1e-5 and moved[1e-9][0] < 1e-7
+    assert moved[1e-9][1] > 1e-5
+
+
+def test_a_correlation_term_changes_what_is_learnt(table, split, tmp_path):
+    weights = []
+    for weight in (0.0, 1.0):
+        recipe = Recipe.from_dict({"correlation_weight": weight, "epochs": 1}, TINY)
+        train(table, split, recipe, tmp_path / str(weight), "cpu", log=quiet)
+        weights.append(load_file(tmp_path / str(weight) / "model.safetensors")["score_head.weight"])
+    assert not torch.equal(*weights)
+
+
 @pytest.mark.parametrize("name", ["table", "split", "recipe", "out_dir"])
 @pytest.mark.parametrize("value", [None, 0, {"epochs": 1}])
 def test_an_argument_of_the_wrong_kind_is_named(table, split, tmp_path, name, value):

@@ -1,0 +1,154 @@
+"""The search ledger: every configuration that was tried on validation parts, with split, seconds and result.
+
+A row is a validation run (`splits.validation_split`); its test part was never looked at. The recipe is stored whole,
+and the command that runs it again is made from it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pandas as pd
+
+from . import runs
+from .errors import InputError
+from .recipe import Recipe
+from .store import replacing
+
+#: What makes two rows the same run.
+KEY = ["benchmark", "split", "recipe_hash", "data_hash", "split_hash"]
+COLUMNS = [
+    *("benchmark", "split", "name", "changes", "plcc", "srcc", "plcc_student", "plcc_teacher", "seconds", "device"),
+    *("commit", "recipe_hash", "data_hash", "split_hash", "recipe"),
+]
+
+
+def read_ledger(path: str | Path) -> pd.DataFrame:
+    """Read a ledger.
+
+    Args:
+        path: CSV file; an empty ledger where it does not exist.
+
+    Returns:
+        Columns `COLUMNS`.
+
+    Raises:
+        InputError: not a ledger.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return pd.DataFrame(columns=COLUMNS)
+    rows = pd.read_csv(path, dtype=dict.fromkeys(["changes", "commit", *KEY, "recipe"], str), keep_default_na=False)
+    missing = [column for column in COLUMNS if column not in rows]
+    if missing:
+        raise InputError(f"{path} is no ledger, it lacks {', '.join(missing)}: name another file")
+    return rows
+
+
+def update_ledger(path: str | Path, runs_dir: str | Path, benchmark: str) -> pd.DataFrame:
+    """Add the validation runs of a runs folder to a ledger; rows whose runs are no longer there stay.
+
+    Args:
+        path: the ledger; made where it is missing.
+        runs_dir: folder of run folders.
+        benchmark: its name.
+
+    Returns:
+        The ledger as written, best PLCC of a split first.
+
+    Raises:
+        InputError: a damaged run, or no ledger.
+        RunError: it cannot be saved.
+    """
+    found = [_row(record) for record in _validation_runs(Path(runs_dir) / benchmark)]
+    rows = pd.concat([read_ledger(path), pd.DataFrame(found, columns=COLUMNS)], ignore_index=True)
+    rows = rows.drop_duplicates(KEY, keep="last").astype({"plcc": float})
+    rows["changes"] = [changes(row) for _, row in rows.iterrows()]  # presets may have moved since
+    rows = rows.sort_values(["benchmark", "split", "plcc", "name"], ascending=[True, True, False, True])
+    with replacing(Path(path)) as temporary:
+        rows.to_csv(temporary, index=False, float_format="%.6g")
+    return read_ledger(path)
+
+
+def compare(ledger: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Every configuration beside a baseline on the splits that both were run on.
+
+    Args:
+        ledger: from `read_ledger`, of one benchmark.
+        baseline: its name there.
+
+    Returns:
+        One row a configuration: name, changes, splits (how many), plcc, srcc (means over its splits), difference (mean
+        PLCC less that of the baseline on the same splits; NaN where there is none), seconds (mean); best mean first.
+
+    Raises:
+        InputError: the baseline is not in the ledger.
+    """
+    base = ledger[ledger["name"] == baseline].set_index("split")["plcc"]
+    if base.empty:
+        raise InputError(f"no {baseline!r} in the ledger: choose one of {', '.join(sorted(set(ledger['name'])))}")
+    rows = []
+    for (name, _), group in ledger.groupby(["name", "recipe_hash"], sort=False):
+        plcc = group.set_index("split")["plcc"]
+        rows.append(
+            dict(
+                name=name,
+                changes=group["changes"].iloc[0],
+                splits=len(group),
+                plcc=plcc.mean(),
+                srcc=group["srcc"].mean(),
+                difference=(plcc - base).mean(),
+                seconds=group["seconds"].mean(),
+            )
+        )
+    return pd.DataFrame(rows).sort_values(["splits", "plcc"], ascending=False, ignore_index=True)
+
+
+def changes(row: pd.Series) -> str:
+    """The options of `lmcl train` in which a row's recipe differs from today's preset of its benchmark.
+
+    Args:
+        row: of a ledger.
+    """
+    preset = Recipe.for_benchmark(row["benchmark"]).to_dict()
+    recipe = Recipe.from_dict(json.loads(row["recipe"])).to_dict()
+    differing = {field: value for field, value in recipe.items() if value != preset[field]}
+    return " ".join(f"--set {shlex.quote(f'{field}={_plain(value)}')}" for field, value in differing.items())
+
+
+def command(row: pd.Series) -> str:
+    """The command that makes a row again; DIR stands for the folder of the benchmark.
+
+    Args:
+        row: of a ledger.
+    """
+    index = int(row["split"].removesuffix("-val"))
+    start = f"lmcl train --benchmark {row['benchmark']} --data-root DIR --split {index} --validation"
+    return f"{start} {changes(row)}".rstrip()
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _validation_runs(folder: Path) -> list[dict]:
+    records = [runs.read_run(path) for path in sorted(folder.glob("*/split-*-val"))]
+    return [record for record in records if record is not None]
+
+
+def _row(record: dict) -> dict[str, object]:
+    metrics = record["metrics"]
+    return dict(
+        **{column: record[column] for column in ("benchmark", "seconds", "device", "commit")},
+        **{column: record[column] for column in ("recipe_hash", "data_hash", "split_hash")},
+        split=record["split_index"],
+        name=record["recipe"]["name"],
+        changes="",
+        plcc=metrics["plcc"],
+        srcc=metrics["srcc"],
+        plcc_student=metrics["student"]["plcc"],
+        plcc_teacher=metrics["teacher"]["plcc"],
+        recipe=json.dumps(record["recipe"], sort_keys=True),
+    )

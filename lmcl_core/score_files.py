@@ -1,0 +1,116 @@
+"""Scores of any number of picture files: decoded ahead, scored in batches, one answer a file, memory flat."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .errors import InputError
+from .evaluation import Look
+from .pictures import pictures_below
+from .scoring import Scorer, as_picture
+
+
+class FileScore(NamedTuple):
+    """What is said of one file.
+
+    Attributes:
+        image: its path.
+        score: in MOS units, higher is better; None where it could not be read.
+        percentile: share of the training benchmark's pictures with a lower MOS, 0..100; None likewise.
+        fault: why it could not be read; None where it was.
+        picture: (H, W, 3) uint8 pixels as they were scored; None where it could not be read.
+        look: what the model saw in this picture alone; None likewise.
+    """
+
+    image: str
+    score: float | None
+    percentile: float | None
+    fault: str | None
+    picture: Tensor | None
+    look: Look | None
+
+
+def picture_files(paths: Iterable[str | Path]) -> Iterator[Path]:
+    """Picture files named one by one or by their folders, each once, in that order.
+
+    Args:
+        paths: files, taken as they are, and folders, searched at any depth.
+    """
+    seen = set()
+    for path in map(Path, paths):
+        for file in pictures_below(path) if path.is_dir() else [path]:
+            if file not in seen:
+                seen.add(file)
+                yield file
+
+
+def score_files(
+    scorer: Scorer, files: Iterable[str | Path], batch_size: int = 4, readers: int = 2
+) -> Iterator[FileScore]:
+    """Score files one after another; a file that cannot be read takes nothing from the others.
+
+    No more than a few batches of pictures are held at any time, whatever the number of files.
+
+    Args:
+        scorer: from `load`.
+        files: their paths.
+        batch_size: pictures that the model looks at together, >= 1.
+        readers: threads that decode ahead, >= 1.
+
+    Returns:
+        One `FileScore` a file, in their order.
+
+    Raises:
+        InputError: a number below 1.
+    """
+    for name, value in (("batch_size", batch_size), ("readers", readers)):
+        if value < 1:
+            raise InputError(f"{name} is {value!r}: it must be at least 1")
+    return _score_files(scorer, files, batch_size, readers)
+
+
+def _score_files(scorer: Scorer, files: Iterable[str | Path], batch_size: int, readers: int) -> Iterator[FileScore]:
+    read = _read_ahead(files, scorer.short_side, batch_size + readers, readers)
+    while batch := list(islice(read, batch_size)):
+        pictures = [picture for _, picture in batch if not isinstance(picture, InputError)]
+        seen = iter(_one_by_one(next(scorer.looks(pictures, batch_size))) if pictures else [])
+        for file, picture in batch:
+            if isinstance(picture, InputError):
+                yield FileScore(str(file), None, None, str(picture), None, None)
+            else:
+                look = next(seen)
+                score = float(scorer.to_mos(look.score)[0])
+                yield FileScore(str(file), score, float(scorer.percentile(score)), None, picture, look)
+
+
+def _read_ahead(
+    files: Iterable[str | Path], short_side: int, ahead: int, readers: int
+) -> Iterator[tuple[str | Path, Tensor | InputError]]:
+    """Each file and its pixels, or what is wrong with it, decoded by threads while others are scored."""
+    files, waiting = iter(files), deque[tuple[str | Path, Future]]()
+    with ThreadPoolExecutor(readers) as pool:
+        while True:
+            waiting.extend((file, pool.submit(_read, file, short_side)) for file in islice(files, ahead - len(waiting)))
+            if not waiting:
+                return
+            file, future = waiting.popleft()
+            yield file, future.result()
+
+
+def _read(file: str | Path, short_side: int) -> Tensor | InputError:
+    try:
+        return as_picture(file, short_side)
+    except InputError as error:
+        return error
+
+
+def _one_by_one(look: Look) -> Iterator[Look]:
+    """Parts of a look, one a picture."""
+    return (Look(*(values[n : n + 1] for values in look)) for n in range(len(look.score)))

@@ -1,0 +1,91 @@
+"""The search ledger: validation runs only, each once, with the command that makes it again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lmcl_core import InputError, Recipe
+from lmcl_core.cli import parse_changes
+from lmcl_core.ledger import command, compare, read_ledger, update_ledger
+
+
+def put_run(runs: Path, name: str, index: str = "00-val", plcc: float = 0.8, **changes) -> Recipe:
+    recipe = Recipe.for_benchmark("livec", **{"name": name, **changes})
+    scores = dict(plcc=plcc, srcc=plcc - 0.02)
+    record = dict(
+        benchmark="livec",
+        recipe_hash=recipe.hash,
+        data_hash="d" * 12,
+        split_hash=f"split of {index}",
+        recipe=recipe.to_dict(),
+        split_index=index,
+        seconds=60.5,
+        device="cpu",
+        commit="c" * 40,
+        metrics=dict(**scores, student=scores, teacher=dict(plcc=plcc - 0.01, srcc=plcc - 0.03)),
+    )
+    folder = runs / "livec" / name / f"split-{index}"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(record))
+    return recipe
+
+
+def test_validation_runs_and_no_others_are_in_it(tmp_path):
+    put_run(tmp_path / "runs", "a")
+    put_run(tmp_path / "runs", "a", "01-val", plcc=0.9)
+    put_run(tmp_path / "runs", "tested", "00")
+    rows = update_ledger(tmp_path / "ledger.csv", tmp_path / "runs", "livec")
+    assert rows[["name", "split", "plcc"]].values.tolist() == [["a", "00-val", 0.8], ["a", "01-val", 0.9]]
+    assert rows[["plcc_student", "plcc_teacher", "seconds"]].iloc[0].tolist() == [0.8, pytest.approx(0.79), 60.5]
+
+
+def test_a_run_stands_in_it_once_and_stays_when_its_folder_is_gone(tmp_path):
+    put_run(tmp_path / "first", "a")
+    once = update_ledger(tmp_path / "ledger.csv", tmp_path / "first", "livec")
+    again = update_ledger(tmp_path / "ledger.csv", tmp_path / "first", "livec")
+    assert again.equals(once)
+    put_run(tmp_path / "second", "b", plcc=0.85, lr=1e-4)
+    both = update_ledger(tmp_path / "ledger.csv", tmp_path / "second", "livec")
+    assert both["name"].tolist() == ["b", "a"]
+    assert read_ledger(tmp_path / "ledger.csv")["recipe"].tolist() == both["recipe"].tolist()
+
+
+def test_the_command_makes_the_same_recipe_again(tmp_path):
+    changed = dict(lr=1e-4, variant="v2", scales=(1.0, 2.0), freeze_batchnorm=True, view_size=112)
+    recipe = put_run(tmp_path / "runs", "two words", "03-val", **changed)
+    rows = update_ledger(tmp_path / "ledger.csv", tmp_path / "runs", "livec")
+    words = shlex.split(command(rows.iloc[0]))
+    assert words[:7] == ["lmcl", "train", "--benchmark", "livec", "--data-root", "DIR", "--split"]
+    assert words[7:9] == ["3", "--validation"]
+    made = Recipe.for_benchmark("livec", **parse_changes(words[10::2]))
+    assert set(words[9::2]) == {"--set"} and made == recipe
+
+
+def test_configurations_are_compared_on_the_splits_that_both_ran(tmp_path):
+    put_run(tmp_path / "runs", "base", "00-val", plcc=0.80)
+    put_run(tmp_path / "runs", "base", "01-val", plcc=0.90)
+    put_run(tmp_path / "runs", "better", "00-val", plcc=0.82, lr=1e-4)
+    put_run(tmp_path / "runs", "better", "01-val", plcc=0.93, lr=1e-4)
+    put_run(tmp_path / "runs", "elsewhere", "02-val", plcc=0.99, lr=5e-4)
+    rows = update_ledger(tmp_path / "ledger.csv", tmp_path / "runs", "livec")
+    table = compare(rows, "base").set_index("name")
+    assert table.index.tolist() == ["better", "base", "elsewhere"]
+    assert table["difference"].tolist()[:2] == pytest.approx([0.025, 0.0])
+    assert table["difference"].isna().tolist() == [False, False, True]
+    with pytest.raises(InputError, match="no 'nothing' in the ledger: choose one of base, better, elsewhere"):
+        compare(rows, "nothing")
+
+
+def test_no_runs_and_no_file_make_an_empty_ledger(tmp_path):
+    assert update_ledger(tmp_path / "ledger.csv", tmp_path, "livec").empty
+    assert read_ledger(tmp_path / "ledger.csv").empty
+
+
+def test_another_table_is_no_ledger(tmp_path):
+    (tmp_path / "other.csv").write_text("image,mos\na.png,3\n")
+    with pytest.raises(InputError, match="no ledger, it lacks benchmark"):
+        read_ledger(tmp_path / "other.csv")
