@@ -124,22 +124,28 @@ class CropSampler:
 
 
 def fixed_boxes(sampler: CropSampler, height: int, width: int, crops: int) -> Tensor:
-    """The fixed test crops of a picture: the grid of every scale the sampler trains with.
+    """The fixed test crops of a picture: a grid of every scale the sampler trains with, equally dense at each.
 
     Args:
         sampler: gives size and scales.
         height: picture height in pixels, >= 1.
         width: picture width in pixels, >= 1.
-        crops: number of boxes at each scale, >= 1.
+        crops: number of boxes at the first scale, >= 1; a scale twice as large has a quarter of them, but at least 2.
 
     Returns:
-        (K, 4) int64 boxes, K = crops times the number of different scales, in the order of the scales.
+        (K, 4) int64 boxes in the order of the scales; K depends on `sampler` and `crops` alone.
 
     Raises:
         ValueError: a size or number below 1.
     """
-    scales = dict.fromkeys(sampler.scales)
-    return torch.cat([replace(sampler, scales=(scale,)).grid(height, width, crops) for scale in scales])
+    counts = crops_by_scale(sampler.scales, crops)
+    return torch.cat([replace(sampler, scales=(s,)).grid(height, width, count) for s, count in counts.items()])
+
+
+def crops_by_scale(scales: Sequence[float], crops: int) -> dict[float, int]:
+    """How many fixed test crops each different scale has; arguments as `fixed_boxes`."""
+    first = scales[0]
+    return {s: crops if s == first or crops == 1 else max(2, round(crops * (first / s) ** 2)) for s in scales}
 
 
 def crop_saliency(maps: Tensor, boxes: Tensor, heights: Tensor, widths: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from . import runs
+from .crops import crops_by_scale
 from .losses import quality_loss
 from .model import QualityModel, make_teacher
 from .pictures import shrunk
@@ -35,7 +36,8 @@ def view_seconds(recipe: Recipe, device: str) -> tuple[float, float]:
     """
     fabric = make_fabric(device, recipe.precision)
     with torch.random.fork_rng(devices=[]):
-        model = QualityModel(recipe.backbone, False, recipe.embedding_dim, recipe.crop_size).to(fabric.device)
+        model = QualityModel(recipe.backbone, False, recipe.embedding_dim, recipe.crop_size, recipe.stages)
+        model = model.to(fabric.device)
     teacher, count = make_teacher(model), _PICTURES * (recipe.crops + 1)
     views = torch.zeros(count, 3, recipe.crop_size, recipe.crop_size, dtype=torch.uint8, device=fabric.device)
 
@@ -61,9 +63,10 @@ def run_seconds(recipe: Recipe, table: pd.DataFrame, costs: tuple[float, float])
         costs: from `view_seconds`.
     """
     split = make_split(table, 0)
-    looks = recipe.test_crops * len(set(recipe.scales))
-    an_epoch = len(split.train) * (recipe.crops + 1) * costs[0] + len(split.test) * (looks + 1) * costs[1]
-    return recipe.epochs * an_epoch
+    looks = sum(crops_by_scale(recipe.scales, recipe.test_crops).values())
+    training = len(split.train) * (recipe.crops + 1) * costs[0]
+    testing = len(split.test) * (looks + 1) * costs[1]
+    return recipe.epochs * (training + testing) + testing  # at the end the other of student and teacher is tested too
 
 
 def past_seconds(folder: Path, recipe: Recipe) -> float | None:

@@ -84,9 +84,10 @@ class Stages(nn.Module):
     def __init__(self, network: nn.Module, stages: tuple[int, ...]) -> None:
         super().__init__()
         if not isinstance(network, EfficientNet):
-            raise InputError(f"stages is {stages}: only EfficientNets have them, leave it unset for other backbones")
-        if not stages or list(stages) != sorted(set(stages)) or not 0 <= stages[0] <= stages[-1] < len(network.blocks):
-            raise InputError(f"stages is {stages}: it must be rising numbers in 0..{len(network.blocks) - 1}")
+            raise InputError(
+                f"stages is {stages}: only EfficientNets and vision transformers have them, leave it unset for others"
+            )
+        _check_stages(stages, len(network.blocks))
         self.conv_stem, self.bn1, self.blocks = network.conv_stem, network.bn1, network.blocks[: stages[-1] + 1]
         self.stages = stages
         self.deepest = [m.num_features for m in self.blocks.modules() if isinstance(m, nn.BatchNorm2d)][-1]
@@ -105,15 +106,16 @@ class QualityModel(nn.Module):
     """Score, embed and locate the quality of image crops (design, sections 2 and 4).
 
     A convolutional backbone is pooled by a learned attention, whose weights are the saliency map. A vision
-    transformer is pooled by its CLS token, whose attention in the last block, mean over heads, is the map.
+    transformer is pooled by its CLS token, whose attention in the last block, mean over heads, is the map; where blocks
+    are chosen, by the CLS token and the mean of the patches of each of them.
 
     Args:
         backbone: timm model name.
         pretrained: fill the backbone with its ImageNet weights.
         embedding_dim: D, >= 1.
         crop_size: S, the side in pixels of the crops it will see; fixed for vision transformers.
-        stages: None for the backbone's last feature map, or the stages of an EfficientNet whose maps are read
-            together; what lies deeper is left out.
+        stages: None for the backbone's last features, or the stages of an EfficientNet, or the blocks of a vision
+            transformer, whose features are read together; what lies deeper is left out.
 
     Raises:
         InputError: unknown backbone or weights that cannot be had.
@@ -129,14 +131,19 @@ class QualityModel(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, mean, std = create_backbone(backbone, crop_size, pretrained)
-        if stages is not None:
+        self.stages = stages
+        if stages is not None and not isinstance(self.backbone, VisionTransformer):
             self.backbone = Stages(self.backbone, stages)
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.transformer = isinstance(self.backbone, VisionTransformer)
         if self.transformer:
-            self._expose_attention(crop_size)
             channels = self.backbone.num_features
+            if stages is not None:
+                _check_stages(stages, len(self.backbone.blocks))
+                self.backbone.prune_intermediate_layers(list(stages), prune_norm=True)
+                channels *= 2 * len(stages)
+            self._expose_attention(crop_size)
         else:
             channels = _map_channels(self.backbone, backbone, crop_size)
             self.pool = AttentionPool(channels, getattr(self.backbone, "deepest", None))
@@ -178,12 +185,24 @@ class QualityModel(nn.Module):
         drop = self.backbone.blocks[-1].attn.attn_drop
         hook = drop.register_forward_hook(lambda module, args, attention: caught.append(attention))
         try:
-            tokens = self.backbone.forward_features(x)  # (N, prefix + L, C)
+            feature = self._of_blocks(x) if self.stages else self.backbone.forward_features(x)[:, 0]
         finally:
             hook.remove()
         attention = caught[0][:, :, 0, self.backbone.num_prefix_tokens :].float().mean(dim=1)  # (N, L)
         saliency = attention / attention.sum(dim=-1, keepdim=True)
-        return tokens[:, 0].float(), saliency.unflatten(1, self.backbone.patch_embed.grid_size)
+        return feature.float(), saliency.unflatten(1, self.backbone.patch_embed.grid_size)
+
+    def _of_blocks(self, x: Tensor) -> Tensor:
+        """(N, 2·C·blocks): CLS token and mean patch of each chosen block, not normalised."""
+        parts = self.backbone.forward_intermediates(
+            x,
+            indices=list(self.stages),
+            return_prefix_tokens=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+            stop_early=True,
+        )
+        return torch.cat([part for patches, prefix in parts for part in (prefix[:, 0], patches.mean(dim=1))], dim=1)
 
     def _expose_attention(self, crop_size: int) -> None:
         """Have the last block write its attention matrix out, so that a hook can read it."""
@@ -196,6 +215,11 @@ class QualityModel(nn.Module):
                 "choose one with a class token, such as deit3_small_patch16_224.fb_in22k_ft_in1k"
             )
         self.backbone.blocks[-1].attn.fused_attn = False
+
+
+def _check_stages(stages: tuple[int, ...], there: int) -> None:
+    if not stages or list(stages) != sorted(set(stages)) or not 0 <= stages[0] <= stages[-1] < there:
+        raise InputError(f"stages is {stages}: it must be rising numbers in 0..{there - 1}")
 
 
 @torch.no_grad()

@@ -54,7 +54,8 @@ class Recipe:
         name: folder name of the run; not part of the hash.
         backbone: a timm model name.
         pretrained: start from ImageNet weights (False is meant for tests).
-        stages: None, or the stages of an EfficientNet backbone that are read together instead of its last map.
+        stages: None, or the stages of an EfficientNet (blocks of a vision transformer) that are read together instead
+            of the last features; what lies deeper is left out.
         probe: start from a ridge regression of MOS on the pretrained features of the training images, standardised
             (linear probing, then fine-tuning: Kumar et al., ICLR 2022), instead of a random score head.
         embedding_dim: D, length of the unit embedding the manifold loss works on.
@@ -63,7 +64,7 @@ class Recipe:
         scales: crop k covers a square of side ``crop_size * scales[k % len(scales)]`` image pixels.
         view_size: side in pixels of the global view, in which saliency is located; None takes `crop_size`.
         flip: mirror crops left-right at random.
-        test_crops: crops of the fixed test grid at each different scale.
+        test_crops: crops of the fixed test grid at the first scale; fewer at larger ones, as in `crops.fixed_boxes`.
         short_side: None, or the short side in pixels that larger images are brought to before anything else.
         variant: wording of the manifold loss, "v1" or "v2" (design, section 2).
         temperature: τ of the manifold loss, > 0.

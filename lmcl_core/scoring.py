@@ -1,8 +1,7 @@
-"""A trained model as a file, and scores for any picture from it."""
+"""Scores for any picture from a trained model."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,73 +10,17 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from .splits import Split
 from .cpu import keep_freed_memory
 from .crops import CropSampler
 from .devices import resolve_device
 from .errors import InputError
 from .evaluation import Look, look_at_all
 from .model import QualityModel
+from .model_file import read_model
 from .recipe import Recipe
 from .pictures import decode, shrink, to_rgb
-from .store import replacing
-
-
-#: Weights that come with the package, by name: trained as their model cards beside them say.
-BUNDLED = {path.stem: path for path in sorted((Path(__file__).parent / "bundled").glob("*.safetensors"))}
-
-
-def save_model(
-    path: Path,
-    model: nn.Module,
-    recipe: Recipe,
-    table: pd.DataFrame,
-    split: Split,
-    *,
-    mos_mean: float,
-    mos_std: float,
-    largest_short_side: int,
-    half: bool = False,
-) -> None:
-    """Write weights and what is needed to use them as one safetensors file.
-
-    Args:
-        path: the file.
-        model: a `QualityModel`.
-        recipe: how it was trained.
-        table: the training benchmark.
-        split: its training part gives the percentiles.
-        mos_mean: mean MOS of the training part.
-        mos_std: standard deviation of the same.
-        largest_short_side: of the benchmark's pictures as the model sees them, in pixels; larger pictures are brought
-            to it before they are scored, since nobody's opinion of larger ones was learnt.
-        half: store float16, half the size; they are loaded as float32.
-
-    Raises:
-        RunError: it cannot be saved.
-    """
-    quantiles = np.percentile(table["mos"].to_numpy()[split.train], np.arange(101)).round(6).tolist()
-    about = dict(
-        recipe=recipe.to_dict(),
-        benchmark=table.attrs["benchmark"],
-        mos_range=list(table.attrs["mos_range"]),
-        mos_mean=mos_mean,
-        mos_std=mos_std,
-        mos_percentiles=quantiles,
-        largest_short_side=largest_short_side,
-    )
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    if half:
-        state = {key: value.half() if value.dtype == torch.float32 else value for key, value in state.items()}
-    with replacing(path) as temporary:
-        try:
-            save_file(state, temporary, metadata={"lmcl": json.dumps(about)})
-        except SafetensorError as error:  # the writer is not Python's, so a full disk comes without its errno
-            raise OSError(28, str(error)) from error
 
 
 def load(weights: str | Path, device: str = "cpu") -> Scorer:
@@ -85,7 +28,7 @@ def load(weights: str | Path, device: str = "cpu") -> Scorer:
 
     Args:
         weights: a ``model.safetensors`` that `lmcl_core.train` wrote, the run folder it lies in, or the name of
-            weights that come with the package, a key of `BUNDLED`.
+            weights that come with the package, a key of `model_file.BUNDLED`.
         device: where it is to work: "auto", "cpu", "cuda" or "mps".
 
     Returns:
@@ -94,30 +37,14 @@ def load(weights: str | Path, device: str = "cpu") -> Scorer:
     Raises:
         InputError: no such file, or one that this package did not write.
     """
-    path = BUNDLED.get(str(weights), Path(weights))
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if not path.is_file():
-        raise InputError(
-            f"no weights at {path}: name a model.safetensors of a finished run, its folder, "
-            f"or bundled weights ({', '.join(BUNDLED) or 'there are none'})"
-        )
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("lmcl", "null"))
-            state = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, ValueError) as error:
-        raise InputError(f"weights at {path} are damaged ({error}): train or fetch them again") from error
-    if about is None:
-        raise InputError(f"{path} was not written by lmcl_core: it lacks the recipe; name a run's model.safetensors")
-    needed = {"recipe", "benchmark", "mos_range", "mos_mean", "mos_std", "mos_percentiles", "largest_short_side"}
-    missing = needed - set(about)
-    if missing:
-        raise InputError(f"weights at {path} lack {', '.join(sorted(missing))}: train or fetch them again")
+    path, state, about = read_model(weights)
     try:
         recipe = Recipe.from_dict(about["recipe"])
         with torch.random.fork_rng(devices=[]):
             model = QualityModel(recipe.backbone, False, recipe.embedding_dim, recipe.crop_size, recipe.stages)
+        if about["packed"]:
+            unscored = {key: value for key, value in model.state_dict().items() if key.startswith("embedding_head.")}
+            state = {**unscored, **state}
         model.load_state_dict(state)
     except (InputError, RuntimeError) as error:
         raise InputError(
@@ -133,8 +60,8 @@ class Scorer:
     Args:
         model: a trained `QualityModel`.
         recipe: its recipe.
-        about: what `save_model` wrote: benchmark, mos_range, mos_mean, mos_std, mos_percentiles of the training part,
-            largest_short_side.
+        about: what `model_file.save_model` wrote: benchmark, mos_range, mos_mean, mos_std, mos_percentiles of the
+            training part, largest_short_side, packed.
         device: where to work.
     """
 

@@ -234,12 +234,11 @@ class Trainer:
         return scores
 
     def both(self) -> dict[str, dict[str, float]]:
-        """Metrics of student and teacher on the test part, as they are now."""
+        """Metrics of student and teacher on the test part, after the last epoch."""
+        other, model = ("teacher", self.teacher) if self.tested is self.student else ("student", self.student)
         mos = self.table["mos"].to_numpy()[self.split.test]
-        return {
-            name: evaluation.metrics(pred=self.predict(self.split.test, model), mos=mos)
-            for name, model in (("student", self.student), ("teacher", self.teacher))
-        }
+        scores = {self.recipe.tested: self.predicted, other: self.predict(self.split.test, model)}
+        return {name: evaluation.metrics(pred=scores[name], mos=mos) for name in ("student", "teacher")}
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs: tensors, numbers, lists and dicts only."""

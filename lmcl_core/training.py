@@ -14,7 +14,7 @@ import torch
 from . import runs
 from .errors import InputError
 from .recipe import Recipe
-from .scoring import save_model
+from .model_file import save_model
 from .splits import Split
 from .store import replacing
 from .trainer import Trainer

@@ -24,7 +24,7 @@ from lmcl_core import BENCHMARKS, InputError, QualityModel, Recipe, RunError, Sp
 from lmcl_core import split_hash
 from lmcl_core.cli import main, parse_changes, parse_split
 from lmcl_core.runs import run_folder
-from lmcl_core.scoring import save_model
+from lmcl_core.model_file import save_model
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from lmcl_core import CropSampler, InputError, crop_saliency, salient_crop
-from lmcl_core.crops import fixed_boxes, resize_crop
+from lmcl_core.crops import crops_by_scale, fixed_boxes, resize_crop
 
 SIZES = [
     (1, 1),
@@ -266,6 +266,22 @@ def test_a_grid_of_a_bad_number_of_crops_is_refused(crops):
 def test_test_boxes_are_the_grid_of_every_different_scale():
     sampler = CropSampler(32, crops=4, scales=(1.0, 1.0, 1.5))
     boxes = fixed_boxes(sampler, 100, 120, 9)
-    assert boxes.shape == (18, 4)
+    assert boxes.shape == (9 + 4, 4)
     assert torch.equal(boxes[:9], CropSampler(32).grid(100, 120, 9))
-    assert torch.equal(boxes[9:], CropSampler(48).grid(100, 120, 9))
+    assert torch.equal(boxes[9:], CropSampler(48).grid(100, 120, 4))
+
+
+@pytest.mark.parametrize(
+    "scales, crops, counts",
+    [
+        ((1.0,), 9, [9]),
+        ((1.0, 2.0), 9, [9, 2]),
+        ((1.0, 0.5), 3, [3, 12]),
+        ((2.0, 1.0, 2.0), 4, [4, 16]),
+        ((1.0, 5.0), 9, [9, 2]),
+        ((1.0, 1.5), 1, [1, 1]),
+    ],
+)
+def test_every_scale_is_covered_equally_densely(scales, crops, counts):
+    assert list(crops_by_scale(scales, crops).values()) == counts
+    assert len(fixed_boxes(CropSampler(20, scales=scales), 300, 400, crops)) == sum(counts)

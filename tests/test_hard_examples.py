@@ -23,7 +23,7 @@ from lmcl_core.hard_examples import (
     separation,
     umap_coordinates,
 )
-from lmcl_core.scoring import save_model
+from lmcl_core.model_file import save_model
 
 
 def described(n=12, K=3, C=4, seed=0):
@@ -266,7 +266,7 @@ def test_a_run_is_described_in_the_order_of_its_predictions(run):
         root = table.attrs["root"]
         looks = [load(folder).look([f"{root}/{name}"])[0] for name in what.image]
     assert what.image.tolist() == table["image"].iloc[[7, 2, 5]].tolist() and what.pred.tolist() == [1, 2, 3]
-    assert what.feature.shape == (3, 1280) and what.crop_feature.shape == (3, 6, 1280)
+    assert what.feature.shape == (3, 1280) and what.crop_feature.shape == (3, 3 + 2, 1280)
     for i, seen in enumerate(looks):
         assert np.allclose(what.crop_feature[i], seen.feature[0], atol=1e-4)
         mean = sum(float(w) * f for w, f in zip(seen.weights[0], what.crop_feature[i]))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lmcl_core import InputError, QualityModel, Recipe, Split, load
 from lmcl_core.metric import QualityMetric, register
-from lmcl_core.scoring import save_model
+from lmcl_core.model_file import save_model
 
 RECIPE = Recipe(pretrained=False, crop_size=32, test_crops=3, precision="32-true")
 

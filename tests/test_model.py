@@ -654,18 +654,39 @@ def test_stages_are_the_backbone_s_own_maps_put_together():
 
 
 def test_what_lies_deeper_than_the_deepest_stage_is_left_out():
-    size = {
-        s: sum(p.numel() for p in QualityModel(pretrained=False, stages=s).parameters()) for s in ((0,), (3, 5), None)
-    }
-    assert size[(0,)] < size[(3, 5)] < size[None]
+    with torch.random.fork_rng(devices=[]):
+        models = [QualityModel(pretrained=False, stages=stages) for stages in ((0,), (3, 5), None)]
+    sizes = [sum(parameter.numel() for parameter in model.parameters()) for model in models]
+    assert sizes == sorted(set(sizes))
 
 
 @pytest.mark.parametrize("stages", [(), (7,), (-1, 2), (3, 1), (2, 2)])
 def test_stages_that_are_not_there_are_refused(stages):
-    with pytest.raises(InputError, match="stages is .* rising numbers in 0..6"):
+    with torch.random.fork_rng(devices=[]), pytest.raises(InputError, match="stages is .* rising numbers in 0..6"):
         QualityModel(pretrained=False, stages=stages)
 
 
 def test_backbones_without_stages_are_refused():
-    with pytest.raises(InputError, match="only EfficientNets"):
+    with torch.random.fork_rng(devices=[]), pytest.raises(InputError, match="only EfficientNets and vision"):
         QualityModel("resnet18", pretrained=False, stages=(1, 2))
+
+
+def test_blocks_of_a_vision_transformer_are_its_own_tokens_put_together():
+    options = dict(pretrained=False, crop_size=32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        whole = QualityModel("vit_tiny_patch16_224", **options).eval()
+        torch.manual_seed(0)
+        staged = QualityModel("vit_tiny_patch16_224", **options, stages=(1, 4)).eval()
+    generator = torch.Generator().manual_seed(0)
+    kept, images = {}, torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    for number in (1, 4):
+        whole.backbone.blocks[number].register_forward_hook(lambda m, a, out, n=number: kept.update({n: out}))
+    whole(images)
+    wanted = torch.cat([part for n in (1, 4) for part in (kept[n][:, 0], kept[n][:, 1:].mean(1))], dim=1)
+    out = staged(images)
+    assert len(staged.backbone.blocks) == 5 and out.feature.shape == (2, 4 * 192)
+    assert torch.allclose(out.feature, wanted, atol=1e-5)
+    assert out.saliency.shape == (2, 2, 2) and torch.allclose(out.saliency.sum((1, 2)), torch.ones(2), atol=1e-5)
+    with torch.random.fork_rng(devices=[]), pytest.raises(InputError, match="rising numbers in 0..11"):
+        QualityModel("vit_tiny_patch16_224", **options, stages=(12,))

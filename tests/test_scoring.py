@@ -13,8 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lmcl_core import InputError, QualityModel, Recipe, RunError, Scorer, Split, load
-from lmcl_core import scoring
-from lmcl_core.scoring import as_picture, save_model
+from lmcl_core import model_file
+from lmcl_core.model_file import pack, save_model
+from lmcl_core.scoring import as_picture
 
 MEAN, STD = 55.0, 12.0
 ABOUT = dict(mos_mean=MEAN, mos_std=STD, largest_short_side=100)
@@ -265,19 +266,26 @@ def test_pictures_larger_than_those_of_the_training_benchmark_are_brought_to_the
     assert score_of(scorer, small.numpy()) == pytest.approx(MEAN + STD * scorer.look_at([small])[0].score.item())
 
 
-def test_half_precision_weights_take_half_the_room_and_score_alike(run, scorer, model, table, tmp_path):
-    split = Split(np.arange(0, 81), np.array([], dtype=int), np.arange(81, 101), 0)
-    save_model(tmp_path / "half.safetensors", model, RECIPE, table, split, **ABOUT, half=True)
-    size = (tmp_path / "half.safetensors").stat().st_size / (run / "model.safetensors").stat().st_size
-    loaded = load(tmp_path / "half.safetensors")
-    assert 0.45 < size < 0.55
+def test_packed_weights_take_less_than_half_the_room_and_score_alike(run, scorer, tmp_path):
+    pack(run, tmp_path / "packed.safetensors")
+    assert (tmp_path / "packed.safetensors").stat().st_size < 0.5 * (run / "model.safetensors").stat().st_size
+    loaded = load(tmp_path / "packed.safetensors")
     assert all(value.dtype != torch.float16 for value in loaded.model.state_dict().values())
     picture = noise(90, 80, 3)
     assert score_of(loaded, picture) == pytest.approx(score_of(scorer, picture), abs=0.01 * STD)
+    assert loaded.about == {**scorer.about, "packed": True}
+
+
+def test_only_packed_weights_may_lack_the_embedding_head(run, scorer, tmp_path):
+    state = load_file(run / "model.safetensors")
+    kept = {key: value for key, value in state.items() if not key.startswith("embedding_head.")}
+    save_file(kept, tmp_path / "a.safetensors", metadata={"lmcl": json.dumps(scorer.about)})
+    with pytest.raises(InputError, match="do not fit this version"):
+        load(tmp_path / "a.safetensors")
 
 
 def test_bundled_weights_are_loaded_by_their_name(run, scorer, monkeypatch):
-    monkeypatch.setitem(scoring.BUNDLED, "mine", run / "model.safetensors")
+    monkeypatch.setitem(model_file.BUNDLED, "mine", run / "model.safetensors")
     assert score_of(load("mine"), noise()) == score_of(scorer, noise())
 
 
