@@ -18,8 +18,10 @@ from .recipe import Recipe
 from .splits import Split
 from .store import replacing
 
+BUNDLED_FOLDER = Path(__file__).parent / "bundled"
+
 #: Weights that come with the package, by name: trained as their model cards beside them say.
-BUNDLED = {path.stem: path for path in sorted((Path(__file__).parent / "bundled").glob("*.safetensors"))}
+BUNDLED = {path.stem: path for path in sorted(BUNDLED_FOLDER.glob("*.safetensors"))}
 
 
 _NEEDED = {"recipe", "benchmark", "mos_range", "mos_mean", "mos_std", "mos_percentiles", "largest_short_side", "packed"}

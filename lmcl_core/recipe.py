@@ -15,9 +15,8 @@ from .errors import InputError, unknown
 
 #: Settings that differ from the defaults of `Recipe`, by benchmark.
 BENCHMARK_PRESETS: dict[str, dict[str, Any]] = {
-    "demo": dict(
-        crop_size=64, view_size=128, epochs=4, freeze_batchnorm=True, lr=3e-4
-    ),  # small crops: twelve photographs are too few to be seen whole without being learnt by heart
+    # Small crops: twelve photographs are too few to be seen whole without being learnt by heart.
+    "demo": dict(crop_size=64, view_size=128, epochs=4, lr=3e-4),
     # Of the sets below none was at hand: batch, epochs and short side follow from their size, untuned. A short side of
     # 384 is that of the 512 x 384 at which KonIQ-10k is mostly used; SPAQ's phone photographs have several megapixels.
     "live": dict(),
@@ -113,7 +112,7 @@ class Recipe:
     mutual_weight: float = 0.2
     quality_sigma: float | None = None
     correlation_weight: float = 0.0
-    freeze_batchnorm: bool = False
+    freeze_batchnorm: bool = True
     batchnorm_momentum: float = 0.05
     ema_momentum: float = 0.99
     epochs: int = 7

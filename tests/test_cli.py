@@ -247,6 +247,15 @@ def test_train_passes_on_what_it_was_asked(lmcl, livec, trained, tmp_path):
     assert asked["split"].index == 3 and asked["device"] == "cpu" and asked["resume"] is False
 
 
+def test_a_validation_run_leaves_the_test_part_out_and_has_a_folder_of_its_own(lmcl, livec, trained, tmp_path):
+    arguments = ["--benchmark", "livec", "--data-root", livec, "--runs-dir", tmp_path / "runs"]
+    code, out, _ = lmcl("train", *arguments, "--split", "1", "--validation")
+    assert lmcl("train", *arguments, "--split", "1")[0] == code == 0 and "validation SRCC" in out
+    chosen, numbered = (asked["split"] for asked in trained)
+    assert trained[0]["folder"].name == "split-01-val" and trained[1]["folder"].name == "split-01"
+    assert len(chosen.test) and not set(numbered.test) & {*chosen.train, *chosen.test}
+
+
 @pytest.mark.parametrize("error, code", [(InputError("bad thing: mend it"), 2), (RunError("disk full: mend it"), 1)])
 def test_the_two_kinds_of_error_have_their_exit_codes(refused, livec, monkeypatch, error, code):
     def train(*args, **options):
