@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pandas as pd
 
 from . import evaluation, runs
 from .benchmarks import BENCHMARKS, load_benchmark, rows_of
-from .errors import InputError
+from .errors import InputError, RunError
+from .ledger import changes
 from .model_file import BUNDLED_FOLDER, pack
 from .scoring import load
 from .splits import Split, make_split, split_hash
@@ -40,6 +42,8 @@ def bundle(run: str | Path, table: pd.DataFrame, folder: str | Path = BUNDLED_FO
     run, record = Path(run), runs.read_run(run)
     if record is None or not isinstance(record["split_index"], int) or record["benchmark"] != table.attrs["benchmark"]:
         raise InputError(f"{run} holds no finished run of a numbered split of {table.attrs['benchmark']}: train one")
+    if record["recipe"]["backbone"] != "tf_efficientnet_lite0" or table.attrs["benchmark"] != "livec":
+        raise InputError(f"{run}: the card is written for tf_efficientnet_lite0 trained on livec; bundle such a run")
     split = make_split(table, record["split_index"])
     if split_hash(table, split) != record["split_hash"]:
         raise InputError(f"{run} was trained on another split of other data: train it again")
@@ -58,7 +62,8 @@ def _facts(run: Path, record: dict, table: pd.DataFrame, split: Split, path: Pat
     looks = scorer.looks(store.picture(int(i)) for i in rows_of(table, own["image"]))
     packed = np.concatenate([scorer.to_mos(seen.score) for seen in looks])
     mos = table["mos"].to_numpy()[split.train]
-    changed = {key: value for key, value in record["recipe"].items() if key != "name"}
+    fields = {key: value for key, value in record["recipe"].items() if key != "name"}
+    options = changes(pd.Series(dict(benchmark=record["benchmark"], recipe=json.dumps(record["recipe"]))))
     return dict(
         name=path.stem,
         title=benchmark.title,
@@ -67,7 +72,9 @@ def _facts(run: Path, record: dict, table: pd.DataFrame, split: Split, path: Pat
         n_train=len(split.train),
         n_test=len(split.test),
         index=record["split_index"],
-        **{key: record[key] for key in ("benchmark", "split_hash", "data_hash", "commit", "device", "seed")},
+        **{key: record[key] for key in ("benchmark", "split_hash", "data_hash", "device", "seed")},
+        commit=f"{record['commit']}{', with changes' if record['dirty'] else ''}",
+        options=f" {options}" if options else "",
         **{key: record["metrics"][key] for key in ("plcc", "srcc", "rmse")},
         size=path.stat().st_size / 1e6,
         packed_plcc=evaluation.metrics(pred=packed, mos=own["mos"])["plcc"],
@@ -80,14 +87,20 @@ def _facts(run: Path, record: dict, table: pd.DataFrame, split: Split, path: Pat
         torch=record["versions"]["torch"],
         minutes=record["seconds"] / 60,
         recipe_name=record["recipe"]["name"],
-        recipe=", ".join(f"`{key}` {value}" for key, value in changed.items()),
+        recipe=", ".join(f"`{key}` {value}" for key, value in fields.items()),
     )
 
 
+def main(arguments: list[str]) -> None:
+    """``python -m lmcl_core.bundle RUN_FOLDER DATA_ROOT``: exit 0 good, 1 failed, 2 wrong use, as `lmcl`."""
+    try:
+        if len(arguments) != 2:
+            raise InputError("use: python -m lmcl_core.bundle RUN_FOLDER DATA_ROOT")
+        print(bundle(arguments[0], load_benchmark("livec", arguments[1])))
+    except (InputError, RunError) as error:
+        print(f"bundle: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("use: python -m lmcl_core.bundle RUN_FOLDER DATA_ROOT")
-    found = runs.read_run(sys.argv[1])
-    if found is None:
-        sys.exit(f"{sys.argv[1]} holds no finished run: train one")
-    print(bundle(sys.argv[1], load_benchmark(found["benchmark"], sys.argv[2])))
+    main(sys.argv[1:])

@@ -194,9 +194,9 @@ def score(
     first = next(files, None)
     if first is None:
         raise InputError(f"no pictures in {', '.join(map(str, paths))}: name picture files or a folder that holds some")
-    faults = 0
+    answers, faults = score_files(scorer, chain([first], files), batch_size), 0
     with WRITERS[form]() as write:
-        for number, scored in enumerate(score_files(scorer, chain([first], files), batch_size)):
+        for number, scored in enumerate(answers):
             if scored.fault is not None:
                 faults += 1
                 print(scored.fault, file=sys.stderr)

@@ -76,7 +76,8 @@ def past_seconds(folder: Path, recipe: Recipe) -> float | None:
         folder: ``runs/<benchmark>/<recipe name>``.
         recipe: other recipes' runs do not count.
     """
-    records = [runs.read_run(path) for path in sorted(folder.glob("split-*"))]
+    folders = [path for path in sorted(folder.glob("split-*")) if not path.name.endswith("-val")]
+    records = [runs.read_run(path) for path in folders]
     seconds = [r["seconds"] for r in records if r is not None and r.get("recipe_hash") == recipe.hash]
     return float(np.median(seconds)) if seconds else None
 

@@ -55,7 +55,7 @@ def look(
         model: a `QualityModel` in evaluation mode.
         pictures: n tensors (H, W, 3) uint8 RGB of any sizes.
         sampler: gives size and scales of the grid.
-        crops: number of grid crops at each different scale; K is their number in all.
+        crops: number of grid crops at the first scale, as in `crops.fixed_boxes`; K is their number in all.
         device: where the model is.
         autocast: makes the precision context of the forward pass.
         view_size: side of the global view in pixels; None takes the size of a crop.

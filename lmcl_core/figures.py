@@ -199,7 +199,7 @@ def score_overlay(scored: FileScore, crop_scores: np.ndarray) -> Figure:
         crop_scores: (K,) scores of its test crops, in MOS units.
     """
     picture, height, width = scored.picture.numpy(), *scored.picture.shape[:2]
-    figure = Figure(figsize=(8.4, 3.2 * height / width + 0.7), dpi=100, layout="constrained")
+    figure = Figure(figsize=(8.4, min(3.2 * height / width, 8) + 0.7), dpi=100, layout="constrained")
     axes = figure.subplots(1, 3)
     total, count = np.zeros((height, width)), np.zeros((height, width))
     for (top, left, h, w), score in zip(scored.look.boxes[0].tolist(), crop_scores):

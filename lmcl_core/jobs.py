@@ -167,7 +167,8 @@ def _records(job: Job) -> list[Path]:
     if job.notebook < "03":
         return []
     runs = Path(job.parameters["runs_dir"])
-    return sorted(path for name in job.benchmarks for path in (runs / name).glob("*/split-*/run.json"))
+    found = sorted(path for name in job.benchmarks for path in (runs / name).glob("*/split-*/run.json"))
+    return [path for path in found if not path.parent.name.endswith("-val")]  # no notebook reads validation runs
 
 
 def _figures(job: Job) -> dict[str, str]:

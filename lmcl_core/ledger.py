@@ -40,7 +40,8 @@ def read_ledger(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         return pd.DataFrame(columns=COLUMNS)
-    rows = pd.read_csv(path, dtype=dict.fromkeys(["changes", "commit", *KEY, "recipe"], str), keep_default_na=False)
+    texts = ["name", "changes", "device", "commit", *KEY, "recipe"]
+    rows = pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False)
     missing = [column for column in COLUMNS if column not in rows]
     if missing:
         raise InputError(f"{path} is no ledger, it lacks {', '.join(missing)}: name another file")
@@ -65,7 +66,7 @@ def update_ledger(path: str | Path, runs_dir: str | Path, benchmark: str) -> pd.
     found = [_row(record) for record in _validation_runs(Path(runs_dir) / benchmark)]
     rows = pd.concat([read_ledger(path), pd.DataFrame(found, columns=COLUMNS)], ignore_index=True)
     rows = rows.drop_duplicates(KEY, keep="last").astype({"plcc": float})
-    rows["changes"] = [changes(row) for _, row in rows.iterrows()]  # presets may have moved since
+    rows["changes"] = [_changes_today(row) for _, row in rows.iterrows()]  # presets may have moved since
     rows = rows.sort_values(["benchmark", "split", "plcc", "name"], ascending=[True, True, False, True])
     with replacing(Path(path)) as temporary:
         rows.to_csv(temporary, index=False, float_format="%.6g")
@@ -89,6 +90,8 @@ def compare(ledger: pd.DataFrame, baseline: str) -> pd.DataFrame:
     base = ledger[ledger["name"] == baseline].set_index("split")["plcc"]
     if base.empty:
         raise InputError(f"no {baseline!r} in the ledger: choose one of {', '.join(sorted(set(ledger['name'])))}")
+    if ledger["benchmark"].nunique() > 1 or base.index.has_duplicates:
+        raise InputError(f"{baseline!r} names several runs of one split: keep the rows of one benchmark and recipe")
     rows = []
     for (name, _), group in ledger.groupby(["name", "recipe_hash"], sort=False):
         plcc = group.set_index("split")["plcc"]
@@ -111,6 +114,12 @@ def changes(row: pd.Series) -> str:
 
     Args:
         row: of a ledger.
+
+    Returns:
+        Options, quoted for a shell; empty where nothing differs.
+
+    Raises:
+        InputError: the recipe is of a version whose fields are no longer there.
     """
     preset = Recipe.for_benchmark(row["benchmark"]).to_dict()
     recipe = Recipe.from_dict(json.loads(row["recipe"])).to_dict()
@@ -118,11 +127,23 @@ def changes(row: pd.Series) -> str:
     return " ".join(f"--set {shlex.quote(f'{field}={_plain(value)}')}" for field, value in differing.items())
 
 
+def _changes_today(row: pd.Series) -> str:
+    """`changes`; as they were written where the recipe has a field that is no longer there."""
+    known = set(Recipe().to_dict())
+    return changes(row) if set(json.loads(row["recipe"])) <= known else row["changes"]
+
+
 def command(row: pd.Series) -> str:
     """The command that makes a row again; DIR stands for the folder of the benchmark.
 
     Args:
         row: of a ledger.
+
+    Returns:
+        One line for a shell.
+
+    Raises:
+        InputError: as `changes`.
     """
     index = int(row["split"].removesuffix("-val"))
     start = f"lmcl train --benchmark {row['benchmark']} --data-root DIR --split {index} --validation"
@@ -130,7 +151,14 @@ def command(row: pd.Series) -> str:
 
 
 def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """A value as `lmcl train --set` reads it: words stand as they are where they are no JSON."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    try:
+        json.loads(value)
+    except ValueError:
+        return value
+    return json.dumps(value)
 
 
 def _validation_runs(folder: Path) -> list[dict]:
@@ -141,7 +169,8 @@ def _validation_runs(folder: Path) -> list[dict]:
 def _row(record: dict) -> dict[str, object]:
     metrics = record["metrics"]
     return dict(
-        **{column: record[column] for column in ("benchmark", "seconds", "device", "commit")},
+        **{column: record[column] for column in ("benchmark", "seconds", "device")},
+        commit=f"{record['commit']}{' with changes' if record['dirty'] else ''}",
         **{column: record[column] for column in ("recipe_hash", "data_hash", "split_hash")},
         split=record["split_index"],
         name=record["recipe"]["name"],

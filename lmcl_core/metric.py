@@ -34,6 +34,10 @@ class QualityMetric(nn.Module):
         low, high = self.scorer.about["mos_range"]
         self.metric_name, self.score_range = f"lmcl-{self.scorer.about['benchmark']}", f"{low:g}, {high:g}"
 
+    def train(self, mode: bool = True) -> QualityMetric:
+        """Stay in evaluation mode, also inside a module that is trained: a metric does not learn."""
+        return super().train(False)
+
     def forward(self, target: Tensor | str | Path, ref: Tensor | None = None) -> Tensor:
         """Score images; no gradient flows, since pixels are rounded to the 8 bits the model was trained on.
 
@@ -48,28 +52,30 @@ class QualityMetric(nn.Module):
             InputError: another shape or dtype, values outside 0..1, or a file that cannot be read.
         """
         if isinstance(target, (str, Path)):
-            pictures = [as_picture(target)]
+            shown = [as_picture(target, self.scorer.short_side)]
         else:
             _check(target)
             pixels = (target.detach().clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
-            pictures = list(pixels.permute(0, 2, 3, 1).cpu())
+            shown = [
+                as_picture(picture, self.scorer.short_side) for picture in pixels.permute(0, 2, 3, 1).cpu().numpy()
+            ]
         self.scorer.device = next(self.net.parameters()).device  # where `.to` may have moved it
-        shown = [as_picture(picture.numpy(), self.scorer.short_side) for picture in pictures]
         scores = torch.cat([seen.score for seen in self.scorer.looks(shown)])
         return torch.from_numpy(self.scorer.to_mos(scores)).float().to(self.scorer.device)
 
 
-def register(weights: str | Path = "livec") -> str:
-    """Make the model known to pyiqa, so that ``pyiqa.create_metric(name)`` gives it.
+def register(weights: str | Path = "livec", name: str | None = None) -> str:
+    """Make a model known to pyiqa, so that ``pyiqa.create_metric(name)`` gives it.
 
     Args:
         weights: as in `load`.
+        name: what to call it; "lmcl-" and the training benchmark if None. An earlier one of that name is replaced.
 
     Returns:
-        The name, such as "lmcl-livec".
+        The name.
 
     Raises:
-        InputError: pyiqa is not installed.
+        InputError: pyiqa is not installed, or as `load`.
     """
     try:
         from pyiqa.default_model_configs import DEFAULT_CONFIGS
@@ -77,15 +83,16 @@ def register(weights: str | Path = "livec") -> str:
     except ImportError as error:
         raise InputError("pyiqa is not installed: run `pip install pyiqa`, or use QualityMetric without it") from error
     metric = QualityMetric(weights, "cpu")
+    name, path = name or metric.metric_name, Path(weights)
     if "QualityMetric" not in ARCH_REGISTRY:
         ARCH_REGISTRY.register(QualityMetric)
-    DEFAULT_CONFIGS[metric.metric_name] = dict(
-        metric_opts=dict(type="QualityMetric", weights=str(weights)),
+    DEFAULT_CONFIGS[name] = dict(
+        metric_opts=dict(type="QualityMetric", weights=str(path.resolve() if path.exists() else weights)),
         metric_mode=metric.metric_mode,
         lower_better=metric.lower_better,
         score_range=metric.score_range,
     )
-    return metric.metric_name
+    return name
 
 
 def _check(target: Tensor) -> None:

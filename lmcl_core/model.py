@@ -90,7 +90,7 @@ class Stages(nn.Module):
         _check_stages(stages, len(network.blocks))
         self.conv_stem, self.bn1, self.blocks = network.conv_stem, network.bn1, network.blocks[: stages[-1] + 1]
         self.stages = stages
-        self.deepest = [m.num_features for m in self.blocks.modules() if isinstance(m, nn.BatchNorm2d)][-1]
+        self.deepest = [m.out_channels for m in self.blocks.modules() if isinstance(m, nn.Conv2d)][-1]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, 3, S, S) normalised images -> (N, C, h, w), C the channels of all stages, the deepest last."""

@@ -9,7 +9,8 @@ Shapes: `n` images, `K` crops an image, `C` feature channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -45,7 +46,9 @@ def ridge(feature: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float, f
 
 
 @torch.no_grad()
-def start_from_probe(model: QualityModel, crops: Iterable[Tensor], target: Tensor, autocast) -> float:
+def start_from_probe(
+    model: QualityModel, crops: Iterable[Tensor], target: Tensor, autocast: Callable[[], AbstractContextManager]
+) -> float:
     """Standardise a model's features over training crops, and set its score head to the ridge regression on them.
 
     Args:
@@ -64,7 +67,8 @@ def start_from_probe(model: QualityModel, crops: Iterable[Tensor], target: Tenso
             feature = model(batch.flatten(0, 1)).feature
         found.append(feature.float().cpu().unflatten(0, batch.shape[:2]))
     feature = torch.cat(found)  # (n, K, C)
-    mean, std = feature.mean(dim=(0, 1)), feature.std(dim=(0, 1)).clamp_min(1e-6)
+    mean, std = feature.mean(dim=(0, 1)), feature.std(dim=(0, 1))
+    std = torch.where(std < 1e-3, 1.0, std)  # a channel that is silent here must not shout when it wakes up
     of_image = ((feature - mean) / std).mean(dim=1)
     weight, intercept, penalty = ridge(of_image.double().numpy(), target.double().cpu().numpy())
     device = model.feature_mean.device

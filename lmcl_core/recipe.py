@@ -76,7 +76,8 @@ class Recipe:
         freeze_batchnorm: normalise with the pretrained statistics, so that crops and global views of a step do not
             change one another; scale and shift are trained all the same.
         batchnorm_momentum: share of the newest step in the running statistics, in (0, 1]; a network's own value may
-            be made for far longer training (0.01 in tf_efficientnet) and would lag behind the weights here.
+            be made for far longer training (0.01 in tf_efficientnet) and would lag behind the weights here. It plays
+            a part only where `freeze_batchnorm` is False.
         ema_momentum: share of itself that the teacher keeps at a step, in [0, 1).
         epochs: passes over the training images.
         batch_images: B, images per step.

@@ -1,4 +1,4 @@
-"""Scores of any number of picture files: decoded ahead, scored in batches, one answer a file, memory flat."""
+"""Scores of any number of picture files: decoded ahead, scored in batches, a few of them in memory at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class FileScore(NamedTuple):
     Attributes:
         image: its path.
         score: in MOS units, higher is better; None where it could not be read.
-        percentile: share of the training benchmark's pictures with a lower MOS, 0..100; None likewise.
+        percentile: share of the training images with a lower MOS, 0..100; None likewise.
         fault: why it could not be read; None where it was.
         picture: (H, W, 3) uint8 pixels as they were scored; None where it could not be read.
         look: what the model saw in this picture alone; None likewise.
@@ -42,6 +42,9 @@ def picture_files(paths: Iterable[str | Path]) -> Iterator[Path]:
 
     Args:
         paths: files, taken as they are, and folders, searched at any depth.
+
+    Returns:
+        Their paths; those of a folder sorted.
     """
     seen = set()
     for path in map(Path, paths):

@@ -42,9 +42,9 @@ def load(weights: str | Path, device: str = "cpu") -> Scorer:
         recipe = Recipe.from_dict(about["recipe"])
         with torch.random.fork_rng(devices=[]):
             model = QualityModel(recipe.backbone, False, recipe.embedding_dim, recipe.crop_size, recipe.stages)
-        if about["packed"]:
-            unscored = {key: value for key, value in model.state_dict().items() if key.startswith("embedding_head.")}
-            state = {**unscored, **state}
+        if about["packed"]:  # no score is read from the embedding head; it is left at zero
+            own = model.state_dict().items()
+            state |= {key: torch.zeros_like(value) for key, value in own if key.startswith("embedding_head.")}
         model.load_state_dict(state)
     except (InputError, RuntimeError) as error:
         raise InputError(
@@ -83,7 +83,7 @@ class Scorer:
 
         Returns:
             One row an input: image (its path, or its number), score (MOS units, higher is better), percentile
-            (share of the training benchmark's pictures with a lower MOS, 0..100).
+            (share of the training images with a lower MOS, 0..100).
 
         Raises:
             InputError: a picture that cannot be read; the message names it.
@@ -99,7 +99,7 @@ class Scorer:
         return self.about["mos_mean"] + self.about["mos_std"] * score.double().numpy()
 
     def percentile(self, score: np.ndarray) -> np.ndarray:
-        """Share of the training benchmark's pictures with a lower MOS, 0..100, for scores in MOS units."""
+        """Share of the training images with a lower MOS, 0..100, for scores in MOS units."""
         return np.interp(score, self.about["mos_percentiles"], np.arange(101))
 
     @property
@@ -119,7 +119,13 @@ class Scorer:
         return (as_picture(item, self.short_side) for item in inputs)
 
     def looks(self, pictures: Iterable[Tensor], batch_size: int = 8) -> Iterator[Look]:
-        """`look_at`, one batch after another, so that no more than one need be held."""
+        """`look_at`, one batch after another, so that no more than one need be held.
+
+        Raises:
+            InputError: batch_size is below 1.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size!r}: it must be at least 1")
         return look_at_all(
             self.model,
             pictures,

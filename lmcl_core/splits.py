@@ -76,7 +76,7 @@ def make_split(table: pd.DataFrame, index: int | str, test: float = 0.2, val: fl
     return Split(*(np.flatnonzero(parts == name) for name in ("train", "val", "test")), index=int(index))
 
 
-def validation_split(table: pd.DataFrame, index: int) -> Split:
+def validation_split(table: pd.DataFrame, index: int | str) -> Split:
     """A numbered split for choosing hyper-parameters: a validation part is measured, the test part left out.
 
     Args:

@@ -40,6 +40,7 @@ from .recipe import Recipe
 from .splits import Split
 from .store import PictureStore
 
+#: What a step returns; "quality" holds the correlation term where there is one.
 TERMS = ("loss", "quality", "manifold", "inter", "intra", "mutual_score", "mutual_saliency")
 
 
@@ -146,7 +147,7 @@ class Trainer:
             dict(
                 epoch=self.epoch,
                 **dict(zip(TERMS, means)),
-                lr=self.schedule.get_last_lr()[0],
+                lr=self.schedule.get_last_lr()[-1],
                 test_srcc=scores["srcc"],
                 test_plcc=scores["plcc"],
                 train_seconds=trained,

@@ -423,6 +423,13 @@ def test_overlays_are_drawn_beside_the_scores_even_for_equal_names(lmcl, weights
         assert np.asarray(Image.open(tmp_path / "drawn" / name).convert("RGB")).std() > 10
 
 
+def test_a_picture_like_a_ribbon_gets_an_overlay_of_bounded_size(lmcl, weights, tmp_path):
+    Image.new("RGB", (40, 6000), (90, 120, 30)).save(tmp_path / "a.png")
+    code, _, err = lmcl("score", "--weights", weights, "--overlays", tmp_path / "drawn", tmp_path / "a.png")
+    assert code == 0, err
+    assert max(Image.open(tmp_path / "drawn" / "00000_a.png").size) < 2000
+
+
 def test_a_picture_of_a_hundred_megapixels_is_scored_without_a_word(lmcl, weights, tmp_path):
     Image.new("RGB", (10_000, 10_000), (90, 120, 30)).save(tmp_path / "a.jpg")
     code, out, err = lmcl("score", "--weights", weights, tmp_path / "a.jpg")
@@ -440,6 +447,11 @@ def test_what_archives_leave_behind_is_not_scored(lmcl, weights, pictures):
 def test_a_folder_without_pictures_is_wrong_use(refused, weights, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no pictures in" in refused(2, "score", "--weights", weights, tmp_path / "empty")
+
+
+def test_a_batch_of_no_pictures_is_wrong_use_and_nothing_is_printed(lmcl, weights, pictures):
+    code, out, err = lmcl("score", "--weights", weights, "--batch-size", "0", pictures)
+    assert code == 2 and out == "" and "batch_size is 0" in err
 
 
 def test_missing_weights_are_wrong_use(refused, tmp_path):

@@ -26,6 +26,7 @@ def put_run(runs: Path, name: str, index: str = "00-val", plcc: float = 0.8, **c
         seconds=60.5,
         device="cpu",
         commit="c" * 40,
+        dirty=name == "b",
         metrics=dict(**scores, student=scores, teacher=dict(plcc=plcc - 0.01, srcc=plcc - 0.03)),
     )
     folder = runs / "livec" / name / f"split-{index}"
@@ -51,18 +52,42 @@ def test_a_run_stands_in_it_once_and_stays_when_its_folder_is_gone(tmp_path):
     put_run(tmp_path / "second", "b", plcc=0.85, lr=1e-4)
     both = update_ledger(tmp_path / "ledger.csv", tmp_path / "second", "livec")
     assert both["name"].tolist() == ["b", "a"]
+    assert both["commit"].tolist() == ["c" * 40 + " with changes", "c" * 40]
     assert read_ledger(tmp_path / "ledger.csv")["recipe"].tolist() == both["recipe"].tolist()
 
 
-def test_the_command_makes_the_same_recipe_again(tmp_path):
-    changed = dict(lr=1e-4, variant="v2", scales=(1.0, 2.0), freeze_batchnorm=True, view_size=112)
-    recipe = put_run(tmp_path / "runs", "two words", "03-val", **changed)
+@pytest.mark.parametrize("name", ["two words", "1", "null", "it's"])
+def test_the_command_makes_the_same_recipe_again(tmp_path, name):
+    changed = dict(lr=1e-4, variant="v2", scales=(1.0, 2.0), freeze_batchnorm=False, view_size=112, stages=(3, 5))
+    recipe = put_run(tmp_path / "runs", name, "03-val", **changed)
     rows = update_ledger(tmp_path / "ledger.csv", tmp_path / "runs", "livec")
     words = shlex.split(command(rows.iloc[0]))
     assert words[:7] == ["lmcl", "train", "--benchmark", "livec", "--data-root", "DIR", "--split"]
     assert words[7:9] == ["3", "--validation"]
     made = Recipe.for_benchmark("livec", **parse_changes(words[10::2]))
-    assert set(words[9::2]) == {"--set"} and made == recipe
+    assert words[9::2] == ["--set"] * (len(changed) + 1) and made == recipe
+    assert compare(rows, name)["difference"].tolist() == [0]
+
+
+def test_a_name_of_several_runs_of_one_split_is_no_baseline(tmp_path):
+    put_run(tmp_path / "one", "a")
+    put_run(tmp_path / "two", "a", lr=1e-3)
+    for runs in ("one", "two"):
+        rows = update_ledger(tmp_path / "ledger.csv", tmp_path / runs, "livec")
+    assert len(rows) == 2
+    with pytest.raises(InputError, match="'a' names several runs of one split"):
+        compare(rows, "a")
+
+
+def test_a_row_whose_recipe_is_of_another_version_stays_as_it_is(tmp_path):
+    put_run(tmp_path / "runs", "a", lr=1e-3)
+    update_ledger(tmp_path / "ledger.csv", tmp_path / "runs", "livec")
+    text = (tmp_path / "ledger.csv").read_text().replace('""lr""', '""learning_rate""')
+    (tmp_path / "ledger.csv").write_text(text)
+    rows = update_ledger(tmp_path / "ledger.csv", tmp_path / "none", "livec")
+    assert "lr=0.001" in rows["changes"][0]
+    with pytest.raises(InputError, match="learning_rate"):
+        command(rows.iloc[0])
 
 
 def test_configurations_are_compared_on_the_splits_that_both_ran(tmp_path):

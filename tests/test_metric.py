@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -82,8 +84,35 @@ def test_what_is_no_image_is_refused(metric, target, what):
         metric(target)
 
 
+def test_it_does_not_learn_inside_a_module_that_is_trained(metric):
+    target = torch.from_numpy(images()).permute(0, 3, 1, 2).float() / 255
+    before, buffers = metric(target), {key: value.clone() for key, value in metric.net.named_buffers()}
+    torch.nn.Sequential(metric).train()
+    assert torch.equal(metric(target), before)
+    assert all(torch.equal(value, buffers[key]) for key, value in metric.net.named_buffers())
+
+
+def test_registering_puts_it_where_pyiqa_looks(weights, metric, monkeypatch):
+    class Registry(dict):
+        def register(self, made):
+            self[made.__name__] = made
+
+    names = ["pyiqa", "pyiqa.default_model_configs", "pyiqa.utils", "pyiqa.utils.registry"]
+    modules = {name: types.ModuleType(name) for name in names}
+    modules["pyiqa.default_model_configs"].DEFAULT_CONFIGS = configs = {}
+    modules["pyiqa.utils.registry"].ARCH_REGISTRY = registry = Registry()
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    assert register(weights) == "lmcl-livec" and register(weights, "mine") == "mine"
+    options = dict(configs["mine"]["metric_opts"])
+    assert configs["mine"]["metric_mode"] == "NR" and configs["mine"]["score_range"] == "0, 100"
+    made = registry[options.pop("type")](**options, device="cpu")
+    target = torch.from_numpy(images()).permute(0, 3, 1, 2).float() / 255
+    assert torch.equal(made(target), metric(target))
+
+
 def test_without_pyiqa_registering_says_what_to_install(weights, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pyiqa", None)
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
     with pytest.raises(InputError, match="pip install pyiqa"):
         register(weights)
 

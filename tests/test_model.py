@@ -666,6 +666,14 @@ def test_stages_that_are_not_there_are_refused(stages):
         QualityModel(pretrained=False, stages=stages)
 
 
+def test_stages_of_an_efficientnet_without_batch_normalisation():
+    with torch.random.fork_rng(devices=[]):
+        model = QualityModel("efficientnet_b0_gn", pretrained=False, crop_size=32, stages=(1,)).eval()
+    assert model.backbone.deepest == 24
+    images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    assert model(images).feature.shape == (1, 24)
+
+
 def test_backbones_without_stages_are_refused():
     with torch.random.fork_rng(devices=[]), pytest.raises(InputError, match="only EfficientNets and vision"):
         QualityModel("resnet18", pretrained=False, stages=(1, 2))

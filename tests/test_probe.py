@@ -71,6 +71,18 @@ def test_the_score_head_starts_at_the_regression_on_standardised_features(stages
     assert of_image == pytest.approx(predicted, abs=1e-3)
 
 
+def test_a_channel_that_was_silent_does_not_shout_when_it_wakes_up():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = QualityModel(pretrained=False, crop_size=32).eval()
+    crops = torch.full((6, 2, 3, 32, 32), 100, dtype=torch.uint8)  # every channel is the same everywhere
+    crops[0] += 1
+    start_from_probe(model, [crops], torch.linspace(-1, 1, 6), nullcontext)
+    assert model.feature_std.min() >= 1e-3
+    other = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert model(other).feature.abs().max() < 1e3
+
+
 def test_the_probe_fits_better_than_a_random_head_and_is_repeatable():
     generator = torch.Generator().manual_seed(1)
     light = torch.linspace(20, 230, 16)

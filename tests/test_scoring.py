@@ -266,6 +266,12 @@ def test_pictures_larger_than_those_of_the_training_benchmark_are_brought_to_the
     assert score_of(scorer, small.numpy()) == pytest.approx(MEAN + STD * scorer.look_at([small])[0].score.item())
 
 
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_of_no_pictures_is_refused(scorer, batch_size):
+    with pytest.raises(InputError, match=f"batch_size is {batch_size}"):
+        scorer.score([noise()], batch_size=batch_size)
+
+
 def test_packed_weights_take_less_than_half_the_room_and_score_alike(run, scorer, tmp_path):
     pack(run, tmp_path / "packed.safetensors")
     assert (tmp_path / "packed.safetensors").stat().st_size < 0.5 * (run / "model.safetensors").stat().st_size

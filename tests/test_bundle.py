@@ -1,0 +1,78 @@
+"""Bundled weights: a finished run, packed, with a card whose numbers are the run's."""
+
+from __future__ import annotations
+
+import pytest
+
+from lmcl_core import InputError, Recipe, load, load_benchmark, make_split, train
+from lmcl_core.bundle import bundle, main
+from lmcl_core.model_file import BUNDLED
+
+TINY = Recipe(name="tiny", pretrained=False, crop_size=32, crops=2, test_crops=2, epochs=1, batch_images=4)
+
+
+@pytest.fixture
+def table(livec):
+    return load_benchmark("livec", livec)
+
+
+@pytest.fixture
+def numbered(monkeypatch):
+    """Splits of so few pictures need a larger test part."""
+    monkeypatch.setattr("lmcl_core.bundle.make_split", lambda table, index: make_split(table, index, test=0.34))
+
+
+def run_of(table, folder, **changes):
+    recipe = Recipe.from_dict(changes, TINY)
+    return train(table, make_split(table, 0, test=0.34), recipe, folder, "cpu", log=lambda line: None)
+
+
+def test_a_run_is_packed_and_its_card_tells_the_run_s_numbers(table, tmp_path, numbered):
+    result = run_of(table, tmp_path / "run")
+    path = bundle(tmp_path / "run", table, tmp_path / "out")
+    card = (tmp_path / "out" / "livec.md").read_text()
+    assert path == tmp_path / "out" / "livec.safetensors"
+    for text in (f"PLCC {result['plcc']:.4f}", f"SRCC {result['srcc']:.4f}", "split 0", "`crop_size` 32"):
+        assert text in card
+    assert "--split 0 --set name=tiny" in card and "--set crop_size=32" in card and "{" not in card
+    picture = f"{table.attrs['root']}/{table['image'][0]}"
+    own, packed = (load(weights).score(picture)["score"].item() for weights in (tmp_path / "run", path))
+    assert packed == pytest.approx(own, abs=0.5)
+
+
+def test_what_is_no_finished_run_of_a_numbered_split_is_refused(table, tmp_path):
+    with pytest.raises(InputError, match="holds no finished run"):
+        bundle(tmp_path / "run", table, tmp_path)
+    run_of(table, tmp_path / "run")
+    with pytest.raises(InputError, match="another split"):  # its test part is larger than that of the protocol
+        bundle(tmp_path / "run", table, tmp_path)
+    table.attrs["benchmark"] = "spaq"
+    with pytest.raises(InputError, match="numbered split of spaq"):
+        bundle(tmp_path / "run", table, tmp_path)
+
+
+def test_a_run_that_the_card_was_not_written_for_is_refused(table, tmp_path, numbered):
+    run_of(table, tmp_path / "run", backbone="resnet18")
+    with pytest.raises(InputError, match="written for tf_efficientnet_lite0"):
+        bundle(tmp_path / "run", table, tmp_path)
+
+
+@pytest.mark.parametrize("arguments, said", [([], "use: python"), (["a"], "use: python"), (["a", "/no"], "/no")])
+def test_wrong_use_is_told_in_one_line(arguments, said, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    err = capsys.readouterr().err
+    assert stopped.value.code == 2 and said in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", list(BUNDLED) or [pytest.param(None, marks=pytest.mark.skip("nothing is bundled"))])
+def test_bundled_weights_work_offline_are_small_and_have_a_card(name):
+    import numpy as np
+
+    path = BUNDLED[name]
+    assert path.stat().st_size < 12e6 and "PLCC" in path.with_suffix(".md").read_text()
+    rng = np.random.default_rng(0)
+    smooth = np.repeat(np.repeat(rng.integers(0, 256, (30, 30, 3), dtype=np.uint8), 16, 0), 16, 1)
+    noisy = rng.integers(0, 256, smooth.shape, dtype=np.uint8)
+    found = load(name).score([smooth, noisy])
+    assert found["score"].between(0, 100).all() and found["score"].nunique() == 2
