@@ -195,7 +195,7 @@ def test_a_header_that_claims_a_gigantic_picture_is_refused_by_name(tmp_path):
     data = bytearray(buffer.getvalue())
     data[18:26] = (60000).to_bytes(4, "little") * 2
     (tmp_path / "a.bmp").write_bytes(data)
-    with pytest.raises(InputError, match=r"unreadable image .*a\.bmp"):
+    with pytest.raises(InputError, match=r"image .*a\.bmp has more than 178 megapixels"):
         decode(tmp_path / "a.bmp")
 
 
