@@ -190,6 +190,8 @@ def score(
     if form not in WRITERS:
         raise InputError(f"--format is {form!r}: it must be one of {', '.join(WRITERS)}")
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large pictures are wanted here
+    if overlays is not None and overlays.exists() and not overlays.is_dir():
+        raise InputError(f"--overlays is {overlays}, a file: name a folder")
     scorer, files = load(weights, device), picture_files(paths)
     first = next(files, None)
     if first is None:
@@ -199,7 +201,7 @@ def score(
         for number, scored in enumerate(answers):
             if scored.fault is not None:
                 faults += 1
-                print(scored.fault, file=sys.stderr)
+                print(" ".join(scored.fault.split()), file=sys.stderr)
                 continue
             write(dict(image=scored.image, score=round(scored.score, 4), percentile=round(scored.percentile, 2)))
             if overlays is not None:
@@ -211,18 +213,19 @@ def score(
 def _save_overlay(scorer, scored, folder: Path, number: int) -> None:
     from .figures import save_picture, score_overlay
 
-    name = f"{number:05d}_{Path(scored.image).stem}.png"
+    name = f"{number:05d}_{Path(scored.image).stem[:60]}.png"
     save_picture(score_overlay(scored, scorer.to_mos(scored.look.crop_scores[0])), folder / name)
 
 
 @contextmanager
 def _csv() -> Iterator[Callable[[dict[str, Any]], None]]:
     """Rows as CSV, each written at once."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks stops nothing
     writer = csv.DictWriter(sys.stdout, ["image", "score", "percentile"], lineterminator="\n")
     writer.writeheader()
 
     def write(row: dict[str, Any]) -> None:
-        writer.writerow(row)
+        writer.writerow({**row, "image": row["image"].replace("\r", "\\r")})  # a bare one would end the row
         sys.stdout.flush()
 
     yield write
@@ -238,10 +241,14 @@ def _json() -> Iterator[Callable[[dict[str, Any]], None]]:
         print(f"{separator}\n{json.dumps(row)}", end="", flush=True)
         separator = ","
 
-    yield write
-    print("[]" if separator == "[" else "\n]", flush=True)
+    try:
+        yield write
+    finally:  # also when it is stopped, so that what was written can be read
+        print("[]" if separator == "[" else "\n]", flush=True)
 
 
+_AFTER_SCORING = "the rows that were printed are whole; the other pictures are not scored"
+_AFTER_TRAINING = "finished epochs are kept, run the same command again to go on"
 WRITERS = {"csv": _csv, "json": _json}  #: of `lmcl score`
 
 
@@ -303,7 +310,8 @@ def main(arguments: list[str] | None = None) -> None:
             _fail(f"{error.format_message()} Try `{command} --help`.", 2, debug)
         _fail(f"unexpected {type(error).__name__}: {error}; run again with --debug to see where", 1, debug)
     if code == 130:  # how the library reports Ctrl-C
-        _fail("stopped; finished epochs are kept, run the same command again to go on", 130, debug)
+        scoring = arguments[:1] == ["score"]
+        _fail(f"stopped; {_AFTER_SCORING if scoring else _AFTER_TRAINING}", 130, debug)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -41,7 +41,10 @@ def read_ledger(path: str | Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame(columns=COLUMNS)
     texts = ["name", "changes", "device", "commit", *KEY, "recipe"]
-    rows = pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False)
+    try:
+        rows = pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False)
+    except ValueError as error:  # of the reader: not text, empty, rows of unequal length
+        raise InputError(f"{path} is no ledger ({error}): name another file, or restore it") from error
     missing = [column for column in COLUMNS if column not in rows]
     if missing:
         raise InputError(f"{path} is no ledger, it lacks {', '.join(missing)}: name another file")

@@ -59,6 +59,7 @@ class QualityMetric(nn.Module):
             shown = [
                 as_picture(picture, self.scorer.short_side) for picture in pixels.permute(0, 2, 3, 1).cpu().numpy()
             ]
+        self.net.eval()  # whatever was done to it
         self.scorer.device = next(self.net.parameters()).device  # where `.to` may have moved it
         scores = torch.cat([seen.score for seen in self.scorer.looks(shown)])
         return torch.from_numpy(self.scorer.to_mos(scores)).float().to(self.scorer.device)
@@ -101,6 +102,6 @@ def _check(target: Tensor) -> None:
         raise InputError(f"images are {what}: they must be a (N, 3, H, W) or (N, 1, H, W) tensor")
     if not target.is_floating_point():
         raise InputError(f"images are {target.dtype}: they must be floating point in 0..1; divide 8-bit values by 255")
-    low, high = float(target.min()), float(target.max())
+    low, high = float(target.detach().min()), float(target.detach().max())
     if not (low >= -1e-6 and high <= 1 + 1e-6):
         raise InputError(f"images hold values of {low:.3g} to {high:.3g}: they must lie in 0..1")

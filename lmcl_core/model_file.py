@@ -112,6 +112,8 @@ def read_model(weights: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, 
             state = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, ValueError) as error:
         raise InputError(f"weights at {path} are damaged ({error}): train or fetch them again") from error
+    if about is not None and not isinstance(about, dict):
+        raise InputError(f"weights at {path} are damaged (what is known of them is no record): fetch them again")
     if about is None:
         raise InputError(f"{path} was not written by lmcl_core: it lacks the recipe; name a run's model.safetensors")
     missing = _NEEDED - set(about)

@@ -14,7 +14,7 @@ from .errors import InputError
 SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png"}  #: of the pictures of a benchmark
 
 #: Of the pictures that are taken from a folder to be scored.
-SCORED_SUFFIXES = SUFFIXES | {".avif", ".gif", ".jp2", ".jpe", ".pgm", ".ppm", ".tif", ".tiff", ".webp"}
+SCORED_SUFFIXES = SUFFIXES | {".avif", ".gif", ".jfif", ".jp2", ".jpe", ".pgm", ".ppm", ".tif", ".tiff", ".webp"}
 
 #: What Pillow raises for files that are damaged, in one way or another.
 DAMAGED = (
@@ -127,6 +127,8 @@ def open_picture(path: str | Path) -> Image.Image:
     Raises:
         InputError: it is missing or no picture.
     """
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+        raise InputError(f"unreadable image {path}: it is no file; name a picture")
     try:
         return Image.open(path)
     except FileNotFoundError as error:

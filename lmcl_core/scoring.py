@@ -46,7 +46,7 @@ def load(weights: str | Path, device: str = "cpu") -> Scorer:
             own = model.state_dict().items()
             state |= {key: torch.zeros_like(value) for key, value in own if key.startswith("embedding_head.")}
         model.load_state_dict(state)
-    except (InputError, RuntimeError) as error:
+    except (InputError, RuntimeError, TypeError) as error:
         raise InputError(
             f"weights at {path} do not fit this version ({str(error).splitlines()[0]}): "
             "use the version that wrote them, or train again"

@@ -423,6 +423,39 @@ def test_overlays_are_drawn_beside_the_scores_even_for_equal_names(lmcl, weights
         assert np.asarray(Image.open(tmp_path / "drawn" / name).convert("RGB")).std() > 10
 
 
+def test_names_that_trip_up_a_terminal_or_a_table_stop_nothing(weights, pictures):
+    names = ["caf\udce9.png", "cr\r.png", "new\nline.png", "x" * 240 + ".png"]
+    for name in names:
+        shutil.copy(pictures / "a.png", pictures / name)
+    os.mkfifo(pictures / "pipe.png")
+    command = [sys.executable, "-m", "lmcl_core", "score", "--weights", str(weights), "--overlays", str(pictures / "o")]
+    files = [str(pictures / name) for name in [*names, "pipe.png", "a.png"]]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([*command, *files], capture_output=True, env=environment, timeout=120)
+    found = pd.read_csv(io.BytesIO(done.stdout))
+    assert done.returncode == 1 and len(found) == 5 and found["score"].nunique() == 1, done.stderr
+    assert b"pipe.png: it is no file" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert len(list((pictures / "o").iterdir())) == 5
+
+
+def test_a_json_array_is_closed_when_scoring_is_stopped(lmcl, weights, pictures, monkeypatch):
+    from lmcl_core import score_files
+
+    def stopped(*args):
+        yield score_files.FileScore("a.png", 50.0, 40.0, None, None, None)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(score_files, "score_files", stopped)
+    code, out, err = lmcl("score", "--weights", weights, "--format", "json", pictures)
+    assert code == 130 and len(json.loads(out)) == 1
+    assert "epochs" not in err and "rows that were printed are whole" in err
+
+
+def test_overlays_into_a_file_are_refused_first(refused, weights, pictures):
+    said = refused(2, "score", "--weights", weights, "--overlays", pictures / "a.png", pictures)
+    assert "--overlays" in said and "name a folder" in said
+
+
 def test_a_picture_like_a_ribbon_gets_an_overlay_of_bounded_size(lmcl, weights, tmp_path):
     Image.new("RGB", (40, 6000), (90, 120, 30)).save(tmp_path / "a.png")
     code, _, err = lmcl("score", "--weights", weights, "--overlays", tmp_path / "drawn", tmp_path / "a.png")

@@ -110,6 +110,14 @@ def test_no_runs_and_no_file_make_an_empty_ledger(tmp_path):
     assert read_ledger(tmp_path / "ledger.csv").empty
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff\xe0", b"a,b\n1,2\n1,2,3,4\n"])
+def test_a_damaged_file_is_no_ledger(tmp_path, content):
+    (tmp_path / "ledger.csv").write_bytes(content)
+    with pytest.raises(InputError, match="ledger.csv is no ledger"):
+        update_ledger(tmp_path / "ledger.csv", tmp_path, "livec")
+    assert (tmp_path / "ledger.csv").read_bytes() == content
+
+
 def test_another_table_is_no_ledger(tmp_path):
     (tmp_path / "other.csv").write_text("image,mos\na.png,3\n")
     with pytest.raises(InputError, match="no ledger, it lacks benchmark"):

@@ -246,8 +246,16 @@ def test_weights_of_another_program_are_refused(tmp_path, metadata):
         lambda state, about: about.pop("recipe"),
         lambda state, about: about["recipe"].update(epoch=3),
         lambda state, about: about.pop("mos_mean"),
+        lambda state, about: about.update(recipe=7),
     ],
-    ids=["a tensor missing", "a tensor of another shape", "no recipe", "unknown recipe field", "no mean"],
+    ids=[
+        "a tensor missing",
+        "a tensor of another shape",
+        "no recipe",
+        "unknown recipe field",
+        "no mean",
+        "a recipe that is a number",
+    ],
 )
 def test_weights_that_do_not_fit_this_version_are_refused_by_name_in_two_lines(run, scorer, tmp_path, spoil):
     state, about = load_file(run / "model.safetensors"), json.loads(json.dumps(scorer.about))
