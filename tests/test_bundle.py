@@ -65,7 +65,7 @@ def test_wrong_use_is_told_in_one_line(arguments, said, capsys):
     assert stopped.value.code == 2 and said in err and len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", list(BUNDLED) or [pytest.param(None, marks=pytest.mark.skip("nothing is bundled"))])
+@pytest.mark.parametrize("name", sorted({*BUNDLED, "livec"}))
 def test_bundled_weights_work_offline_are_small_and_have_a_card(name):
     import numpy as np
 
