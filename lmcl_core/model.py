@@ -21,6 +21,10 @@ from .errors import InputError
 from .weights import create_backbone
 
 
+#: Parts of timm's EfficientNet and VisionTransformer that work before their blocks.
+_BEFORE_THE_BLOCKS = ("conv_stem", "bn1", "patch_embed", "cls_token", "pos_embed", "reg_token", "norm_pre")
+
+
 class ModelOutput(NamedTuple):
     """What the model says of N crops.
 
@@ -234,6 +238,33 @@ def _map_channels(network: nn.Module, name: str, crop_size: int) -> int:
             "convolutional network or a vision transformer with a class token"
         )
     return shape[1]
+
+
+def freeze_stages(model: QualityModel, stages: int) -> None:
+    """Keep the first stages, and all that comes before them, as they are: no gradient reaches them.
+
+    Early layers know edges and textures, which ImageNet teaches well; they are also the dearest to train, since their
+    maps are the largest.
+
+    Args:
+        model: changed in place.
+        stages: how many stages of an EfficientNet, or blocks of a vision transformer; 0 freezes nothing.
+
+    Raises:
+        InputError: another kind of backbone, or fewer stages than that.
+    """
+    if not stages:
+        return
+    blocks = getattr(model.backbone, "blocks", None)
+    if blocks is None or not isinstance(model.backbone, (EfficientNet, Stages, VisionTransformer)):
+        raise InputError(
+            f"frozen_stages is {stages}: only EfficientNets and vision transformers have them, leave it at 0 for others"
+        )
+    if stages > len(blocks):
+        raise InputError(f"frozen_stages is {stages}: this backbone has {len(blocks)}")
+    before = [value for name, value in model.backbone.named_parameters() if name.split(".")[0] in _BEFORE_THE_BLOCKS]
+    for parameter in (*before, *blocks[:stages].parameters()):
+        parameter.requires_grad_(False)
 
 
 def set_batchnorm_momentum(model: nn.Module, momentum: float) -> None:

@@ -37,7 +37,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 _AT_LEAST_ONE = ("crop_size", "crops", "test_crops", "epochs", "batch_images", "embedding_dim")
 _POSITIVE = ("temperature", "lr", "backbone_lr", "quality_sigma")
-_NOT_NEGATIVE = ("intra_weight", "manifold_weight", "mutual_weight", "correlation_weight", "weight_decay", "seed")
+_NOT_NEGATIVE = (
+    *("intra_weight", "manifold_weight", "mutual_weight", "correlation_weight"),
+    *("weight_decay", "frozen_stages", "seed"),
+)
 _CHOICES = {
     "variant": ("v1", "v2"),
     "precision": ("bf16-mixed", "16-mixed", "32-true"),
@@ -55,6 +58,8 @@ class Recipe:
         pretrained: start from ImageNet weights (False is meant for tests).
         stages: None, or the stages of an EfficientNet (blocks of a vision transformer) that are read together instead
             of the last features; what lies deeper is left out.
+        frozen_stages: how many of the first stages of an EfficientNet (blocks of a vision transformer) keep their
+            pretrained weights, with all that comes before them; 0 trains everything.
         probe: start from a ridge regression of MOS on the pretrained features of the training images, standardised
             (linear probing, then fine-tuning: Kumar et al., ICLR 2022), instead of a random score head.
         embedding_dim: D, length of the unit embedding the manifold loss works on.
@@ -97,6 +102,7 @@ class Recipe:
     backbone: str = "tf_efficientnet_lite0"
     pretrained: bool = True
     stages: tuple[int, ...] | None = None
+    frozen_stages: int = 0
     probe: bool = False
     embedding_dim: int = 128
     crop_size: int = 224

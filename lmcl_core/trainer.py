@@ -31,6 +31,7 @@ from .model import (
     QualityModel,
     batchnorm_frozen,
     freeze_batchnorm,
+    freeze_stages,
     make_teacher,
     set_batchnorm_momentum,
     update_teacher,
@@ -85,15 +86,19 @@ class Trainer:
                 f"recipe field view_size is {recipe.view_size}: a vision transformer needs that of crop_size, "
                 f"{recipe.crop_size}"
             )
+        freeze_stages(student, recipe.frozen_stages)
         set_batchnorm_momentum(student, recipe.batchnorm_momentum)
         student = student.to(self.device, memory_format=torch.channels_last)
         if recipe.probe:
             start_from_probe(student, self._probe_crops(), self.target[self.split.train], self.fabric.autocast)
         rates = [recipe.backbone_lr or recipe.lr, recipe.lr]
+        trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
         pretrained = set(student.backbone.parameters())
-        others = [parameter for parameter in student.parameters() if parameter not in pretrained]
         optimizer = torch.optim.AdamW(
-            [dict(params=list(student.backbone.parameters())), dict(params=others)],
+            [
+                dict(params=[parameter for parameter in trained if parameter in pretrained]),
+                dict(params=[parameter for parameter in trained if parameter not in pretrained]),
+            ],
             lr=recipe.lr,
             weight_decay=recipe.weight_decay,
             fused=self.device.type in ("cpu", "cuda"),
