@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import torch
-
 from .errors import InputError, RunError
 from .jobs import Job, run_notebook
 
@@ -196,6 +194,8 @@ def _cluster(scheduler: str, workers: int) -> Iterator:
 
 def _visible_gpus() -> list[str]:
     """The GPUs this process may use; CUDA_VISIBLE_DEVICES may already leave it some of them only."""
+    import torch  # here, since a worker imports this module and needs none of it
+
     count = torch.cuda.device_count()
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return named[:count] if named else [str(n) for n in range(count)]

@@ -19,7 +19,8 @@ from .ledger import changes
 from .model_file import BUNDLED_FOLDER, pack
 from .scoring import load
 from .splits import Split, make_split, split_hash
-from .store import PictureStore, replacing
+from .files import replacing
+from .store import PictureStore
 
 CARD = BUNDLED_FOLDER / "card_template.md"
 

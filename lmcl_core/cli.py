@@ -59,7 +59,7 @@ def reproduce(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print plan, time and room; run nothing")] = False,
 ) -> None:
     """Run notebooks 01 to 04 and 06 headless, over benchmarks and splits; finished work is skipped."""
-    from .reproduce import Order, forecast
+    from .reproduce import Order
     from .reproduce import reproduce as run
 
     order = Order(
@@ -78,6 +78,8 @@ def reproduce(
         run(order, log=_say)
         return
     script = _slurm_script() if scheduler == "slurm" else ""  # first: settings that are missing are told at once
+    from .estimates import forecast  # here: it needs torch, which a batch leaves to its notebooks
+
     expected = forecast(order, log=_say)
     print(expected.to_string(index=False))
     print(

@@ -13,7 +13,8 @@ from .evaluation import metrics
 from .recipe import Recipe
 from .scoring import load
 from .splits import Split, data_hash
-from .store import PictureStore, replacing
+from .files import replacing
+from .store import PictureStore
 
 
 def unseen(trained_on: str, table: pd.DataFrame, split: Split) -> np.ndarray:

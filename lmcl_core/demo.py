@@ -20,7 +20,7 @@ import pandas as pd
 from PIL import Image, ImageFilter
 
 from .errors import InputError, save_failed
-from .store import cache_folder
+from .paths import cache_folder
 
 VERSION = 1  # part of the cached folder's name; to be raised when pictures or labels change
 LABEL_FILE = "labels.csv"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from .errors import InputError
 
 
@@ -19,6 +17,8 @@ def resolve_device(device: str) -> str:
     Raises:
         InputError: it is unknown or not there.
     """
+    import torch  # here, so that who only plans need not wait for it
+
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     offered = [name for name, yes in there.items() if yes]
     if device == "auto":

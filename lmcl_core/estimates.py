@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +11,67 @@ import pandas as pd
 import torch
 
 from . import runs
+from .cross import common_short_side
 from .crops import crops_by_scale
 from .losses import quality_loss
 from .model import QualityModel, make_teacher
 from .pictures import shrunk
-from .recipe import Recipe
+from .paths import runs_folder
+from .recipe import VARIANTS, Recipe
+from .reproduce import Order, prepare
 from .splits import make_split
 from .store import PictureStore, upright_size
+from .tables import finished_splits
 from .trainer import make_fabric
 
 _SAMPLE = 200  # pictures whose headers are read
 _PICTURES = 3  # of the steps that are timed
+
+
+def forecast(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
+    """What a reproduction would do, how long it would take and how much room it would need.
+
+    Args:
+        order: what would be done.
+        log: called with one line for every benchmark that is left out.
+
+    Returns:
+        One row a benchmark: benchmark, images, runs (to do), finished (runs), minutes (of all runs to do on one
+        worker), basis ("finished runs", or "timed now" with random pixels), store_gb (room for decoded pictures, for
+        its own models and those of other benchmarks).
+
+    Raises:
+        InputError: as `reproduce`.
+    """
+    tables, recipes = prepare(order, log)
+    rows, costs = [], {}
+    for name, table in tables.items():
+        minutes, basis, finished = 0.0, set(), 0
+        for recipe in recipes[name].values():
+            folder = runs_folder(order.runs_dir) / name / recipe.name
+            past = past_seconds(folder, recipe)
+            there = finished_splits(table, recipe, runs_folder(order.runs_dir), order.splits)
+            to_do = order.splits - (0 if order.overwrite else len(there))
+            finished += order.splits - to_do
+            if to_do:
+                kind = (recipe.backbone, recipe.embedding_dim, recipe.crop_size, recipe.crops, recipe.precision)
+                if not past and kind not in costs:  # timing takes seconds, and most presets are of one kind
+                    costs[kind] = view_seconds(recipe, order.device)
+                a_run = past or run_seconds(recipe, table, costs[kind])
+                minutes += to_do * a_run / 60
+                basis.add("finished runs" if past else "timed now")
+        rows.append(
+            dict(
+                benchmark=name,
+                images=len(table),
+                runs=len(VARIANTS) * order.splits - finished,
+                finished=finished,
+                minutes=round(minutes, 1),
+                basis=", ".join(sorted(basis)),
+                store_gb=round(store_bytes(table, _short_sides(name, recipes)) / 1e9, 2),
+            )
+        )
+    return pd.DataFrame(rows)
 
 
 def view_seconds(recipe: Recipe, device: str) -> tuple[float, float]:
@@ -94,6 +144,12 @@ def store_bytes(table: pd.DataFrame, short_sides: Iterable[int | None]) -> int:
     sizes = [upright_size(Path(table.attrs["root"]) / table["image"].iloc[n]) for n in chosen]
     a_picture = sum(np.mean([3 * np.prod(shrunk(*size, side)) for size in sizes]) for side in lacking)
     return int(a_picture * len(table))
+
+
+def _short_sides(name: str, recipes: Mapping[str, Mapping[str, Recipe]]) -> set[int | None]:
+    """Sizes in which a benchmark's pictures are kept: for its own runs, and for other benchmarks' models."""
+    own = {recipe.short_side for recipe in recipes[name].values()}
+    return own | {common_short_side(others["lmcl"], name) for other, others in recipes.items() if other != name}
 
 
 def _timed(work) -> float:

@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from .score_files import FileScore
-from .store import replacing
+from .files import replacing
 
 BLUE, ORANGE, GREY = "#2f6db3", "#d9792b", "#8a8f98"
 sns.set_theme(

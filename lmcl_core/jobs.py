@@ -16,7 +16,7 @@ import pandas as pd
 from .errors import RunError, save_failed, unknown
 from .paths import project_folder
 from .splits import data_hash
-from .store import replacing
+from .files import replacing
 
 KERNEL = "python3"
 

@@ -15,7 +15,7 @@ import pandas as pd
 from . import runs
 from .errors import InputError
 from .recipe import Recipe
-from .store import replacing
+from .files import replacing
 
 #: What makes two rows the same run.
 KEY = ["benchmark", "split", "recipe_hash", "data_hash", "split_hash"]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .errors import InputError
 from .recipe import Recipe
 from .splits import Split
-from .store import replacing
+from .files import replacing
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 

@@ -32,6 +32,11 @@ def figures_folder(benchmark: str, chosen: str | Path = "") -> Path:
     return _folder(chosen, "LMCL_FIGURES", "figures") / benchmark
 
 
+def cache_folder() -> Path:
+    """Where decoded pictures and the demo are kept: ``$LMCL_CACHE``, or ``~/.cache/lmcl``."""
+    return Path(os.environ.get("LMCL_CACHE") or Path.home() / ".cache" / "lmcl")
+
+
 def _folder(chosen: str | Path, variable: str, name: str) -> Path:
     chosen = chosen or os.environ.get(variable, "")
     return Path(chosen).expanduser().resolve() if chosen else project_folder() / name

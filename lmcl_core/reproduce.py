@@ -11,10 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from . import estimates, runs
+from . import runs
 from .batch import connect, run_jobs
 from .choice import choose_benchmarks
-from .cross import common_short_side
 from .devices import resolve_device
 from .errors import InputError, RunError
 from .jobs import Job, is_finished, remember
@@ -124,7 +123,7 @@ def prepare(
         raise InputError(f"splits is {order.splits!r}: it must be at least 1")
     if "name" in order.changes:
         raise InputError("recipe field name cannot be changed here: the runs of a batch lie in folders of their recipe")
-    if not order.scheduler:
+    if not order.scheduler and order.device != "auto":
         resolve_device(order.device)
     Recipe.from_dict(order.changes)  # a wrong field is told before anything is built
     tables, missing = choose_benchmarks(order.benchmark, order.data_root or None)
@@ -167,58 +166,6 @@ def plan(order: Order, benchmarks: list[str]) -> Iterator[list[Job]]:
         *(_job(order, "04_hard_examples_umap", folder / name, name, **more) for name in benchmarks),
         _job(order, "06_cross_dataset", together, all_of_them, device=order.device),
     ]
-
-
-def forecast(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
-    """What a reproduction would do, how long it would take and how much room it would need.
-
-    Args:
-        order: what would be done.
-        log: called with one line for every benchmark that is left out.
-
-    Returns:
-        One row a benchmark: benchmark, images, runs (to do), finished (runs), minutes (of all runs to do on one
-        worker), basis ("finished runs", or "timed now" with random pixels), store_gb (room for decoded pictures, for
-        its own models and those of other benchmarks).
-
-    Raises:
-        InputError: as `reproduce`.
-    """
-    tables, recipes = prepare(order, log)
-    rows, costs = [], {}
-    for name, table in tables.items():
-        minutes, basis, finished = 0.0, set(), 0
-        for recipe in recipes[name].values():
-            folder = runs_folder(order.runs_dir) / name / recipe.name
-            past = estimates.past_seconds(folder, recipe)
-            there = finished_splits(table, recipe, runs_folder(order.runs_dir), order.splits)
-            to_do = order.splits - (0 if order.overwrite else len(there))
-            finished += order.splits - to_do
-            if to_do:
-                kind = (recipe.backbone, recipe.embedding_dim, recipe.crop_size, recipe.crops, recipe.precision)
-                if not past and kind not in costs:  # timing takes seconds, and most presets are of one kind
-                    costs[kind] = estimates.view_seconds(recipe, order.device)
-                a_run = past or estimates.run_seconds(recipe, table, costs[kind])
-                minutes += to_do * a_run / 60
-                basis.add("finished runs" if past else "timed now")
-        rows.append(
-            dict(
-                benchmark=name,
-                images=len(table),
-                runs=len(VARIANTS) * order.splits - finished,
-                finished=finished,
-                minutes=round(minutes, 1),
-                basis=", ".join(sorted(basis)),
-                store_gb=round(estimates.store_bytes(table, _short_sides(name, recipes)) / 1e9, 2),
-            )
-        )
-    return pd.DataFrame(rows)
-
-
-def _short_sides(name: str, recipes: Mapping[str, Mapping[str, Recipe]]) -> set[int | None]:
-    """Sizes in which a benchmark's pictures are kept: for its own runs, and for other benchmarks' models."""
-    own = {recipe.short_side for recipe in recipes[name].values()}
-    return own | {common_short_side(others["lmcl"], name) for other, others in recipes.items() if other != name}
 
 
 def _job(order: Order, notebook: str, folder: Path, benchmark: str, **more: Any) -> Job:

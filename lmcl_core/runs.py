@@ -15,7 +15,7 @@ from .splits import Split, data_hash, split_hash
 from .errors import InputError
 from .locks import TakenError, alone
 from .recipe import Recipe
-from .store import replacing
+from .files import replacing
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "scipy", "pandas", "pillow", "safetensors")
 IDENTITY = ("benchmark", "recipe_hash", "data_hash", "split_hash")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .errors import InputError
-from .evaluation import Look
+from .looking import Look
 from .pictures import pictures_below
 from .scoring import Scorer, as_picture
 

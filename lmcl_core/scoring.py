@@ -16,7 +16,7 @@ from .cpu import keep_freed_memory
 from .crops import CropSampler
 from .devices import resolve_device
 from .errors import InputError
-from .evaluation import Look, look_at_all
+from .looking import Look, look_at_all
 from .model import QualityModel
 from .model_file import read_model
 from .recipe import Recipe

@@ -7,10 +7,8 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,42 +17,11 @@ import torch
 from torch import Tensor
 
 from .crops import resize_crop
-from .errors import InputError, save_failed
+from .errors import InputError
+from .files import replacing
 from .locks import alone
+from .paths import cache_folder
 from .pictures import DAMAGED, decode, open_picture, shrink, shrunk
-
-
-def cache_folder() -> Path:
-    """Where decoded pictures and the demo are kept: ``$LMCL_CACHE``, or ``~/.cache/lmcl``."""
-    return Path(os.environ.get("LMCL_CACHE") or Path.home() / ".cache" / "lmcl")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Write a file whole or not at all: yields a temporary path that takes the place of `path` on success.
-
-    Args:
-        path: the file to be.
-
-    Raises:
-        RunError: it cannot be written; nothing is left behind.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f".{path.name}-{uuid.uuid4().hex}"
-        temporary.touch(exist_ok=False)  # with the permissions the user's files have, unlike a private temporary file
-        permissions = temporary.stat().st_mode
-        yield temporary
-        temporary.chmod(permissions)  # a writer that puts a file of its own there may make it private
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise save_failed(path, error) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 class PictureStore:

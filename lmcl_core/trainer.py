@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import evaluation
+from . import evaluation, looking
 from .cpu import keep_freed_memory
 from .crops import CropSampler, crop_saliency, crop_weights, salient_crop
 from .devices import resolve_device
@@ -218,7 +218,7 @@ class Trainer:
     def predict(self, positions: np.ndarray, model: QualityModel | None = None) -> np.ndarray:
         """Scores of pictures through the test grid, in MOS units, as (n,) float64; by the tested model if None."""
         model = (model or self.tested).eval()
-        looks = evaluation.look_at_all(
+        looks = looking.look_at_all(
             model,
             (self.store.picture(i) for i in positions),
             self.sampler,

@@ -16,7 +16,7 @@ from .errors import InputError
 from .recipe import Recipe
 from .model_file import save_model
 from .splits import Split
-from .store import replacing
+from .files import replacing
 from .trainer import Trainer
 
 

@@ -27,7 +27,8 @@ from torch import Tensor
 
 from .errors import InputError
 from .locks import alone
-from .store import cache_folder, replacing
+from .files import replacing
+from .paths import cache_folder
 
 
 class Wheel(NamedTuple):

@@ -22,7 +22,13 @@ from torch.nn.functional import cosine_similarity, layer_norm
 
 from lmcl_core import InputError, QualityModel, make_teacher, update_teacher, weights
 from lmcl_core.cpu import depthwise_in_float32, keep_freed_memory
-from lmcl_core.model import AttentionPool, batchnorm_frozen, freeze_batchnorm, set_batchnorm_momentum
+from lmcl_core.model import (
+    AttentionPool,
+    batchnorm_frozen,
+    freeze_batchnorm,
+    freeze_stages,
+    set_batchnorm_momentum,
+)
 
 LITE0 = "tf_efficientnet_lite0"
 HUB_VIT = "test_vit.r160_in1k"  # the smallest vision transformer of timm that names hub weights
@@ -698,3 +704,38 @@ def test_blocks_of_a_vision_transformer_are_its_own_tokens_put_together():
     assert out.saliency.shape == (2, 2, 2) and torch.allclose(out.saliency.sum((1, 2)), torch.ones(2), atol=1e-5)
     with torch.random.fork_rng(devices=[]), pytest.raises(InputError, match="rising numbers in 0..11"):
         QualityModel("vit_tiny_patch16_224", **options, stages=(12,))
+
+
+@pytest.mark.parametrize("stages", [None, (2, 4)])
+@pytest.mark.parametrize("frozen", [0, 1, 3])
+def test_no_gradient_reaches_the_frozen_stages_of_a_convolutional_network(frozen, stages):
+    model = quietly(QualityModel, LITE0, False, 8, 64, stages)
+    freeze_stages(model, frozen)
+    model(pictures()).score.sum().backward()
+    got = {name for name, parameter in model.backbone.named_parameters() if parameter.grad is not None}
+    first = {
+        name for name, _ in model.backbone.named_parameters() if not name.startswith(("blocks.", "conv_head", "bn2"))
+    }
+    kept = first | {f"blocks.{n}." for n in range(frozen)} if frozen else set()
+    assert got and not any(name.startswith(tuple(kept)) for name in got)
+    assert any(name.startswith(f"blocks.{frozen}.") for name in got)
+
+
+def test_the_first_blocks_of_a_transformer_may_be_frozen():
+    model = quietly(QualityModel, HUB_VIT.split(".")[0], False, 8, 32)
+    freeze_stages(model, 5)
+    model(pictures(size=32)).score.sum().backward()
+    got = {name for name, parameter in model.backbone.named_parameters() if parameter.grad is not None}
+    assert any(name.startswith("blocks.5.") for name in got)
+    assert not any(name.startswith(("patch_embed", "cls_token", "pos_embed", "blocks.0.", "blocks.4.")) for name in got)
+
+
+@pytest.mark.parametrize(
+    "backbone, frozen, message",
+    [("resnet18", 1, "only EfficientNets and vision transformers"), (LITE0, 8, "this backbone has 7")],
+)
+def test_stages_that_are_not_there_cannot_be_frozen(backbone, frozen, message):
+    model = quietly(QualityModel, backbone, False, 8, 64)
+    freeze_stages(model, 0)
+    with pytest.raises(InputError, match=f"frozen_stages is {frozen}: {message}"):
+        freeze_stages(model, frozen)

@@ -27,3 +27,10 @@ def test_a_package_without_its_checkout_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "__file__", str(tmp_path / "lmcl_core" / "paths.py"))
     with pytest.raises(InputError, match="work from a checkout"):
         paths.project_folder()
+
+
+def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMCL_CACHE", str(tmp_path / "cache"))
+    assert paths.cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("LMCL_CACHE")
+    assert paths.cache_folder() == Path.home() / ".cache" / "lmcl"

@@ -97,13 +97,14 @@ def test_a_value_of_the_wrong_type_is_named(field, value):
 
 @pytest.mark.parametrize(
     "field, value",
-    [(f, v) for f in WHOLE if f != "seed" for v in (0, -1)]
+    [(f, v) for f in WHOLE if f not in ("seed", "frozen_stages") for v in (0, -1)]
     + [(f, v) for f in ("temperature", "lr", "quality_sigma") for v in (0, -0.1)]
     + [(f, -0.1) for f in ("intra_weight", "manifold_weight", "mutual_weight", "weight_decay")]
     + [(f, v) for f in ("view_size", "short_side") for v in (0, -64)]
     + [(f, v) for f in (*REAL, "quality_sigma") for v in (math.nan, math.inf)]
     + [
         ("seed", -1),
+        ("frozen_stages", -1),
         ("batchnorm_momentum", 0.0),
         ("batchnorm_momentum", 1.1),
         ("ema_momentum", 1.0),

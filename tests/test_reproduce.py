@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from lmcl_core import InputError, Recipe, RunError, load_benchmark, make_split, train
-from lmcl_core.reproduce import Order, _lacks_input, forecast, plan, reproduce
+from lmcl_core.estimates import forecast
+from lmcl_core.reproduce import Order, _lacks_input, plan, reproduce
 
 TINY = {"epochs": 1, "crop_size": 32, "crops": 2, "test_crops": 2, "pretrained": False, "batch_images": 32}
 
@@ -238,3 +239,9 @@ def test_several_benchmarks_share_one_table_and_keep_their_own_folders(tmp_path)
         "livec/04_hard_examples_umap.ipynb",
         "all/06_cross_dataset.ipynb",
     ]
+
+
+def test_planning_a_batch_needs_no_torch():
+    """Its import takes seconds, of which a short batch has few; the notebooks import it themselves."""
+    code = "import lmcl_core.reproduce, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from lmcl_core import InputError, RunError, load_benchmark
-from lmcl_core.store import PictureStore, cache_folder, decode, replacing
+from lmcl_core.paths import cache_folder
+from lmcl_core.store import PictureStore, decode
 
 
 @pytest.fixture(autouse=True)
@@ -254,44 +255,3 @@ def test_a_store_whose_pixels_are_not_whole_is_built_again(table, spoil):
     PictureStore.open(table)
     spoil(next((cache_folder() / "store").glob("*.u8")))
     assert np.array_equal(PictureStore.open(table).picture(0).numpy(), decode(path_of(table, 0)))
-
-
-def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):
-    assert cache_folder() == tmp_path / "cache"
-    monkeypatch.delenv("LMCL_CACHE")
-    assert cache_folder() == Path.home() / ".cache" / "lmcl"
-
-
-def test_replacing_puts_the_new_file_in_place_of_the_old(tmp_path):
-    path = tmp_path / "new" / "a.txt"
-    for text in ("one", "two"):
-        with replacing(path) as temporary:
-            temporary.write_text(text)
-            assert not path.exists() or path.read_text() != text
-        assert path.read_text() == text and [p.name for p in path.parent.iterdir()] == ["a.txt"]
-
-
-def test_a_writer_that_fails_leaves_the_old_file_and_no_other(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(KeyError), replacing(path) as temporary:
-        temporary.write_text("half")
-        raise KeyError
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-
-
-def test_a_full_disk_while_replacing_leaves_the_old_file_and_no_other(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(RunError, match=r"disk full while saving .*a\.txt"), replacing(path):
-        no_room()
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-
-
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
-    (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(RunError, match=r"cannot save .*a\.txt: .*check the folder"),
-        replacing(tmp_path / "file" / "a.txt"),
-    ):
-        pass

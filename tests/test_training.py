@@ -17,6 +17,7 @@ from lmcl_core import InputError, Recipe, RunError, Split, load, load_benchmark,
 from lmcl_core import trainer, training
 from lmcl_core.pictures import decode
 
+FIRST_TWO = ("backbone.blocks.0.", "backbone.blocks.1.")
 TINY = Recipe(
     name="tiny",
     pretrained=False,
@@ -232,6 +233,18 @@ def test_the_backbone_may_have_a_learning_rate_of_its_own(table, split, tmp_path
         ]
     assert moved[None][0] > 1e-5 and moved[1e-9][0] < 1e-7
     assert moved[1e-9][1] > 1e-5
+
+
+def test_frozen_stages_keep_their_weights_through_a_run_and_the_rest_learns(table, split, tmp_path):
+    recipe = Recipe.from_dict({"frozen_stages": 2, "epochs": 1}, TINY)
+    start = trainer.Trainer(table, split, recipe, "cpu").student.state_dict()
+    train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
+    now = load_file(tmp_path / "run" / "model.safetensors")
+    same = {key for key in start if torch.equal(now[key], start[key])}
+    weights = {key for key in start if key.endswith((".weight", ".bias")) and key.startswith("backbone.")}
+    early = {key for key in weights if key.startswith(("backbone.conv_stem", "backbone.bn1", *FIRST_TWO))}
+    assert len(early) > 20 and early <= same
+    assert len(weights - early) > 100 and not (weights - early) & same
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -25,7 +25,7 @@ from timm.models.vision_transformer import _create_vision_transformer
 from torch.nn.functional import cosine_similarity, interpolate
 
 from lmcl_core import InputError, QualityModel, RunError, vit_weights, weights
-from lmcl_core.store import cache_folder
+from lmcl_core.paths import cache_folder
 
 VIT = "vit_small_patch14_dinov2"
 TINY = "tiny_dinov2"  # the same layers, with 2 blocks of 8 channels and a grid of 5 x 5 tokens
