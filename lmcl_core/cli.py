@@ -56,9 +56,11 @@ def reproduce(
     changes: Set = None,
     workers: Annotated[int, typer.Option(help="notebooks at once; 0: one a GPU, or one")] = 0,
     scheduler: Annotated[str, typer.Option(help="tcp://HOST:PORT of a Dask scheduler, or slurm")] = "",
+    ablation: Annotated[bool, typer.Option("--ablation", help="train every variant too, and run notebook 05")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print plan, time and room; run nothing")] = False,
 ) -> None:
-    """Run notebooks 01 to 04 and 06 headless, over benchmarks and splits; finished work is skipped."""
+    """Run notebooks 01 to 04 and 06 (with --ablation 05 too) headless, over benchmarks and splits; finished work is
+    skipped."""
     from .reproduce import Order
     from .reproduce import reproduce as run
 
@@ -73,6 +75,7 @@ def reproduce(
         changes=parse_changes(changes),
         workers=workers,
         scheduler=scheduler,
+        ablation=ablation,
     )
     if not dry_run:
         run(order, log=_say)

@@ -186,16 +186,17 @@ def salient_crop(density: Tensor) -> Tensor:
     return torch.where(best, position, density.shape[1] - 1).amin(dim=1)
 
 
-def crop_weights(density: Tensor) -> Tensor:
+def crop_weights(density: Tensor, by_saliency: bool = True) -> Tensor:
     """Saliency weights of an image's crops; equal ones where no crop covers any saliency.
 
     Args:
         density: (B, K) from `crop_saliency`.
+        by_saliency: False weighs all crops alike.
 
     Returns:
         (B, K), summing to 1 over K.
     """
-    density = density + 1e-12
+    density = density + 1e-12 if by_saliency else torch.ones_like(density)
     return density / density.sum(dim=1, keepdim=True)
 
 

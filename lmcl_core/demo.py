@@ -7,25 +7,23 @@ people's opinions and no result on them says anything about people.
 from __future__ import annotations
 
 import importlib.util
-import io
 import os
 import shutil
 import uuid
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageFilter
+from PIL import Image
 
+from .distortions import DISTORTIONS, LEVELS
 from .errors import InputError, save_failed
 from .paths import cache_folder
 
 VERSION = 1  # part of the cached folder's name; to be raised when pictures or labels change
 LABEL_FILE = "labels.csv"
 SIDE = 256
-LEVELS = 5
 
 _SKIMAGE = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "ihc", "motorcycle_left")
 
@@ -152,57 +150,3 @@ def ms_ssim_db(reference: np.ndarray, distorted: np.ndarray) -> float:
 
     a, b = (torch.from_numpy(x.astype(np.float32)).permute(2, 0, 1)[None] for x in (distorted, reference))
     return float(-10 * np.log10(max(1 - float(ms_ssim(a, b, data_range=255.0)), 1e-4)))
-
-
-def _to_uint8(values: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
-
-
-def _white_noise(photograph: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
-    sigma = (4, 10, 20, 36, 60)[level]
-    return _to_uint8(photograph + rng.normal(0, sigma, photograph.shape))
-
-
-def _pink_noise(photograph: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
-    height, width, _ = photograph.shape
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
-    frequency[0, 0] = np.inf
-    spectrum = np.fft.rfft2(rng.normal(size=(3, height, width))) / frequency
-    noise = np.fft.irfft2(spectrum, (height, width))
-    return _to_uint8(photograph + (6, 12, 22, 36, 56)[level] * (noise / noise.std()).transpose(1, 2, 0))
-
-
-def _blur(photograph: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
-    radius = (0.6, 1.1, 1.8, 2.8, 4.5)[level]
-    return np.asarray(Image.fromarray(photograph).filter(ImageFilter.GaussianBlur(radius)))
-
-
-def _contrast(photograph: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
-    gain, mean = (0.8, 0.62, 0.46, 0.32, 0.2)[level], photograph.mean()
-    return _to_uint8(mean + gain * (photograph - mean))
-
-
-def _encoded(photograph: np.ndarray, **options: object) -> np.ndarray:
-    buffer = io.BytesIO()
-    Image.fromarray(photograph).save(buffer, **options)
-    return np.asarray(Image.open(buffer).convert("RGB"))
-
-
-def _jpeg(photograph: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
-    return _encoded(photograph, format="JPEG", quality=(60, 30, 15, 8, 4)[level])
-
-
-def _jpeg2000(photograph: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
-    ratio = (15, 35, 70, 140, 280)[level]
-    return _encoded(photograph, format="JPEG2000", quality_mode="rates", quality_layers=[ratio])
-
-
-#: Distortions by name: (photograph, level 0..4, generator) -> distorted photograph.
-DISTORTIONS: dict[str, Callable[[np.ndarray, int, np.random.Generator], np.ndarray]] = {
-    "white noise": _white_noise,
-    "JPEG": _jpeg,
-    "JPEG 2000": _jpeg2000,
-    "blur": _blur,
-    "contrast": _contrast,
-    "pink noise": _pink_noise,
-}

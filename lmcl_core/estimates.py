@@ -17,7 +17,7 @@ from .losses import quality_loss
 from .model import QualityModel, make_teacher
 from .pictures import shrunk
 from .paths import runs_folder
-from .recipe import VARIANTS, Recipe
+from .recipe import Recipe
 from .reproduce import Order, prepare
 from .splits import make_split
 from .store import PictureStore, upright_size
@@ -64,7 +64,7 @@ def forecast(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
             dict(
                 benchmark=name,
                 images=len(table),
-                runs=len(VARIANTS) * order.splits - finished,
+                runs=len(order.recipes) * order.splits - finished,
                 finished=finished,
                 minutes=round(minutes, 1),
                 basis=", ".join(sorted(basis)),

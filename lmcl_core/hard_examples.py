@@ -5,6 +5,7 @@ Shapes: `n` pictures, `K` crops a picture, `C` feature channels.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,12 @@ import torch
 
 from .benchmarks import rows_of
 from .errors import InputError
+from .files import replacing
 from .scoring import load
 from .store import PictureStore
+
+
+FEATURES = "features.npz"  # of a run folder
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Described:
         mos: (n,) opinion scores.
         pred: (n,) predictions, in MOS units.
         feature: (n, C) float32, saliency-weighted mean over the crops, the feature the score is read from.
-        crop_feature: (n, K, C) float32.
+        crop_feature: (n, K, C) float16, since they are many.
     """
 
     image: np.ndarray
@@ -39,7 +44,7 @@ class Described:
 
 
 def describe(run: str | Path, table: pd.DataFrame, device: str = "cpu") -> Described:
-    """Features and predictions of the test pictures of a finished run.
+    """Features and predictions of the test pictures of a finished run; kept in its features.npz, and read from there.
 
     Args:
         run: its folder; predictions.csv says which pictures were its test part.
@@ -53,19 +58,40 @@ def describe(run: str | Path, table: pd.DataFrame, device: str = "cpu") -> Descr
         InputError: not a finished run, or one of another table.
     """
     run = Path(run)
+    kept, made_from = run / FEATURES, _hash_of(run)
+    position = rows_of(table, pd.read_csv(run / "predictions.csv")["image"])
+    if kept.is_file():
+        with np.load(kept) as arrays:
+            if arrays["made_from"] == made_from:
+                return Described(**{name: arrays[name] for name in Described.__dataclass_fields__})
+    described = _look_again(run, table, position, device)
+    with replacing(kept) as path, open(path, "wb") as file:
+        np.savez(file, made_from=made_from, **vars(described))
+    return described
+
+
+def _hash_of(run: Path) -> str:
+    """SHA-256 of what features are made from: the model and the names of the test pictures."""
+    files = [run / name for name in ("model.safetensors", "predictions.csv")]
+    missing = [path.name for path in files if not path.is_file()]
+    if missing:
+        raise InputError(f"{run} is no finished run, it lacks {', '.join(missing)}: train it, or name another folder")
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def _look_again(run: Path, table: pd.DataFrame, position: np.ndarray, device: str) -> Described:
     scorer = load(run, device)
     predictions = pd.read_csv(run / "predictions.csv")
-    position = rows_of(table, predictions["image"])
     store = PictureStore.open(table, scorer.recipe.short_side)
     looks = scorer.look_at(store.picture(int(i)) for i in position)
     crop_feature = torch.cat([seen.feature for seen in looks])  # (n, K, C)
     weights = torch.cat([seen.weights for seen in looks])  # (n, K)
     return Described(
-        predictions["image"].to_numpy(),
+        predictions["image"].to_numpy(dtype=str),
         predictions["mos"].to_numpy(),
         predictions["pred"].to_numpy(),
         torch.einsum("nk,nkc->nc", weights, crop_feature).numpy(),
-        crop_feature.numpy(),
+        crop_feature.half().numpy(),
     )
 
 
@@ -172,6 +198,7 @@ def intra_image_spread(crop_feature: np.ndarray) -> float:
         The ratio; NaN with a single crop a picture, or where all features are equal. Means over all pairs, computed
         from sums, never from an (n·K, n·K) matrix.
     """
+    crop_feature = crop_feature.astype(np.promote_types(crop_feature.dtype, np.float32), copy=False)
     n, K, _ = crop_feature.shape
     if K < 2:
         return float("nan")

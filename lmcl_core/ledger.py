@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 
 import pandas as pd
 
 from . import runs
-from .errors import InputError
+from .catalogue import BENCHMARKS
+from .errors import InputError, RunError
 from .recipe import Recipe
 from .files import replacing
+from .paths import project_folder, runs_folder
 
 #: What makes two rows the same run.
 KEY = ["benchmark", "split", "recipe_hash", "data_hash", "split_hash"]
@@ -23,6 +26,11 @@ COLUMNS = [
     *("benchmark", "split", "name", "changes", "plcc", "srcc", "plcc_student", "plcc_teacher", "seconds", "device"),
     *("commit", "recipe_hash", "data_hash", "split_hash", "recipe"),
 ]
+
+
+def committed() -> Path:
+    """The ledger that comes with the project, ``figures/ledger.csv`` of the checkout."""
+    return project_folder() / "figures" / "ledger.csv"
 
 
 def read_ledger(path: str | Path) -> pd.DataFrame:
@@ -184,3 +192,22 @@ def _row(record: dict) -> dict[str, object]:
         plcc_teacher=metrics["teacher"]["plcc"],
         recipe=json.dumps(record["recipe"], sort_keys=True),
     )
+
+
+def main(arguments: list[str]) -> None:
+    """``python -m lmcl_core.ledger BENCHMARK [RUNS_DIR]`` adds the validation runs there to the ledger of the project.
+
+    Exit 0 good, 1 failed, 2 wrong use, as `lmcl`.
+    """
+    try:
+        if len(arguments) not in (1, 2) or arguments[0] not in BENCHMARKS:
+            raise InputError("use: python -m lmcl_core.ledger BENCHMARK [RUNS_DIR]")
+        rows = update_ledger(committed(), runs_folder(*arguments[1:]), arguments[0])
+        print(f"{committed()}: {len(rows)} rows")
+    except (InputError, RunError) as error:
+        print(f"ledger: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -44,6 +44,7 @@ def look(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager],
     view_size: int | None = None,
+    by_saliency: bool = True,
 ) -> Look:
     """Look at a batch of pictures through the fixed test grid; nothing is random.
 
@@ -55,6 +56,7 @@ def look(
         device: where the model is.
         autocast: makes the precision context of the forward pass.
         view_size: side of the global view in pixels; None takes the size of a crop.
+        by_saliency: as in `crops.crop_weights`.
 
     Returns:
         The `Look`. Source: design, section 2, "Quality".
@@ -73,7 +75,7 @@ def look(
     n, K = boxes.shape[:2]
     score, feature, saliency = (value.float().cpu() for value in (out.score, out.feature, whole.saliency))
     heights, widths = (torch.tensor([p.shape[axis] for p in pictures]) for axis in (0, 1))
-    weights = crop_weights(crop_saliency(saliency, boxes, heights, widths))  # (n, K)
+    weights = crop_weights(crop_saliency(saliency, boxes, heights, widths), by_saliency)  # (n, K)
     crop_scores = score.view(n, K)
     return Look((crop_scores * weights).sum(dim=1), crop_scores, weights, boxes, saliency, feature.view(n, K, -1))
 
@@ -87,13 +89,14 @@ def look_at_all(
     autocast: Callable[[], AbstractContextManager],
     batch: int = 8,
     view_size: int | None = None,
+    by_saliency: bool = True,
 ) -> Iterator[Look]:
     """`look` over any number of pictures, `batch` at a time; the other arguments are those of `look`."""
     waiting: list[Tensor] = []
     for picture in pictures:
         waiting.append(picture)
         if len(waiting) == batch:
-            yield look(model, waiting, sampler, crops, device, autocast, view_size)
+            yield look(model, waiting, sampler, crops, device, autocast, view_size, by_saliency)
             waiting = []
     if waiting:
-        yield look(model, waiting, sampler, crops, device, autocast, view_size)
+        yield look(model, waiting, sampler, crops, device, autocast, view_size, by_saliency)

@@ -29,10 +29,26 @@ BENCHMARK_PRESETS: dict[str, dict[str, Any]] = {
     "spaq": dict(epochs=3, batch_images=32, short_side=512),
 }
 
-#: Settings that differ from the benchmark's preset, by recipe name.
+#: What the walk compares: the method, and the same without its manifold loss.
+COMPARED = ("lmcl", "no-manifold")
+
+#: Settings that differ from the benchmark's preset, by recipe name; those beyond `COMPARED` are the ablation's.
 VARIANTS: dict[str, dict[str, Any]] = {
     "lmcl": dict(),
     "no-manifold": dict(manifold_weight=0.0),
+    "quality": dict(manifold_weight=0.0, mutual_weight=0.0),
+    "inter": dict(variant="v1", intra_weight=0.0, mutual_weight=0.0),
+    "intra-v1": dict(variant="v1", mutual_weight=0.0),
+    "intra-v2": dict(variant="v2", mutual_weight=0.0),
+    "lmcl-v2": dict(variant="v2"),
+    "uniform-pooling": dict(saliency_pooling=False),
+    "quality-aware": dict(quality_sigma=1.0),
+    "crops-2": dict(crops=2),
+    "crops-8": dict(crops=8),
+    # of 100 % of a benchmark, of which 20 % are the test part
+    "train-20": dict(train_share=0.25),
+    "train-40": dict(train_share=0.5),
+    "train-60": dict(train_share=0.75),
 }
 
 _AT_LEAST_ONE = ("crop_size", "crops", "test_crops", "epochs", "batch_images", "embedding_dim")
@@ -83,6 +99,8 @@ class Recipe:
         batchnorm_momentum: share of the newest step in the running statistics, in (0, 1]; a network's own value may
             be made for far longer training (0.01 in tf_efficientnet) and would lag behind the weights here. It plays
             a part only where `freeze_batchnorm` is False.
+        saliency_pooling: weigh an image's crops by their saliency, in the loss and at test; else all alike.
+        train_share: share of the training contents that is used, in (0, 1]; smaller shares are parts of larger ones.
         ema_momentum: share of itself that the teacher keeps at a step, in [0, 1).
         epochs: passes over the training images.
         batch_images: B, images per step.
@@ -121,6 +139,8 @@ class Recipe:
     correlation_weight: float = 0.0
     freeze_batchnorm: bool = True
     batchnorm_momentum: float = 0.05
+    saliency_pooling: bool = True
+    train_share: float = 1.0
     ema_momentum: float = 0.99
     epochs: int = 7
     batch_images: int = 16
@@ -156,6 +176,8 @@ class Recipe:
                 refuse(field, f"one of {', '.join(choices)}")
         if not 0 < self.batchnorm_momentum <= 1:
             refuse("batchnorm_momentum", "in (0, 1]")
+        if not 0 < self.train_share <= 1:
+            refuse("train_share", "in (0, 1]")
         if not 0 <= self.ema_momentum < 1:
             refuse("ema_momentum", "in [0, 1)")
         for field in ("view_size", "short_side"):
@@ -195,7 +217,8 @@ class Recipe:
 
         Args:
             benchmark: name as in `lmcl_core.BENCHMARKS`.
-            recipe: "lmcl" (the method) or "no-manifold" (the same without the manifold loss).
+            recipe: "lmcl" (the method), "no-manifold" (the same without the manifold loss), or another key of
+                `VARIANTS`.
             **changes: fields to set on top; one that makes the recipe what it is stays as it is.
 
         Returns:

@@ -18,7 +18,7 @@ from .devices import resolve_device
 from .errors import InputError, RunError
 from .jobs import Job, is_finished, remember
 from .paths import figures_folder, runs_folder
-from .recipe import VARIANTS, Recipe
+from .recipe import COMPARED, VARIANTS, Recipe
 from .splits import make_split
 from .tables import finished_splits
 
@@ -38,6 +38,7 @@ class Order:
         changes: recipe fields that differ from the presets.
         workers: Dask workers to start, as in `batch.connect`.
         scheduler: Dask scheduler, as in `batch.connect`.
+        ablation: train every variant of the ablation too, and run notebook 05.
     """
 
     benchmark: str = "demo"
@@ -50,6 +51,12 @@ class Order:
     changes: dict[str, Any] = field(default_factory=dict)
     workers: int = 0
     scheduler: str = ""
+    ablation: bool = False
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """Names of the recipes that are trained."""
+        return tuple(VARIANTS) if self.ablation else COMPARED
 
     def settings(self, benchmark: str, **more: Any) -> dict[str, Any]:
         """Notebook parameters that tell of this order; `benchmark` is one name or several with commas."""
@@ -128,7 +135,8 @@ def prepare(
     Recipe.from_dict(order.changes)  # a wrong field is told before anything is built
     tables, missing = choose_benchmarks(order.benchmark, order.data_root or None)
     recipes = {
-        name: {recipe: Recipe.for_benchmark(name, recipe, **order.changes) for recipe in VARIANTS} for name in tables
+        name: {recipe: Recipe.for_benchmark(name, recipe, **order.changes) for recipe in order.recipes}
+        for name in tables
     }
     for name, reason in missing.items():
         log(f"{name}: left out: {reason}")
@@ -156,7 +164,7 @@ def plan(order: Order, benchmarks: list[str]) -> Iterator[list[Job]]:
         )
         for name in benchmarks
         for index in range(order.splits)
-        for recipe in VARIANTS
+        for recipe in order.recipes
     ]
     together = folder / (benchmarks[0] if len(benchmarks) == 1 else "all")
     all_of_them = ",".join(benchmarks)
@@ -164,8 +172,16 @@ def plan(order: Order, benchmarks: list[str]) -> Iterator[list[Job]]:
     yield [
         _job(order, "03_benchmark_evaluation", together, all_of_them, train_missing=False, **more),
         *(_job(order, "04_hard_examples_umap", folder / name, name, **more) for name in benchmarks),
+        *(
+            _job(order, "05_ablation", folder / name, name, train_missing=False, **more)
+            for name in _ablated(order, benchmarks)
+        ),
         _job(order, "06_cross_dataset", together, all_of_them, device=order.device),
     ]
+
+
+def _ablated(order: Order, benchmarks: list[str]) -> list[str]:
+    return benchmarks if order.ablation else []
 
 
 def _job(order: Order, notebook: str, folder: Path, benchmark: str, **more: Any) -> Job:

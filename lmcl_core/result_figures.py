@@ -5,9 +5,15 @@ As in `figures`, a function takes a DataFrame and returns a matplotlib ``Figure`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
 from .figures import BLUE, GREY, ORANGE
 
@@ -105,6 +111,113 @@ def separation_bars(data: pd.DataFrame) -> Figure:
         axes.plot(range(len(order)), wide[order].mean(), color=ORANGE, lw=2.5, marker="o", label="mean")
         axes.set(title=measure.replace("_", " "), xticks=range(len(order)), xlim=(-0.3, len(order) - 0.7))
         axes.set_xticklabels(order)
+    axes.legend(frameon=False)
+    return figure
+
+
+def redistorted_curves(data: pd.DataFrame) -> Figure:
+    """How far scores fall as a distortion gets stronger, one panel a distortion; mean over pictures and splits.
+
+    Args:
+        data: columns recipe, distortion, level, score.
+    """
+    names = list(data["distortion"].unique())
+    figure = Figure(figsize=(9.6, 2.4 * -(-len(names) // 4)), layout="constrained")
+    grid = figure.subplots(-(-len(names) // 4), 4, sharey=True, squeeze=False).flat
+    for axes in grid:
+        axes.axis("off")
+    for axes, name in zip(figure.axes, names):
+        axes.axis("on")
+        for (recipe, part), color in zip(
+            data[data["distortion"] == name].groupby("recipe", sort=False), (BLUE, ORANGE)
+        ):
+            mean = part.groupby("level")["score"].mean()
+            axes.plot(mean.index, mean, color=color, marker="o", ms=4, label=recipe)
+        axes.set(title=name, xlabel="level", xticks=sorted(data["level"].unique()))
+    figure.axes[0].set_ylabel("mean score")
+    figure.axes[0].legend(frameon=False)
+    return figure
+
+
+def umap_thumbnails(data: pd.DataFrame, pictures: Mapping[str, np.ndarray], label: str, most: int = 70) -> Figure:
+    """UMAP of two feature spaces side by side, pictures in the place of dots, their frames coloured by opinion.
+
+    Args:
+        data: columns recipe, image, x, y, mos.
+        pictures: (H, W, 3) uint8 by image.
+        label: what the scores are.
+        most: how many pictures a panel; those that would lie upon others are left out first.
+    """
+    recipes, colours = list(data["recipe"].unique()), _colours(data["mos"])
+    figure = Figure(figsize=(5.6 * len(recipes) + 0.7, 5.2), layout="constrained")
+    panels = figure.subplots(1, len(recipes), squeeze=False)[0]
+    for axes, recipe in zip(panels, recipes):
+        part = data[data["recipe"] == recipe].reset_index(drop=True)
+        place = part[["x", "y"]].to_numpy()
+        axes.scatter(*place.T, s=0)
+        for n in spread_out(place, most):
+            small = OffsetImage(pictures[part["image"][n]], zoom=26 / max(pictures[part["image"][n]].shape[:2]))
+            frame = dict(edgecolor=colours.to_rgba(part["mos"][n]), linewidth=2)
+            axes.add_artist(AnnotationBbox(small, place[n], pad=0.08, bboxprops=frame))
+        axes.set(title=recipe, xticks=[], yticks=[])
+        axes.margins(0.06)
+    figure.colorbar(colours, ax=panels, label=label, shrink=0.85)
+    return figure
+
+
+def _colours(values: pd.Series) -> ScalarMappable:
+    return ScalarMappable(Normalize(values.min(), values.max()), cmap="viridis")
+
+
+def spread_out(place: np.ndarray, most: int) -> list[int]:
+    """Points that cover a cloud: each next one is the farthest from those chosen before.
+
+    Args:
+        place: (n, 2).
+        most: how many.
+
+    Returns:
+        Their indices, `most` at most.
+    """
+    chosen, nearest = [0], np.linalg.norm(place - place[0], axis=1)
+    while len(chosen) < min(most, len(place)):
+        chosen.append(int(nearest.argmax()))
+        nearest = np.minimum(nearest, np.linalg.norm(place - place[chosen[-1]], axis=1))
+    return chosen
+
+
+def paired_differences(data: pd.DataFrame, baseline: str) -> Figure:
+    """What each variant gains over a baseline: mean difference of PLCC and its interval.
+
+    Args:
+        data: columns title, pairs, difference, low, high; rows without pairs are left out.
+        baseline: what the differences are taken from, for the axis.
+    """
+    rows = data[data["pairs"] > 0].reset_index(drop=True)
+    figure = Figure(figsize=(5.8, 0.36 * max(len(rows), 1) + 1.0), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color=GREY, lw=1)
+    for n, row in rows.iterrows():
+        axes.plot([row["low"], row["high"]], [n, n], color=BLUE, lw=2)
+        axes.scatter([row["difference"]], [n], color=ORANGE, s=40, zorder=3)
+    axes.set(xlabel=f"PLCC less that of {baseline}", yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5))
+    axes.set_yticklabels([f"{row.title} ({row.pairs} split{'s' * (row.pairs > 1)})" for row in rows.itertuples()])
+    return figure
+
+
+def share_curve(data: pd.DataFrame) -> Figure:
+    """Agreement against the share of the data that was trained on, one dot a split.
+
+    Args:
+        data: columns share (percent), split, srcc, plcc.
+    """
+    figure = Figure(figsize=(4.6, 2.9), layout="constrained")
+    axes = figure.subplots()
+    for metric, color in (("plcc", BLUE), ("srcc", ORANGE)):
+        axes.scatter(data["share"], data[metric], color=color, s=14, alpha=0.5)
+        median = data.groupby("share")[metric].median()
+        axes.plot(median.index, median, color=color, lw=2, label=f"{metric.upper()}, median")
+    axes.set(xlabel="share of the data to train on, in percent", xticks=sorted(data["share"].unique()))
     axes.legend(frameon=False)
     return figure
 

@@ -135,6 +135,7 @@ class Scorer:
             self._autocast,
             batch_size,
             self.recipe.view_size,
+            self.recipe.saliency_pooling,
         )
 
     def _autocast(self):

@@ -95,6 +95,22 @@ def validation_split(table: pd.DataFrame, index: int | str) -> Split:
     return Split(train, np.empty(0, dtype=np.int64), val, index=f"{index:02d}-val")
 
 
+def thinned(table: pd.DataFrame, split: Split, share: float) -> np.ndarray:
+    """A share of a split's training part, whole contents of it; a smaller share is part of a larger one.
+
+    Args:
+        table: from `load_benchmark`.
+        split: of this table.
+        share: in (0, 1].
+
+    Returns:
+        Positions, in the order of the training part.
+    """
+    contents = table["content"].to_numpy()[split.train]
+    order = sorted(set(contents), key=lambda name: hashlib.sha256(f"share/{split.index}/{name}".encode()).hexdigest())
+    return split.train[np.isin(contents, order[: max(1, round(share * len(order)))])]
+
+
 def _official(table: pd.DataFrame) -> Split:
     parts = table["official_split"] if "official_split" in table else pd.Series(pd.NA, index=table.index)
     if parts.isna().all():

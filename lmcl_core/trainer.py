@@ -199,7 +199,7 @@ class Trainer:
         """The terms of `TERMS`, from both models' outputs on (B·K) crops and their maps of the global views."""
         recipe, (B, K) = self.recipe, density.shape
         scores, taught_scores = (out.score.view(B, K) for out in (seen, taught))
-        weights = crop_weights(density)
+        weights = crop_weights(density, recipe.saliency_pooling)
         quality = quality_loss(scores, weights, mos)
         if recipe.correlation_weight:
             quality = quality + recipe.correlation_weight * correlation_loss((scores * weights).sum(dim=1), mos)
@@ -226,6 +226,7 @@ class Trainer:
             self.device,
             self.fabric.autocast,
             view_size=self.recipe.view_size,
+            by_saliency=self.recipe.saliency_pooling,
         )
         scores = torch.cat([look.score for look in looks])
         return self.mos_mean + self.mos_std * scores.double().numpy()

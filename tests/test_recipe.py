@@ -107,6 +107,8 @@ def test_a_value_of_the_wrong_type_is_named(field, value):
         ("frozen_stages", -1),
         ("batchnorm_momentum", 0.0),
         ("batchnorm_momentum", 1.1),
+        ("train_share", 0.0),
+        ("train_share", 1.1),
         ("ema_momentum", 1.0),
         ("ema_momentum", -0.1),
         ("variant", "v3"),

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lmcl_core import InputError, Split, make_split, split_hash
-from lmcl_core.splits import shared_contents, tail, tail_length, validation_split
+from lmcl_core.splits import shared_contents, tail, tail_length, thinned, validation_split
 
 
 def table_of(images: list[str], **columns) -> pd.DataFrame:
@@ -73,3 +73,22 @@ def test_a_validation_split_measures_on_a_part_of_training_and_leaves_the_test_p
 def test_the_official_split_has_no_validation_split_of_its_own():
     with pytest.raises(InputError, match="official"):
         validation_split(table_of(["a.png", "b.png", "c.png"], official_split=["train", "val", "test"]), "official")
+
+
+@pytest.mark.parametrize("index", [0, 3])
+def test_smaller_shares_of_training_are_parts_of_larger_ones_and_keep_contents_whole(index):
+    table = table_of([f"{n}.png" for n in range(90)]).assign(content=[f"c{n // 3}" for n in range(90)])
+    split = make_split(table, index)
+    parts = [thinned(table, split, share) for share in (0.01, 0.25, 0.5, 0.75, 1.0)]
+    assert [len(part) for part in parts] == [3, 18, 36, 54, 72]
+    for small, large in zip(parts, parts[1:]):
+        assert set(small) < set(large)
+    assert parts[-1].tolist() == split.train.tolist()
+    assert all((table["content"].iloc[part].value_counts() == 3).all() for part in parts)
+
+
+def test_which_contents_a_share_keeps_depends_on_the_split():
+    table = table_of([f"{n}.png" for n in range(200)])
+    one, two = make_split(table, 0), make_split(table, 1)
+    shared = set(one.train) & set(two.train)
+    assert set(thinned(table, one, 0.5)) & shared != set(thinned(table, two, 0.5)) & shared

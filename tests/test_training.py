@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from lmcl_core import InputError, Recipe, RunError, Split, load, load_benchmark, make_split, train
 from lmcl_core import trainer, training
 from lmcl_core.pictures import decode
+from lmcl_core.store import PictureStore
 
 FIRST_TWO = ("backbone.blocks.0.", "backbone.blocks.1.")
 TINY = Recipe(
@@ -245,6 +246,28 @@ def test_frozen_stages_keep_their_weights_through_a_run_and_the_rest_learns(tabl
     early = {key for key in weights if key.startswith(("backbone.conv_stem", "backbone.bn1", *FIRST_TWO))}
     assert len(early) > 20 and early <= same
     assert len(weights - early) > 100 and not (weights - early) & same
+
+
+def test_a_share_of_the_training_part_is_trained_on_and_the_test_part_stays(table, split, tmp_path, monkeypatch):
+    seen = []
+    step = trainer.Trainer.step
+    monkeypatch.setattr(trainer.Trainer, "step", lambda self, i, g: seen.extend(i.tolist()) or step(self, i, g))
+    recipe = Recipe.from_dict({"train_share": 0.5, "epochs": 1}, TINY)
+    result = train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
+    assert set(seen) < set(split.train) and len(seen) == len(set(seen)) == round(len(split.train) / 2)
+    assert result["n"] == len(split.test)
+
+
+def test_crops_weighed_alike_are_tested_alike(table, split, tmp_path):
+    """The plain mean of the crops' scores is what such a model predicts, in training and when it is loaded again."""
+    recipe = Recipe.from_dict({"saliency_pooling": False, "epochs": 1, "precision": "32-true"}, TINY)
+    train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
+    predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    scorer = load(tmp_path / "run")
+    store = PictureStore.open(table)
+    looks = scorer.look_at(store.picture(int(i)) for i in split.test)
+    plain = scorer.to_mos(torch.cat([seen.crop_scores for seen in looks]).mean(dim=1))
+    assert predictions["pred"].to_numpy() == pytest.approx(plain, abs=1e-4)
 
 
 @pytest.mark.parametrize("frozen", [True, False])

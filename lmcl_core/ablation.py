@@ -1,0 +1,155 @@
+"""What each part of the method is worth: runs that differ in one thing, compared split by split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from . import runs, tables
+from .errors import InputError, unknown
+from .recipe import Recipe
+
+#: What a recipe of `recipe.VARIANTS` is called in tables; "lmcl" depends on its own variant of the loss.
+TITLES = {
+    "quality": "quality loss alone",
+    "inter": "+ inter-image term",
+    "intra-v1": "+ intra-image negatives, v1",
+    "intra-v2": "+ intra-image negatives, v2",
+    "lmcl": "the method",
+    "lmcl-v2": "the method, v2",
+    "no-manifold": "without the manifold loss",
+    "uniform-pooling": "crops weighed alike",
+    "quality-aware": "quality-aware negatives",
+    "crops-2": "2 crops an image",
+    "crops-8": "8 crops an image",
+    "train-20": "20 % of the data to train",
+    "train-40": "40 % of the data to train",
+    "train-60": "60 % of the data to train",
+}
+
+#: Share of a benchmark's images that each of these recipes trains on, in percent; the test part is the other 20 %.
+SHARES = {"train-20": 20, "train-40": 40, "train-60": 60, "lmcl": 80}
+
+
+def choose(benchmark: str, variants: str, changes: Mapping[str, Any]) -> dict[str, Recipe]:
+    """The recipes of chosen variants, in the order of `TITLES`.
+
+    Args:
+        benchmark: a key of `BENCHMARKS`.
+        variants: keys of `TITLES` with commas between them, or "all".
+        changes: recipe fields that differ from the preset, in every variant.
+
+    Returns:
+        Recipes by name.
+
+    Raises:
+        InputError: an unknown variant or field.
+    """
+    names = [name.strip() for name in variants.split(",")] if variants != "all" else list(TITLES)
+    for name in names:
+        if name not in TITLES:
+            raise unknown("variant", name, [*TITLES, "all"])
+    return {name: Recipe.for_benchmark(benchmark, name, **changes) for name in TITLES if name in names}
+
+
+def results(table: pd.DataFrame, recipes: Mapping[str, Recipe], runs_dir: str | Path, splits: int) -> pd.DataFrame:
+    """The last epoch of every finished run of every variant.
+
+    Args:
+        table: from `load_benchmark`.
+        recipes: by name, as in `recipe.VARIANTS`.
+        runs_dir: folder of run folders.
+        splits: how many of the numbered splits are looked for, from 0.
+
+    Returns:
+        Columns recipe, title, split, srcc, plcc, rmse, seconds, in the order of `recipes`.
+
+    Raises:
+        InputError: a folder that holds a run of another recipe, data or split.
+    """
+    rows = []
+    for name, recipe in recipes.items():
+        for index in tables.finished_splits(table, recipe, runs_dir, splits):
+            record = runs.read_run(runs.run_folder(runs_dir, table.attrs["benchmark"], name, index))
+            metrics = {key: record["metrics"][key] for key in ("srcc", "plcc", "rmse")}
+            rows.append(dict(recipe=name, title=TITLES[name], split=index, **metrics, seconds=record["seconds"]))
+    return pd.DataFrame(rows, columns=["recipe", "title", "split", "srcc", "plcc", "rmse", "seconds"])
+
+
+def compare(found: pd.DataFrame, baseline: str, metric: str = "plcc", test_to_train: float = 0.25) -> pd.DataFrame:
+    """Every variant beside a baseline, on the splits that both were run on.
+
+    Args:
+        found: from `results`.
+        baseline: name of a recipe.
+        metric: "plcc" or "srcc".
+        test_to_train: images tested over images trained on in one split, as in `paired_difference`.
+
+    Returns:
+        One row a recipe, in the order of `found`: recipe, title, splits, median (of all its splits), pairs (splits
+        shared with the baseline), then difference, low, high, p_wilcoxon of `paired_difference` (NaN in the baseline's
+        own row).
+
+    Raises:
+        InputError: the baseline has no finished run.
+    """
+    base = found[found["recipe"] == baseline].set_index("split")[metric]
+    if base.empty:
+        raise InputError(f"no finished run of {baseline!r} to compare with: train it, or choose another baseline")
+    rows = []
+    for name, part in found.groupby("recipe", sort=False):
+        values = part.set_index("split")[metric]
+        both = values.index.intersection(base.index)
+        row = dict(recipe=name, title=part["title"].iloc[0], splits=len(values), median=values.median())
+        pairs = dict(pairs=0 if name == baseline else len(both))
+        difference = paired_difference(values[both] - base[both] if name != baseline else [], test_to_train)
+        rows.append(row | pairs | difference)
+    return pd.DataFrame(rows)
+
+
+def paired_difference(
+    differences: Sequence[float], test_to_train: float = 0.25, level: float = 0.95
+) -> dict[str, float]:
+    """Mean of paired differences over random splits, how sure it is, and Wilcoxon's signed-rank test.
+
+    The training parts of random splits overlap, so that the plain standard error is too small; the interval is
+    Student's with the variance of Nadeau and Bengio, Machine Learning 52 (2003), factor 1/n + test_to_train. Wilcoxon's
+    test makes no such correction: its p is a lower bound of the doubt, and with fewer than six splits it cannot fall
+    below .05.
+
+    Args:
+        differences: (n,) of one metric, one a split.
+        test_to_train: images tested over images trained on in one split.
+        level: coverage of the interval in (0, 1).
+
+    Returns:
+        difference, low, high, p_wilcoxon; NaN where n is too small (interval: below 2, the others: 0).
+    """
+    values = np.asarray(differences, dtype=float)
+    n, nothing = len(values), float("nan")
+    if n == 0:
+        return dict(difference=nothing, low=nothing, high=nothing, p_wilcoxon=nothing)
+    half = nothing
+    if n > 1:
+        error = values.std(ddof=1) * np.sqrt(1 / n + test_to_train)
+        half = stats.t.ppf((1 + level) / 2, n - 1) * error
+    p = stats.wilcoxon(values).pvalue if np.any(values) else 1.0
+    return dict(difference=values.mean(), low=values.mean() - half, high=values.mean() + half, p_wilcoxon=float(p))
+
+
+def by_share(found: pd.DataFrame) -> pd.DataFrame:
+    """Agreement by share of the data that was trained on.
+
+    Args:
+        found: from `results`.
+
+    Returns:
+        share (percent), split, srcc, plcc.
+    """
+    part = found[found["recipe"].isin(SHARES)]
+    return part.assign(share=part["recipe"].map(SHARES))[["share", "split", "srcc", "plcc"]].reset_index(drop=True)

@@ -1,0 +1,114 @@
+"""Variants are compared split by split, and a table says how sure it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from lmcl_core import InputError, Recipe, ablation
+from lmcl_core.recipe import COMPARED, VARIANTS
+
+
+def found(**values):
+    """A table of results: by recipe, one PLCC a split."""
+    rows = [
+        dict(recipe=name.replace("_", "-"), title=name, split=split, srcc=1 - plcc, plcc=plcc)
+        for name, plccs in values.items()
+        for split, plcc in plccs.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_every_variant_has_a_title_and_differs_from_the_method():
+    assert set(ablation.TITLES) == set(VARIANTS) and len(set(ablation.TITLES.values())) == len(VARIANTS)
+    recipes = {name: Recipe.for_benchmark("livec", name) for name in VARIANTS}
+    assert len({recipe.hash for recipe in recipes.values()}) == len(VARIANTS) and set(COMPARED) <= set(VARIANTS)
+    assert recipes["quality"].manifold_weight == recipes["quality"].mutual_weight == 0
+    assert recipes["inter"].intra_weight == 0 < recipes["inter"].manifold_weight
+
+
+def test_shares_are_of_the_whole_benchmark():
+    for name, share in ablation.SHARES.items():
+        assert Recipe.for_benchmark("livec", name).train_share == pytest.approx(share / 80)
+
+
+def test_differences_are_taken_on_shared_splits_only():
+    table = ablation.compare(found(quality={0: 0.5, 1: 0.6, 2: 0.7}, lmcl={1: 0.65, 2: 0.72, 3: 0.1}), "quality")
+    assert list(table["recipe"]) == ["quality", "lmcl"]
+    base, ours = table.iloc[0], table.iloc[1]
+    assert base[["splits", "pairs", "median"]].tolist() == [3, 0, 0.6] and np.isnan(base["difference"])
+    assert ours[["splits", "pairs", "median"]].tolist() == [3, 2, 0.65]
+    assert ours["difference"] == pytest.approx(0.035) and ours["low"] < 0.02 and ours["high"] > 0.05
+
+
+def test_the_other_metric_gives_its_own_differences():
+    table = ablation.compare(found(quality={0: 0.5, 1: 0.6}, inter={0: 0.7, 1: 0.7}), "quality", metric="srcc")
+    assert table["difference"].iloc[1] == pytest.approx(-0.15)
+
+
+def test_a_baseline_that_was_not_run_is_named():
+    with pytest.raises(InputError, match="no finished run of 'quality'"):
+        ablation.compare(found(lmcl={0: 0.5}), "quality")
+
+
+def test_the_corrected_interval_is_wider_than_students_and_has_its_centre():
+    values = np.random.default_rng(0).normal(0.01, 0.02, size=10)
+    plain = ablation.paired_difference(values, test_to_train=0)
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (plain["low"], plain["high"]) == pytest.approx((low, high))
+    wide = ablation.paired_difference(values)
+    assert (wide["high"] - wide["low"]) / (high - low) == pytest.approx(np.sqrt((1 / 10 + 0.25) / (1 / 10)))
+    assert (wide["low"] + wide["high"]) / 2 == pytest.approx(values.mean()) == wide["difference"]
+    assert wide["p_wilcoxon"] == stats.wilcoxon(values).pvalue
+
+
+def test_the_corrected_interval_covers_the_truth_of_repeated_random_splits():
+    """Ridge against no ridge on overlapping splits of one sample; the plain interval would miss far more often."""
+    hits, plain_hits, trials = 0, 0, 120
+    for trial in range(trials):
+        rng = np.random.default_rng(trial)
+        values = rng.normal(size=100)  # per-image advantages whose mean is truly 0
+        splits = [rng.permutation(100)[:20] for _ in range(10)]
+        differences = [values[test].mean() for test in splits]
+        wide, plain = (ablation.paired_difference(differences, ratio) for ratio in (0.25, 0.0))
+        hits += wide["low"] <= 0 <= wide["high"]
+        plain_hits += plain["low"] <= 0 <= plain["high"]
+    assert hits / trials > 0.9 > plain_hits / trials
+
+
+@pytest.mark.parametrize(
+    "values, empty",
+    [
+        ([], {"difference", "low", "high", "p_wilcoxon"}),
+        ([0.1], {"low", "high"}),
+        ([0.0, 0.0], set()),
+    ],
+)
+def test_what_too_few_splits_cannot_tell_is_empty(values, empty):
+    told = ablation.paired_difference(values)
+    assert {name for name, value in told.items() if np.isnan(value)} == empty
+    if values == [0.0, 0.0]:
+        assert told == dict(difference=0.0, low=0.0, high=0.0, p_wilcoxon=1.0)
+
+
+def test_shares_come_with_every_split():
+    table = ablation.by_share(found(lmcl={0: 0.8}, train_20={0: 0.5, 1: 0.6}, quality={0: 0.7}))
+    assert sorted(table[["share", "split", "plcc"]].itertuples(index=False, name=None)) == [
+        (20, 0, 0.5),
+        (20, 1, 0.6),
+        (80, 0, 0.8),
+    ]
+
+
+def test_variants_are_chosen_by_name_in_the_order_of_the_table():
+    assert list(ablation.choose("livec", "all", {})) == list(ablation.TITLES)
+    chosen = ablation.choose("demo", "lmcl, quality", {"epochs": 1})
+    assert list(chosen) == ["quality", "lmcl"] and {recipe.epochs for recipe in chosen.values()} == {1}
+    assert chosen["quality"] == Recipe.for_benchmark("demo", "quality", epochs=1)
+
+
+def test_an_unknown_variant_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match="variant 'intra-v3'.*intra-v"):
+        ablation.choose("livec", "intra-v3", {})
