@@ -55,10 +55,13 @@ def _jpeg2000(photograph: np.ndarray, level: int, rng: np.random.Generator) -> n
 
 
 def _displaced_patches(photograph: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
-    side, moved = 15, (30, 60, 120, 240, 480)[level]
-    distorted, (height, width) = photograph.copy(), photograph.shape[:2]
-    for _ in range(moved):  # every patch is copied from at most 15 pixels away, so colours fit and structure does not
-        top, left = rng.integers(0, height - side), rng.integers(0, width - side)
+    side, (height, width) = min(15, *photograph.shape[:2]), photograph.shape[:2]
+    moved = (0.03, 0.06, 0.12, 0.24, 0.48)[level] * height * width / side**2
+    distorted = photograph.copy()
+    for _ in range(
+        round(moved)
+    ):  # every patch is copied from at most 15 pixels away, so colours fit and structure does not
+        top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
         down, right = np.clip((top, left) + rng.integers(-15, 16, size=2), 0, (height - side, width - side))
         distorted[down : down + side, right : right + side] = photograph[top : top + side, left : left + side]
     return distorted

@@ -165,16 +165,18 @@ def distance_rank(feature: np.ndarray, a: pd.Series, b: pd.Series) -> np.ndarray
     return 100 * np.searchsorted(every, distance[a.to_numpy(int), b.to_numpy(int)]) / len(every)
 
 
-def separation(described: Described, neighbours: int = 5, gap: float = 1.0) -> dict[str, float]:
+def separation(described: Described, neighbours: int = 5, gap: float = 1.0, wide_gap: float = 1.5) -> dict[str, float]:
     """How well a feature space keeps pictures of different quality apart.
 
     Args:
         described: from `describe`.
         neighbours: k of `hard_pairs`.
         gap: of `hard_pairs`.
+        wide_gap: the same for pairs that are very hard.
 
     Returns:
         hard_pair_share: share of neighbour pairs that are hard, 0..1, lower is better.
+        very_hard_pair_share: that of pairs that are hard from `wide_gap` on.
         knn_mos_error: mean absolute error, in MOS units, of the mean MOS of a picture's k neighbours; lower is better.
         intra_image_spread: mean distance between crops of one picture over that between crops of different pictures;
         0 means that all crops of a picture fall together (the local manifold is lost), 1 that pictures do not show.
@@ -183,6 +185,7 @@ def separation(described: Described, neighbours: int = 5, gap: float = 1.0) -> d
     guess = described.mos[pairs["b"]].reshape(-1, neighbours).mean(axis=1)
     return dict(
         hard_pair_share=float(pairs["hard"].mean()),
+        very_hard_pair_share=float((pairs["mos_gap"] >= wide_gap).mean()),
         knn_mos_error=float(np.abs(guess - described.mos).mean()),
         intra_image_spread=intra_image_spread(described.crop_feature),
     )

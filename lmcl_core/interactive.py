@@ -5,14 +5,28 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-if TYPE_CHECKING:
-    import altair
+#: The kind of output for which JupyterLab 4 ships a renderer; Altair 5 writes this version.
+VEGA_LITE = "application/vnd.vegalite.v5+json"
+
+
+class Explorer:
+    """A Vega-Lite chart that JupyterLab draws with what it ships; elsewhere a line of text takes its place.
+
+    Args:
+        spec: the chart as a dict, its data inside.
+    """
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.spec = spec
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        return {VEGA_LITE: self.spec, "text/plain": "an interactive chart: open the notebook in JupyterLab to see it"}
 
 
 def thumbnail(pixels: np.ndarray, side: int = 96) -> str:
@@ -32,7 +46,7 @@ def thumbnail(pixels: np.ndarray, side: int = 96) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def umap_explorer(data: pd.DataFrame, thumbnails: Mapping[str, str], label: str) -> altair.HConcatChart:
+def umap_explorer(data: pd.DataFrame, thumbnails: Mapping[str, str], label: str) -> Explorer:
     """UMAP panels to zoom and to point at; a picture that is pointed at in one panel stands out in all of them.
 
     Args:
@@ -41,7 +55,7 @@ def umap_explorer(data: pd.DataFrame, thumbnails: Mapping[str, str], label: str)
         label: what the scores are.
 
     Returns:
-        The Altair chart, which JupyterLab draws by itself.
+        The chart, to be displayed.
     """
     import altair as alt
 
@@ -53,11 +67,11 @@ def umap_explorer(data: pd.DataFrame, thumbnails: Mapping[str, str], label: str)
     rows = rows.assign(shown=rows["image"].map(thumbnails)).astype(
         {name: float for name in rows if name[:2] in ("x_", "y_")}
     )
-    pointed = alt.selection_point(fields=["image"], on="pointerover", empty=False, clear="pointerout")
+    pointed = alt.selection_point(name="pointed", fields=["image"], on="pointerover", empty=False, clear="pointerout")
     panels = []
     for n, name in enumerate(names):
         panel = (
-            alt.Chart(title=name, width=330, height=330)
+            alt.Chart(name=f"panel_{n}", title=name, width=330, height=330)
             .mark_circle(strokeWidth=1.4)
             .encode(
                 x=alt.X(f"x_{n}:Q", axis=None, scale=alt.Scale(zero=False)),
@@ -65,9 +79,13 @@ def umap_explorer(data: pd.DataFrame, thumbnails: Mapping[str, str], label: str)
                 color=alt.Color("mos:Q", scale=alt.Scale(scheme="viridis"), title=label),
                 stroke=alt.condition(f"datum.hard_{n}", alt.value("#c0392b"), alt.value("transparent")),
                 size=alt.condition(pointed, alt.value(260), alt.value(45)),
-                tooltip=[alt.Tooltip("shown:N", title="image"), "image:N", alt.Tooltip("mos:Q", format=".1f")],
+                tooltip=[
+                    alt.Tooltip("shown:N", title="image"),
+                    alt.Tooltip("image:N", title="file"),
+                    alt.Tooltip("mos:Q", format=".1f"),
+                ],
             )
             .add_params(pointed, alt.selection_interval(bind="scales", name=f"zoom_{n}"))
         )
         panels.append(panel)
-    return alt.hconcat(*panels, data=rows)
+    return Explorer(alt.hconcat(*panels, data=rows).to_dict())

@@ -51,6 +51,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "train-60": dict(train_share=0.75),
 }
 
+#: Fields that younger versions added, at the value that does what older versions did: then they are not hashed, so that
+#: runs of those versions are still known.
+_AS_BEFORE = dict(frozen_stages=0, saliency_pooling=True, train_share=1.0)
+
 _AT_LEAST_ONE = ("crop_size", "crops", "test_crops", "epochs", "batch_images", "embedding_dim")
 _POSITIVE = ("temperature", "lr", "backbone_lr", "quality_sigma")
 _NOT_NEGATIVE = (
@@ -267,8 +271,8 @@ class Recipe:
 
     @cached_property
     def hash(self) -> str:
-        """First 12 hex digits of the SHA-256 of all fields but the name."""
-        values = {k: v for k, v in self.to_dict().items() if k != "name"}
+        """First 12 hex digits of the SHA-256 of all fields but the name, and but what `_AS_BEFORE` leaves out."""
+        values = {k: v for k, v in self.to_dict().items() if k != "name" and (k, v) not in _AS_BEFORE.items()}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -175,15 +175,18 @@ def test_crops_that_fall_on_the_common_mean_count_as_collapsed():
 
 def test_separation_equals_plain_loops():
     what = described()
-    result, distance = separation(what, 3, 0.8), distances_by_loops(what.feature)
-    errors, hard = [], []
+    result, distance = separation(what, 3, 0.8, 1.2), distances_by_loops(what.feature)
+    errors, hard, very = [], [], []
     for i in range(12):
         near = sorted(set(range(12)) - {i}, key=lambda j: distance[i][j])[:3]
         errors.append(abs(sum(what.mos[j] for j in near) / 3 - what.mos[i]))
         hard += [abs(what.mos[i] - what.mos[j]) / np.std(what.mos) >= 0.8 for j in near]
+        very += [abs(what.mos[i] - what.mos[j]) / np.std(what.mos) >= 1.2 for j in near]
+    assert sum(very) < sum(hard)
     assert result == pytest.approx(
         dict(
             hard_pair_share=sum(hard) / 36,
+            very_hard_pair_share=sum(very) / 36,
             knn_mos_error=sum(errors) / 12,
             intra_image_spread=spread_by_loops(what.crop_feature),
         ),

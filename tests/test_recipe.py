@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from lmcl_core import BENCHMARKS, InputError, Recipe
+from lmcl_core import BENCHMARKS, InputError, Recipe, recipe
 from lmcl_core.recipe import BENCHMARK_PRESETS
 
 FIELDS = [field.name for field in dataclasses.fields(Recipe)]
@@ -199,3 +199,8 @@ def test_an_unknown_recipe_name_or_change_is_refused():
         Recipe.for_benchmark("livecc")
     with pytest.raises(InputError, match="did you mean 'epochs'"):
         Recipe.for_benchmark("demo", epoch=1)
+
+
+def test_a_field_that_was_added_later_leaves_the_hash_of_older_runs_as_it_was():
+    assert Recipe().hash == "6d993de5fde6"  # of a run made before the fields of `_AS_BEFORE` were there
+    assert len({dataclasses.replace(Recipe(), **{f: CHANGED[f]}).hash for f in recipe._AS_BEFORE} | {Recipe().hash}) == 4

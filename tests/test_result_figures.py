@@ -10,8 +10,13 @@ from lmcl_core.result_figures import (
     benchmark_overview,
     cross_matrix,
     metric_bars,
+    paired_differences,
+    redistorted_curves,
     separation_bars,
+    share_curve,
+    spread_out,
     umap_panels,
+    umap_thumbnails,
 )
 
 
@@ -83,3 +88,49 @@ def test_the_cross_matrix_is_the_median_over_splits_and_empty_where_nothing_can_
     left = cross_matrix(data).axes[0]
     assert [text.get_text() for text in left.get_xticklabels()] == ["live", "livec", "tid2013"]
     assert [text.get_text() for text in left.texts] == ["0.900", "0.300"]
+
+
+def test_paired_differences_show_every_variant_but_the_baseline_with_its_interval():
+    data = pd.DataFrame(
+        dict(title=["base", "a", "b"], pairs=[0, 3, 1], difference=[np.nan, 0.1, -0.2], low=[np.nan, 0.0, np.nan])
+    ).assign(high=[np.nan, 0.2, np.nan])
+    axes = paired_differences(data, "base").axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a (3 splits)", "b (1 split)"]
+    assert [float(dots.get_offsets()[0][0]) for dots in axes.collections] == [0.1, -0.2]
+    assert list(axes.lines[1].get_xdata()) == [0.0, 0.2]
+
+
+def test_the_share_curve_goes_through_the_medians():
+    data = pd.DataFrame(dict(share=[20, 20, 20, 80], split=[0, 1, 2, 0], plcc=[0.5, 0.6, 0.9, 0.95], srcc=0.4))
+    axes = share_curve(data).axes[0]
+    assert list(axes.lines[0].get_ydata()) == [0.6, 0.95] and list(axes.lines[0].get_xdata()) == [20, 80]
+
+
+def test_redistorted_curves_are_means_by_level_in_a_panel_a_distortion():
+    rows = [
+        dict(recipe=r, distortion=d, level=n, score=10 * n + i)
+        for r in ("no-manifold", "lmcl")
+        for d in ("a", "b", "c", "d", "e")
+        for n in (0, 1)
+        for i in (0, 2)
+    ]
+    figure = redistorted_curves(pd.DataFrame(rows))
+    drawn = [axes for axes in figure.axes if axes.lines]
+    assert [axes.get_title() for axes in drawn] == ["a", "b", "c", "d", "e"]
+    assert [list(line.get_ydata()) for line in drawn[4].lines] == [[1, 11], [1, 11]]
+
+
+def test_points_that_cover_a_cloud_are_far_apart_and_each_taken_once():
+    place = np.array([[0.0, 0], [0.1, 0], [10, 0], [0, 10], [10.1, 0]])
+    assert spread_out(place, 3) == [0, 4, 3]
+    assert sorted(spread_out(place, 99)) == [0, 1, 2, 3, 4]
+
+
+def test_pictures_stand_in_the_place_of_dots_in_every_panel():
+    data = pd.DataFrame(
+        dict(recipe=["a"] * 3 + ["b"] * 3, image=list("xyz") * 2, x=range(6), y=range(6), mos=[1.0, 2, 3] * 2)
+    )
+    pictures = {name: np.zeros((20, 30, 3), dtype=np.uint8) for name in "xyz"}
+    panels = umap_thumbnails(data, pictures, "MOS", most=2).axes[:2]
+    assert [len(axes.artists) for axes in panels] == [2, 2]
+    assert [tuple(box.xy) for box in panels[1].artists] == [(3, 3), (5, 5)]
