@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from timm.models.efficientnet import EfficientNet
 from timm.models.vision_transformer import VisionTransformer
 
-from .cpu import depthwise_in_float32
+from .convolution import speed_up
 from .errors import InputError
 from .weights import create_backbone
 
@@ -98,9 +98,13 @@ class Stages(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, 3, S, S) normalised images -> (N, C, h, w), C the channels of all stages, the deepest last."""
-        x, maps = self.bn1(self.conv_stem(x)), []
-        for number, block in enumerate(self.blocks):
-            x = block(x)
+        return self.gather(self.bn1(self.conv_stem(x)), 0)
+
+    def gather(self, x: Tensor, start: int) -> Tensor:
+        """The same from what the stages before `start` made, none of which is read."""
+        maps = []
+        for number in range(start, len(self.blocks)):
+            x = self.blocks[number](x)
             if number in self.stages:
                 maps.append(x)
         return torch.cat([F.adaptive_avg_pool2d(map_, x.shape[2:]) for map_ in maps], dim=1)
@@ -136,6 +140,7 @@ class QualityModel(nn.Module):
         super().__init__()
         self.backbone, mean, std = create_backbone(backbone, crop_size, pretrained)
         self.stages = stages
+        self.frozen, self._kept = 0, []  # see `freeze_stages`
         if stages is not None and not isinstance(self.backbone, VisionTransformer):
             self.backbone = Stages(self.backbone, stages)
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -151,7 +156,8 @@ class QualityModel(nn.Module):
         else:
             channels = _map_channels(self.backbone, backbone, crop_size)
             self.pool = AttentionPool(channels, getattr(self.backbone, "deepest", None))
-            depthwise_in_float32(self.backbone)
+            if isinstance(self.backbone, (EfficientNet, Stages)):
+                speed_up(self.backbone)
         self.register_buffer("feature_mean", torch.zeros(channels))
         self.register_buffer("feature_std", torch.ones(channels))
         self.score_head = nn.Linear(channels, 1)
@@ -159,11 +165,12 @@ class QualityModel(nn.Module):
             nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, embedding_dim)
         )
 
-    def forward(self, images: Tensor) -> ModelOutput:
+    def forward(self, images: Tensor | None = None, begun: Tensor | None = None) -> ModelOutput:
         """Look at a batch of crops.
 
         Args:
             images: (N, 3, S, S) uint8 RGB; normalised inside.
+            begun: in their place, what `early` has already made of them.
 
         Returns:
             `ModelOutput`.
@@ -171,18 +178,55 @@ class QualityModel(nn.Module):
         Raises:
             InputError: not uint8, or not of that shape.
         """
+        return self.late(self.early(images) if begun is None else begun)
+
+    def early(self, images: Tensor) -> Tensor:
+        """What the first, frozen stages of an EfficientNet make of crops; student and teacher share it.
+
+        Args:
+            images: as in `forward`.
+
+        Returns:
+            (N, C', h', w') maps without a gradient; where no stage is frozen, the normalised crops.
+
+        Raises:
+            InputError: as `forward`.
+        """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"images are {tuple(images.shape)} {images.dtype}: they must be (N, 3, S, S) uint8 RGB")
-        x = (images.float() - self.mean) / self.std
+        with torch.no_grad():
+            x = (images.float() - self.mean) / self.std
+            if self.frozen:
+                x = self.backbone.bn1(self.backbone.conv_stem(x))
+                x = self.backbone.blocks[: self.frozen](x)
+        return x
+
+    def late(self, x: Tensor) -> ModelOutput:
+        """The rest of `forward`, from what `early` returned."""
         feature, saliency = self._from_transformer(x) if self.transformer else self._from_convolutions(x)
         feature = (feature - self.feature_mean) / self.feature_std
         embedding = F.normalize(self.embedding_head(feature).float(), dim=-1)
         return ModelOutput(self.score_head(feature).squeeze(-1).float(), embedding, saliency, feature.float())
 
     def _from_convolutions(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.backbone.forward_features(x)  # (N, C, h, w)
+        x = self._maps(x)  # (N, C, h, w)
         pooled, weights = self.pool(x.flatten(2).transpose(1, 2))  # tokens (N, L, C)
         return pooled, weights.unflatten(1, x.shape[2:])
+
+    def _maps(self, x: Tensor) -> Tensor:
+        network = self.backbone
+        if not self.frozen:
+            return network.forward_features(x)
+        if isinstance(network, Stages):
+            return network.gather(x, self.frozen)
+        return network.bn2(network.conv_head(network.blocks[self.frozen :](x)))
+
+    def train(self, mode: bool = True) -> QualityModel:
+        """As every module's; but frozen stages stay in evaluation mode."""
+        super().train(mode)
+        for module in self._kept:
+            module.eval()
+        return self
 
     def _from_transformer(self, x: Tensor) -> tuple[Tensor, Tensor]:
         caught: list[Tensor] = []
@@ -265,6 +309,10 @@ def freeze_stages(model: QualityModel, stages: int) -> None:
     before = [value for name, value in model.backbone.named_parameters() if name.split(".")[0] in _BEFORE_THE_BLOCKS]
     for parameter in (*before, *blocks[:stages].parameters()):
         parameter.requires_grad_(False)
+    if not model.transformer:
+        model.frozen = min(stages, *model.stages[:1]) if model.stages else stages
+        model._kept = [model.backbone.bn1, blocks[:stages]]
+        model.train(model.training)
 
 
 def set_batchnorm_momentum(model: nn.Module, momentum: float) -> None:

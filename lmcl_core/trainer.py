@@ -179,11 +179,12 @@ class Trainer:
         crops = self.store.crops(indices, boxes, recipe.crop_size, self.sampler.flips(B, generator))
         views = self.store.whole(indices, recipe.view_side)
         crops, views = (pixels.to(self.device, non_blocking=True) for pixels in (crops, views))
-        with torch.no_grad(), self.fabric.autocast():
-            taught, taught_map = self.teacher(crops), self.teacher(views).saliency
-        seen = self.model(crops)
+        with torch.no_grad(), self.fabric.autocast():  # frozen stages are the same in both models
+            crops, views = self.student.early(crops), self.student.early(views)
+            taught, taught_map = self.teacher.late(crops), self.teacher.late(views).saliency
+        seen = self.model(begun=crops)
         with batchnorm_frozen(self.student):  # whole pictures look different: they must not mix into the statistics
-            seen_map = self.model(views).saliency
+            seen_map = self.model(begun=views).saliency
         density = crop_saliency(taught_map, boxes, heights, widths)  # (B, K)
         terms = self._losses(seen, taught, density, self.target[indices].to(self.device), (seen_map, taught_map))
         self.optimizer.zero_grad(set_to_none=True)

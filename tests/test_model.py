@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, layer_norm
 
 from lmcl_core import InputError, QualityModel, make_teacher, update_teacher, weights
-from lmcl_core.cpu import depthwise_in_float32, keep_freed_memory
+from lmcl_core.cpu import keep_freed_memory
 from lmcl_core.model import (
     AttentionPool,
     batchnorm_frozen,
@@ -550,81 +550,6 @@ def test_the_newest_batch_has_the_chosen_share_in_the_running_statistics():
     torch.testing.assert_close(model[1].running_mean, wanted)
 
 
-def depthwise_stack():
-    return nn.Sequential(
-        nn.Conv2d(6, 6, 3, padding=1, groups=6),
-        nn.Conv2d(6, 6, 3, stride=2, groups=6),
-        nn.Conv2d(6, 6, 5, padding=2, groups=6),
-        nn.Conv2d(6, 6, 5, stride=2),
-        nn.Conv2d(6, 6, 1),
-    )
-
-
-def test_only_strided_or_large_depthwise_convolutions_are_changed():
-    assert depthwise_in_float32(quietly(depthwise_stack)) == 2
-    assert depthwise_in_float32(quietly(nn.Conv2d, 1, 1, 5, stride=2)) == 0
-    network = quietly(timm.create_model, LITE0)
-    wanted = [
-        m
-        for m in network.modules()
-        if isinstance(m, nn.Conv2d)
-        and 1 < m.groups == m.in_channels
-        and (m.stride != (1, 1) or m.kernel_size != (3, 3))
-    ]
-    assert depthwise_in_float32(network) == len(wanted) > 5
-
-
-def test_changed_convolutions_keep_their_names_and_their_float32_output():
-    plain, changed = quietly(depthwise_stack), quietly(depthwise_stack)
-    depthwise_in_float32(changed)
-    assert [n for n, _ in plain.named_parameters()] == [n for n, _ in changed.named_parameters()]
-    assert list(plain.state_dict()) == list(changed.state_dict())
-    x = torch.randn(2, 6, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(plain(x), changed(x))
-
-
-def test_changed_backbones_say_the_same_in_float32(convolutional):
-    plain = quietly(timm.create_model, LITE0, num_classes=0).eval()
-    plain.load_state_dict(convolutional.backbone.state_dict())
-    x = (pictures() / 255 - 0.5) / 0.5
-    with torch.no_grad():
-        torch.testing.assert_close(plain.forward_features(x), convolutional.backbone.forward_features(x))
-
-
-def test_under_autocast_changed_convolutions_compute_in_float32_and_keep_the_type_of_their_input():
-    network = quietly(depthwise_stack)[1:3]
-    x = torch.randn(2, 6, 16, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
-    with torch.no_grad():
-        expected = network[0](x.float()).bfloat16()
-        expected = network[1](expected.float()).bfloat16()
-        depthwise_in_float32(network)
-        with torch.autocast("cpu", torch.bfloat16):
-            out = network(x)
-    assert out.dtype == torch.bfloat16 and torch.equal(out, expected)
-
-
-def test_a_changed_network_is_close_to_the_plain_one_under_autocast():
-    plain, changed = quietly(depthwise_stack), quietly(depthwise_stack)
-    depthwise_in_float32(changed)
-    x = torch.randn(2, 6, 16, 16, generator=torch.Generator().manual_seed(0))
-    with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(plain(x).float(), changed(x).float(), atol=0.02, rtol=0.05)
-
-
-def test_a_copy_of_a_changed_network_runs_its_own_weights():
-    network = quietly(depthwise_stack)
-    depthwise_in_float32(network)
-    x = torch.randn(2, 6, 16, 16, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        before = network(x)
-        twin = copy.deepcopy(network)
-        assert torch.equal(twin(x), before)
-        network[1].weight.zero_()
-        assert torch.equal(twin(x), before) and not torch.equal(network(x), before)
-        twin[2].weight.zero_(), twin[2].bias.zero_()
-        assert twin[:3](x).abs().max() == 0 and network[:3](x).abs().max() > 0
-
-
 def test_freed_memory_is_kept_on_glibc_and_nothing_is_done_elsewhere(monkeypatch):
     calls = []
 
@@ -749,3 +674,33 @@ def test_the_weights_of_the_larger_lites_fit_where_their_package_is_there(name):
     state = weights.packaged_state(name)
     assert torch.equal(network.conv_stem.weight, next(iter(state.values())))
     assert torch.equal(network.bn2.running_var, [v for k, v in state.items() if k.endswith("running_var")][-1])
+
+
+@pytest.mark.parametrize("stages", [None, (1, 4), (0, 2)])
+@pytest.mark.parametrize("frozen", [0, 1, 3])
+def test_what_frozen_stages_make_can_be_shared_and_changes_nothing(frozen, stages):
+    model = quietly(QualityModel, LITE0, False, 8, 64, stages)
+    randomise(model.pool)
+    model.eval()
+    with torch.no_grad():
+        whole = model(pictures())
+        freeze_stages(model, frozen)
+        begun = model.early(pictures())
+        assert not begun.requires_grad
+        for one, two, three in zip(whole, model(pictures()), model(begun=begun)):
+            assert torch.equal(one, two) and torch.equal(two, three)
+    assert model.frozen == (min(frozen, stages[0]) if stages else frozen) and (begun.shape[1] == 3) == (
+        not model.frozen
+    )
+
+
+def test_frozen_stages_keep_their_statistics_also_while_the_rest_is_live():
+    model = quietly(QualityModel, LITE0, False, 8, 64)
+    freeze_stages(model, 2)
+    model.train()
+    live = {name for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d) and m.training}
+    assert live and not any(
+        name.startswith(("backbone.bn1", "backbone.blocks.0.", "backbone.blocks.1.")) for name in live
+    )
+    twin = copy.deepcopy(model).train()
+    assert not twin.backbone.blocks[1].training and twin._kept[1][1] is twin.backbone.blocks[1]

@@ -145,9 +145,9 @@ def test_values_at_the_end_of_their_range_are_accepted(values):
 
 
 def test_a_recipe_survives_a_round_trip_through_json():
-    for recipe in (Recipe(), Recipe(**CHANGED)):
-        back = Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
-        assert back == recipe and back.hash == recipe.hash
+    for one in (Recipe(), Recipe(**CHANGED)):
+        back = Recipe.from_dict(json.loads(json.dumps(one.to_dict())))
+        assert back == one and back.hash == one.hash
     assert sorted(Recipe().to_dict()) == sorted(FIELDS)
 
 
@@ -203,4 +203,6 @@ def test_an_unknown_recipe_name_or_change_is_refused():
 
 def test_a_field_that_was_added_later_leaves_the_hash_of_older_runs_as_it_was():
     assert Recipe().hash == "6d993de5fde6"  # of a run made before the fields of `_AS_BEFORE` were there
-    assert len({dataclasses.replace(Recipe(), **{f: CHANGED[f]}).hash for f in recipe._AS_BEFORE} | {Recipe().hash}) == 4
+    assert (
+        len({dataclasses.replace(Recipe(), **{f: CHANGED[f]}).hash for f in recipe._AS_BEFORE} | {Recipe().hash}) == 4
+    )
