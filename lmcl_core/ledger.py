@@ -76,6 +76,7 @@ def update_ledger(path: str | Path, runs_dir: str | Path, benchmark: str) -> pd.
     """
     found = [_row(record) for record in _validation_runs(Path(runs_dir) / benchmark)]
     rows = pd.concat([read_ledger(path), pd.DataFrame(found, columns=COLUMNS)], ignore_index=True)
+    rows["recipe_hash"] = [_hash_today(row) for _, row in rows.iterrows()]  # an older version may have hashed otherwise
     rows = rows.drop_duplicates(KEY, keep="last").astype({"plcc": float})
     rows["changes"] = [_changes_today(row) for _, row in rows.iterrows()]  # presets may have moved since
     rows = rows.sort_values(["benchmark", "split", "plcc", "name"], ascending=[True, True, False, True])
@@ -142,6 +143,12 @@ def _changes_today(row: pd.Series) -> str:
     """`changes`; as they were written where the recipe has a field that is no longer there."""
     known = set(Recipe().to_dict())
     return changes(row) if set(json.loads(row["recipe"])) <= known else row["changes"]
+
+
+def _hash_today(row: pd.Series) -> str:
+    """Today's hash of a row's recipe; as it was written where the recipe has a field that is no longer there."""
+    fields = json.loads(row["recipe"])
+    return Recipe.from_dict(fields).hash if set(fields) <= set(Recipe().to_dict()) else row["recipe_hash"]
 
 
 def command(row: pd.Series) -> str:

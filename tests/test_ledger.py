@@ -10,7 +10,8 @@ import pytest
 
 from lmcl_core import InputError, Recipe
 from lmcl_core.cli import parse_changes
-from lmcl_core.ledger import command, compare, read_ledger, update_ledger
+from lmcl_core import ledger
+from lmcl_core.ledger import command, compare, main, read_ledger, update_ledger
 
 
 def put_run(runs: Path, name: str, index: str = "00-val", plcc: float = 0.8, **changes) -> Recipe:
@@ -122,3 +123,30 @@ def test_another_table_is_no_ledger(tmp_path):
     (tmp_path / "other.csv").write_text("image,mos\na.png,3\n")
     with pytest.raises(InputError, match="no ledger, it lacks benchmark"):
         read_ledger(tmp_path / "other.csv")
+
+
+def test_the_command_adds_runs_to_the_ledger_of_the_project(tmp_path, monkeypatch, capsys):
+    put_run(tmp_path / "runs", "a")
+    monkeypatch.setattr(ledger, "committed", lambda: tmp_path / "figures" / "ledger.csv")
+    main(["livec", str(tmp_path / "runs")])
+    assert capsys.readouterr().out.endswith("ledger.csv: 1 rows\n")
+    assert read_ledger(tmp_path / "figures" / "ledger.csv")["name"].tolist() == ["a"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["no-such-benchmark"], ["livec", "a", "b"]])
+def test_wrong_use_of_the_command_is_told_in_one_line(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "ledger: use: python -m lmcl_core.ledger BENCHMARK [RUNS_DIR]\n"
+
+
+def test_the_ledger_of_the_project_can_be_read_and_its_recipes_are_still_known():
+    rows = read_ledger(ledger.committed())
+    for _, row in rows.iterrows():
+        assert row["split"] in ("00-val", "01-val", "02-val")
+        assert (
+            Recipe.from_dict(json.loads(row["recipe"])).hash == row["recipe_hash"]
+            and "with changes" not in row["commit"]
+        )
+        assert command(row).startswith("lmcl train --benchmark livec")
