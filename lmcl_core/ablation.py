@@ -12,7 +12,8 @@ from scipy import stats
 
 from . import runs, tables
 from .errors import InputError, unknown
-from .recipe import Recipe
+from .recipe import Recipe, check_changes
+from .splits import make_split, thinned
 
 #: What a recipe of `recipe.VARIANTS` is called in tables; "lmcl" depends on its own variant of the loss.
 TITLES = {
@@ -32,12 +33,17 @@ TITLES = {
     "train-60": "60 % of the data to train",
 }
 
-#: Share of a benchmark's images that each of these recipes trains on, in percent; the test part is the other 20 %.
-SHARES = {"train-20": 20, "train-40": 40, "train-60": 60, "lmcl": 80}
+#: The recipes that differ in the amount of training data alone.
+BY_SHARE = ("train-20", "train-40", "train-60", "lmcl")
+
+#: What others are compared with.
+BASELINES = ("quality", "lmcl")
+
+_COLUMNS = ["recipe", "title", "split", "srcc", "plcc", "rmse", "n_train", "n_test", "share", "seconds", "commit"]
 
 
 def choose(benchmark: str, variants: str, changes: Mapping[str, Any]) -> dict[str, Recipe]:
-    """The recipes of chosen variants, in the order of `TITLES`.
+    """The recipes of chosen variants and of both baselines, in the order of `TITLES`.
 
     Args:
         benchmark: a key of `BENCHMARKS`.
@@ -48,12 +54,14 @@ def choose(benchmark: str, variants: str, changes: Mapping[str, Any]) -> dict[st
         Recipes by name.
 
     Raises:
-        InputError: an unknown variant or field.
+        InputError: an unknown variant or field, or a change that a variant would undo.
     """
     names = [name.strip() for name in variants.split(",")] if variants != "all" else list(TITLES)
     for name in names:
         if name not in TITLES:
             raise unknown("variant", name, [*TITLES, "all"])
+    names += BASELINES
+    check_changes(changes, names)
     return {name: Recipe.for_benchmark(benchmark, name, **changes) for name in TITLES if name in names}
 
 
@@ -67,7 +75,8 @@ def results(table: pd.DataFrame, recipes: Mapping[str, Recipe], runs_dir: str | 
         splits: how many of the numbered splits are looked for, from 0.
 
     Returns:
-        Columns recipe, title, split, srcc, plcc, rmse, seconds, in the order of `recipes`.
+        Columns recipe, title, split, srcc, plcc, rmse (MOS units), n_train, n_test (images), share (percent of the
+        benchmark's images that were trained on), seconds, commit, in the order of `recipes`.
 
     Raises:
         InputError: a folder that holds a run of another recipe, data or split.
@@ -76,39 +85,43 @@ def results(table: pd.DataFrame, recipes: Mapping[str, Recipe], runs_dir: str | 
     for name, recipe in recipes.items():
         for index in tables.finished_splits(table, recipe, runs_dir, splits):
             record = runs.read_run(runs.run_folder(runs_dir, table.attrs["benchmark"], name, index))
-            metrics = {key: record["metrics"][key] for key in ("srcc", "plcc", "rmse")}
-            rows.append(dict(recipe=name, title=TITLES[name], split=index, **metrics, seconds=record["seconds"]))
-    return pd.DataFrame(rows, columns=["recipe", "title", "split", "srcc", "plcc", "rmse", "seconds"])
+            trained = len(thinned(table, make_split(table, index), recipe.train_share))
+            row = dict(recipe=name, title=TITLES[name], split=index, n_train=trained, n_test=record["metrics"]["n"])
+            row |= {key: record["metrics"][key] for key in ("srcc", "plcc", "rmse")}
+            rows.append(
+                row | dict(share=100 * trained / len(table), seconds=record["seconds"], commit=record["commit"])
+            )
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def compare(found: pd.DataFrame, baseline: str, metric: str = "plcc", test_to_train: float = 0.25) -> pd.DataFrame:
+def compare(found: pd.DataFrame, baseline: str, metric: str = "plcc") -> pd.DataFrame:
     """Every variant beside a baseline, on the splits that both were run on.
 
     Args:
         found: from `results`.
         baseline: name of a recipe.
         metric: "plcc" or "srcc".
-        test_to_train: images tested over images trained on in one split, as in `paired_difference`.
 
     Returns:
         One row a recipe, in the order of `found`: recipe, title, splits, median (of all its splits), pairs (splits
         shared with the baseline), then difference, low, high, p_wilcoxon of `paired_difference` (NaN in the baseline's
-        own row).
+        own row), whose ratio is that of the one of the two with the fewer training images.
 
     Raises:
         InputError: the baseline has no finished run.
     """
-    base = found[found["recipe"] == baseline].set_index("split")[metric]
+    base = found[found["recipe"] == baseline].set_index("split")
     if base.empty:
         raise InputError(f"no finished run of {baseline!r} to compare with: train it, or choose another baseline")
     rows = []
     for name, part in found.groupby("recipe", sort=False):
-        values = part.set_index("split")[metric]
-        both = values.index.intersection(base.index)
-        row = dict(recipe=name, title=part["title"].iloc[0], splits=len(values), median=values.median())
-        pairs = dict(pairs=0 if name == baseline else len(both))
-        difference = paired_difference(values[both] - base[both] if name != baseline else [], test_to_train)
-        rows.append(row | pairs | difference)
+        part = part.set_index("split")
+        both = part.index.intersection(base.index) if name != baseline else part.index[:0]
+        row = dict(recipe=name, title=part["title"].iloc[0], splits=len(part), median=part[metric].median())
+        trained = np.minimum(part["n_train"][both], base["n_train"][both])
+        ratio = (part["n_test"][both] / trained).mean() if len(both) else 0.25
+        difference = paired_difference(part[metric][both] - base[metric][both], ratio)
+        rows.append(row | dict(pairs=len(both)) | difference)
     return pd.DataFrame(rows)
 
 
@@ -151,5 +164,5 @@ def by_share(found: pd.DataFrame) -> pd.DataFrame:
     Returns:
         share (percent), split, srcc, plcc.
     """
-    part = found[found["recipe"].isin(SHARES)]
-    return part.assign(share=part["recipe"].map(SHARES))[["share", "split", "srcc", "plcc"]].reset_index(drop=True)
+    part = found[found["recipe"].isin(BY_SHARE)]
+    return part.astype({"share": float}).round({"share": 0})[["share", "split", "srcc", "plcc"]].reset_index(drop=True)

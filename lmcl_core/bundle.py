@@ -85,6 +85,7 @@ def _facts(run: Path, record: dict, table: pd.DataFrame, split: Split, path: Pat
         mean=mos.mean(),
         std=mos.std(),
         short_side=scorer.short_side,
+        threads="threads not recorded" if "threads" not in record else f"{record['threads']} CPU threads",
         torch=record["versions"]["torch"],
         minutes=record["seconds"] / 60,
         recipe_name=record["recipe"]["name"],

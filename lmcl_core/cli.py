@@ -153,7 +153,7 @@ def train(
     benchmark: Name = "demo",
     data_root: Root = "",
     split: Annotated[str, typer.Option(help="which numbered split, or official")] = "0",
-    recipe: Annotated[str, typer.Option(help="lmcl or no-manifold")] = "lmcl",
+    recipe: Annotated[str, typer.Option(help="lmcl, no-manifold, or another variant of the ablation")] = "lmcl",
     validation: Annotated[bool, typer.Option("--validation", help="measure on 15 % of the training part")] = False,
     runs_dir: Annotated[str, typer.Option(help="default: runs/ of the checkout")] = "",
     device: Device = "auto",

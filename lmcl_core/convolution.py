@@ -1,7 +1,7 @@
 """EfficientNet's convolutions, made faster to train without changing what they compute.
 
 Frozen batch normalisation is folded into the convolution before it, and the gradients of depthwise convolutions are
-taken on the CPU by the fastest of the ways that PyTorch offers for their shape.
+taken on the CPU in ways that were faster than PyTorch's own on a machine with AVX-512 and bfloat16.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import functools
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Conv2dSame, pad_same
+from timm.layers import BatchNormAct2d, Conv2dSame, pad_same
 from torch import Tensor, nn
 
 _gradients = torch.ops.aten.convolution_backward
 
 
 def speed_up(network: nn.Module) -> int:
-    """Fold and speed up every pair of a convolution and the batch normalisation that is registered right after it.
+    """Speed up every pair of a convolution and the batch normalisation that its block applies right after it.
 
-    While a normalisation is in training mode its pair works as it always did. Parameters and their names stay as they
-    are, and so do gradients, up to rounding.
+    While a normalisation is in training mode it is not folded. Parameters and their names stay as they are, and so do
+    outputs and gradients, up to rounding.
 
     Args:
         network: a timm EfficientNet, or parts of one; changed in place.
@@ -28,32 +28,38 @@ def speed_up(network: nn.Module) -> int:
     Returns:
         Number of pairs.
     """
-    pairs, before = 0, None
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            before = module
-        elif isinstance(module, nn.BatchNorm2d) and before is not None and before.bias is None:
-            before.forward = functools.partial(_convolve, before, module)
-            module.forward = functools.partial(_normalise, module)
-            pairs, before = pairs + 1, None
+    pairs = 0
+    for parent in network.modules():
+        children = list(parent.children())
+        for conv, norm in zip(children, children[1:]):  # timm's blocks register them in the order they apply them
+            if type(conv) in (nn.Conv2d, Conv2dSame) and conv.bias is None and isinstance(norm, BatchNormAct2d):
+                conv.forward = functools.partial(_convolve, conv, norm)
+                norm.forward = functools.partial(_normalise, norm)
+                pairs += 1
     return pairs
 
 
-def _convolve(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    if norm.training:
-        return type(conv).forward(conv, x)
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    weight, bias = conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
-    padding = conv.padding
+def _convolve(conv: nn.Conv2d, norm: BatchNormAct2d, x: Tensor) -> Tensor:
+    weight, bias, padding = conv.weight, None, conv.padding
+    if not norm.training:
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        weight, bias = weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
     if isinstance(conv, Conv2dSame):
         x, padding = pad_same(x, conv.kernel_size, conv.stride, conv.dilation), (0, 0)
-    if conv.groups == conv.in_channels > 1 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+    if _is_plain_depthwise(conv) and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         return _Depthwise.apply(x, weight, bias, conv.stride[0], padding[0])
     return F.conv2d(x, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
 
 
-def _normalise(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """What is left of a normalisation that is folded: timm's has an activation at its end."""
+def _is_plain_depthwise(conv: nn.Conv2d) -> bool:
+    """Whether `_Depthwise` knows its kind: one kernel a channel, square in all, no holes."""
+    depthwise = conv.groups == conv.in_channels == conv.out_channels > 1 and conv.dilation == (1, 1)
+    square = all(one == other for one, other in (conv.kernel_size, conv.stride, conv.padding))
+    return depthwise and square and conv.kernel_size[0] in (3, 5, 7)
+
+
+def _normalise(norm: BatchNormAct2d, x: Tensor) -> Tensor:
+    """What is left of a normalisation that is folded: the activation at its end."""
     return type(norm).forward(norm, x) if norm.training else norm.act(norm.drop(x))
 
 
@@ -62,7 +68,8 @@ class _Depthwise(torch.autograd.Function):
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+        """(N, C, H, W), (C, 1, k, k), (C,) -> (N, C, H', W') bfloat16."""
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.padding = stride, padding
         return F.conv2d(x, weight, bias, stride, padding, groups=weight.shape[0])
@@ -70,6 +77,7 @@ class _Depthwise(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, grad: Tensor):
+        """Gradients of what is asked for, those of weight and bias in float32."""
         x, weight = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
         wanted = ctx.needs_input_grad
@@ -97,7 +105,7 @@ def _of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: in
     """3x3 kernels are fast in bfloat16; one of 5x5 is taken as four of them, or in float32 where there is a stride."""
     if weight.shape[-1] <= 3:
         return _plain(grad, x, weight, stride, padding, (False, True, False))[1].float()
-    if weight.shape[-1] > 5 or stride > 1:
+    if weight.shape[-1] != 5 or stride > 1:
         return _plain(grad.float(), x.float(), weight.float(), stride, padding, (False, True, False))[1]
     height, width = grad.shape[2] + 2, grad.shape[3] + 2
     x, corner = F.pad(x, (padding,) * 4), weight[:, :, :3, :3]

@@ -13,17 +13,23 @@ import torch
 from . import runs
 from .cross import common_short_side
 from .crops import crops_by_scale
+from .freezing import freeze_batchnorm
 from .losses import quality_loss
 from .model import QualityModel, make_teacher
 from .pictures import shrunk
 from .paths import runs_folder
 from .recipe import Recipe
 from .reproduce import Order, prepare
-from .splits import make_split
+from .splits import make_split, thinned
 from .store import PictureStore, upright_size
 from .tables import finished_splits
 from .trainer import make_fabric
 
+#: Recipe fields that say what a view costs.
+_OF_COST = (
+    *("backbone", "stages", "frozen_stages", "freeze_batchnorm"),
+    *("embedding_dim", "crop_size", "crops", "precision"),
+)
 _SAMPLE = 200  # pictures whose headers are read
 _PICTURES = 3  # of the steps that are timed
 
@@ -54,7 +60,7 @@ def forecast(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
             to_do = order.splits - (0 if order.overwrite else len(there))
             finished += order.splits - to_do
             if to_do:
-                kind = (recipe.backbone, recipe.embedding_dim, recipe.crop_size, recipe.crops, recipe.precision)
+                kind = tuple(getattr(recipe, field) for field in _OF_COST)
                 if not past and kind not in costs:  # timing takes seconds, and most presets are of one kind
                     costs[kind] = view_seconds(recipe, order.device)
                 a_run = past or run_seconds(recipe, table, costs[kind])
@@ -78,7 +84,7 @@ def view_seconds(recipe: Recipe, device: str) -> tuple[float, float]:
     """Seconds a view costs on this machine, timed on random pixels: in a training step, and at test.
 
     Args:
-        recipe: gives backbone, crop size and precision.
+        recipe: gives backbone, what of it is frozen, crop size and precision.
         device: as in `train`.
 
     Returns:
@@ -87,7 +93,10 @@ def view_seconds(recipe: Recipe, device: str) -> tuple[float, float]:
     fabric = make_fabric(device, recipe.precision)
     with torch.random.fork_rng(devices=[]):
         model = QualityModel(recipe.backbone, False, recipe.embedding_dim, recipe.crop_size, recipe.stages)
-        model = model.to(fabric.device)
+    model.freeze_stages(recipe.frozen_stages)
+    model = model.to(fabric.device, memory_format=torch.channels_last)
+    if recipe.freeze_batchnorm:
+        freeze_batchnorm(model)
     teacher, count = make_teacher(model), _PICTURES * (recipe.crops + 1)
     views = torch.zeros(count, 3, recipe.crop_size, recipe.crop_size, dtype=torch.uint8, device=fabric.device)
 
@@ -114,7 +123,7 @@ def run_seconds(recipe: Recipe, table: pd.DataFrame, costs: tuple[float, float])
     """
     split = make_split(table, 0)
     looks = sum(crops_by_scale(recipe.scales, recipe.test_crops).values())
-    training = len(split.train) * (recipe.crops + 1) * costs[0]
+    training = len(thinned(table, split, recipe.train_share)) * (recipe.crops + 1) * costs[0]
     testing = len(split.test) * (looks + 1) * costs[1]
     return recipe.epochs * (training + testing) + testing  # at the end the other of student and teacher is tested too
 

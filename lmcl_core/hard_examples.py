@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .benchmarks import rows_of
 from .errors import InputError
 from .files import replacing
 from .scoring import load
+from .splits import data_hash
 from .store import PictureStore
 
 
@@ -32,7 +34,7 @@ class Described:
         image: (n,) names.
         mos: (n,) opinion scores.
         pred: (n,) predictions, in MOS units.
-        feature: (n, C) float32, saliency-weighted mean over the crops, the feature the score is read from.
+        feature: (n, C) float32, mean over the crops with the weights of their scores: what the score is read from.
         crop_feature: (n, K, C) float16, since they are many.
     """
 
@@ -55,28 +57,33 @@ def describe(run: str | Path, table: pd.DataFrame, device: str = "cpu") -> Descr
         `Described`, in the order of predictions.csv.
 
     Raises:
-        InputError: not a finished run, or one of another table.
+        InputError: not a finished run, one of another table, or damaged features.
+        RunError: the features cannot be saved.
     """
     run = Path(run)
-    kept, made_from = run / FEATURES, _hash_of(run)
+    kept, made_from = run / FEATURES, _hash_of(run, table)
     position = rows_of(table, pd.read_csv(run / "predictions.csv")["image"])
     if kept.is_file():
-        with np.load(kept) as arrays:
-            if arrays["made_from"] == made_from:
-                return Described(**{name: arrays[name] for name in Described.__dataclass_fields__})
+        try:
+            with np.load(kept) as arrays:
+                if arrays["made_from"] == made_from:
+                    return Described(**{name: arrays[name] for name in Described.__dataclass_fields__})
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"{kept} is damaged ({error}): delete that file and run again") from error
     described = _look_again(run, table, position, device)
     with replacing(kept) as path, open(path, "wb") as file:
         np.savez(file, made_from=made_from, **vars(described))
     return described
 
 
-def _hash_of(run: Path) -> str:
-    """SHA-256 of what features are made from: the model and the names of the test pictures."""
+def _hash_of(run: Path, table: pd.DataFrame) -> str:
+    """SHA-256 of what features are made from: pictures, model and test part."""
     files = [run / name for name in ("model.safetensors", "predictions.csv")]
     missing = [path.name for path in files if not path.is_file()]
     if missing:
         raise InputError(f"{run} is no finished run, it lacks {', '.join(missing)}: train it, or name another folder")
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    parts = [data_hash(table).encode(), *(path.read_bytes() for path in files)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _look_again(run: Path, table: pd.DataFrame, position: np.ndarray, device: str) -> Described:

@@ -51,7 +51,7 @@ def umap_explorer(data: pd.DataFrame, thumbnails: Mapping[str, str], label: str)
 
     Args:
         data: columns recipe, image, x, y, mos, pred, hard, as for `result_figures.umap_panels`.
-        thumbnails: from `thumbnail`, by image.
+        thumbnails: from `thumbnail`, by image; pictures without one are left out. At most 5,000.
         label: what the scores are.
 
     Returns:
@@ -60,6 +60,7 @@ def umap_explorer(data: pd.DataFrame, thumbnails: Mapping[str, str], label: str)
     import altair as alt
 
     names = list(data["recipe"].unique())
+    data = data[data["image"].isin(thumbnails)]
     wide = data.pivot(index="image", columns="recipe", values=["x", "y", "hard"])
     wide.columns = [f"{value}_{names.index(recipe)}" for value, recipe in wide.columns]
     once = data.drop_duplicates("image").set_index("image")[["mos"]]

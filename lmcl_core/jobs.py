@@ -15,6 +15,7 @@ import pandas as pd
 
 from .errors import RunError, save_failed, unknown
 from .paths import project_folder
+from .recipe import COMPARED, VARIANTS
 from .splits import data_hash
 from .files import replacing
 
@@ -163,12 +164,15 @@ def _stamp(job: Job, tables: Mapping[str, pd.DataFrame]) -> str:
 
 
 def _records(job: Job) -> list[Path]:
-    """The ``run.json`` of every run a notebook may read."""
+    """The ``run.json`` of every run a notebook may read, and the ledger where it shows it."""
     if job.notebook < "03":
         return []
-    runs = Path(job.parameters["runs_dir"])
-    found = sorted(path for name in job.benchmarks for path in (runs / name).glob("*/split-*/run.json"))
-    return [path for path in found if not path.parent.name.endswith("-val")]  # no notebook reads validation runs
+    runs, ablation = Path(job.parameters["runs_dir"]), job.notebook.startswith("05")
+    recipes = VARIANTS if ablation else COMPARED
+    found = [path for name in job.benchmarks for r in recipes for path in (runs / name / r).glob("split-*/run.json")]
+    found = [path for path in found if not path.parent.name.endswith("-val")]  # no notebook reads validation runs
+    ledger = project_folder() / "figures" / "ledger.csv"
+    return sorted(found) + ([ledger] if ablation and ledger.is_file() else [])
 
 
 def _figures(job: Job) -> dict[str, str]:

@@ -6,8 +6,6 @@ Shapes: `N` crops or views, `S` crop side, `C` backbone channels, `D` embedding 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -18,11 +16,9 @@ from timm.models.vision_transformer import VisionTransformer
 
 from .convolution import speed_up
 from .errors import InputError
+from .freezing import freeze_first_stages
+from .stages import Stages, check_stages
 from .weights import create_backbone
-
-
-#: Parts of timm's EfficientNet and VisionTransformer that work before their blocks.
-_BEFORE_THE_BLOCKS = ("conv_stem", "bn1", "patch_embed", "cls_token", "pos_embed", "reg_token", "norm_pre")
 
 
 class ModelOutput(NamedTuple):
@@ -72,44 +68,6 @@ class AttentionPool(nn.Module):
         return torch.einsum("nl,nlc->nc", weights, tokens.float()), weights
 
 
-class Stages(nn.Module):
-    """Feature maps of several stages of an EfficientNet, averaged to the grid of the deepest and put together.
-
-    Shallow stages know textures, deep ones objects; quality shows in both (as in Su et al., HyperIQA, CVPR 2020).
-
-    Args:
-        network: a timm EfficientNet; its stages beyond the deepest wanted are left out.
-        stages: their numbers, each once, rising from 0.
-
-    Raises:
-        InputError: another kind of network, or stages it does not have.
-    """
-
-    def __init__(self, network: nn.Module, stages: tuple[int, ...]) -> None:
-        super().__init__()
-        if not isinstance(network, EfficientNet):
-            raise InputError(
-                f"stages is {stages}: only EfficientNets and vision transformers have them, leave it unset for others"
-            )
-        _check_stages(stages, len(network.blocks))
-        self.conv_stem, self.bn1, self.blocks = network.conv_stem, network.bn1, network.blocks[: stages[-1] + 1]
-        self.stages = stages
-        self.deepest = [m.out_channels for m in self.blocks.modules() if isinstance(m, nn.Conv2d)][-1]
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(N, 3, S, S) normalised images -> (N, C, h, w), C the channels of all stages, the deepest last."""
-        return self.gather(self.bn1(self.conv_stem(x)), 0)
-
-    def gather(self, x: Tensor, start: int) -> Tensor:
-        """The same from what the stages before `start` made, none of which is read."""
-        maps = []
-        for number in range(start, len(self.blocks)):
-            x = self.blocks[number](x)
-            if number in self.stages:
-                maps.append(x)
-        return torch.cat([F.adaptive_avg_pool2d(map_, x.shape[2:]) for map_ in maps], dim=1)
-
-
 class QualityModel(nn.Module):
     """Score, embed and locate the quality of image crops (design, sections 2 and 4).
 
@@ -140,7 +98,7 @@ class QualityModel(nn.Module):
         super().__init__()
         self.backbone, mean, std = create_backbone(backbone, crop_size, pretrained)
         self.stages = stages
-        self.frozen, self._kept = 0, []  # see `freeze_stages`
+        self._early, self._kept = 0, []  # stages that `early` runs; modules that never train
         if stages is not None and not isinstance(self.backbone, VisionTransformer):
             self.backbone = Stages(self.backbone, stages)
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -149,7 +107,7 @@ class QualityModel(nn.Module):
         if self.transformer:
             channels = self.backbone.num_features
             if stages is not None:
-                _check_stages(stages, len(self.backbone.blocks))
+                check_stages(stages, len(self.backbone.blocks))
                 self.backbone.prune_intermediate_layers(list(stages), prune_norm=True)
                 channels *= 2 * len(stages)
             self._expose_attention(crop_size)
@@ -165,6 +123,25 @@ class QualityModel(nn.Module):
             nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, embedding_dim)
         )
 
+    def freeze_stages(self, stages: int) -> None:
+        """Keep the first stages, and all that comes before them, as they are from now on.
+
+        Early layers know edges and textures, which ImageNet teaches well; they are also the dearest to train, since
+        their maps are the largest.
+
+        Args:
+            stages: as in `freezing.freeze_first_stages`; 0 freezes nothing.
+
+        Raises:
+            InputError: as there.
+        """
+        if not stages:
+            return
+        self._kept = freeze_first_stages(self.backbone, stages)
+        if not self.transformer:  # `early` may run them, up to the first whose map is read
+            self._early = stages if self.stages is None else min(stages, self.stages[0])
+        self.train(self.training)
+
     def forward(self, images: Tensor | None = None, begun: Tensor | None = None) -> ModelOutput:
         """Look at a batch of crops.
 
@@ -178,6 +155,8 @@ class QualityModel(nn.Module):
         Raises:
             InputError: not uint8, or not of that shape.
         """
+        if (images is None) == (begun is None):
+            raise InputError("give either images, or what `early` made of them as begun")
         return self.late(self.early(images) if begun is None else begun)
 
     def early(self, images: Tensor) -> Tensor:
@@ -196,9 +175,9 @@ class QualityModel(nn.Module):
             raise InputError(f"images are {tuple(images.shape)} {images.dtype}: they must be (N, 3, S, S) uint8 RGB")
         with torch.no_grad():
             x = (images.float() - self.mean) / self.std
-            if self.frozen:
+            if self._early:
                 x = self.backbone.bn1(self.backbone.conv_stem(x))
-                x = self.backbone.blocks[: self.frozen](x)
+                x = self.backbone.blocks[: self._early](x)
         return x
 
     def late(self, x: Tensor) -> ModelOutput:
@@ -215,11 +194,11 @@ class QualityModel(nn.Module):
 
     def _maps(self, x: Tensor) -> Tensor:
         network = self.backbone
-        if not self.frozen:
+        if not self._early:
             return network.forward_features(x)
         if isinstance(network, Stages):
-            return network.gather(x, self.frozen)
-        return network.bn2(network.conv_head(network.blocks[self.frozen :](x)))
+            return network.gather(x, self._early)
+        return network.bn2(network.conv_head(network.blocks[self._early :](x)))
 
     def train(self, mode: bool = True) -> QualityModel:
         """As every module's; but frozen stages stay in evaluation mode."""
@@ -265,11 +244,6 @@ class QualityModel(nn.Module):
         self.backbone.blocks[-1].attn.fused_attn = False
 
 
-def _check_stages(stages: tuple[int, ...], there: int) -> None:
-    if not stages or list(stages) != sorted(set(stages)) or not 0 <= stages[0] <= stages[-1] < there:
-        raise InputError(f"stages is {stages}: it must be rising numbers in 0..{there - 1}")
-
-
 @torch.no_grad()
 def _map_channels(network: nn.Module, name: str, crop_size: int) -> int:
     """Channels C of a convolutional backbone's (N, C, h, w) feature map; backbones without one are refused."""
@@ -282,79 +256,6 @@ def _map_channels(network: nn.Module, name: str, crop_size: int) -> int:
             "convolutional network or a vision transformer with a class token"
         )
     return shape[1]
-
-
-def freeze_stages(model: QualityModel, stages: int) -> None:
-    """Keep the first stages, and all that comes before them, as they are: no gradient reaches them.
-
-    Early layers know edges and textures, which ImageNet teaches well; they are also the dearest to train, since their
-    maps are the largest.
-
-    Args:
-        model: changed in place.
-        stages: how many stages of an EfficientNet, or blocks of a vision transformer; 0 freezes nothing.
-
-    Raises:
-        InputError: another kind of backbone, or fewer stages than that.
-    """
-    if not stages:
-        return
-    blocks = getattr(model.backbone, "blocks", None)
-    if blocks is None or not isinstance(model.backbone, (EfficientNet, Stages, VisionTransformer)):
-        raise InputError(
-            f"frozen_stages is {stages}: only EfficientNets and vision transformers have them, leave it at 0 for others"
-        )
-    if stages > len(blocks):
-        raise InputError(f"frozen_stages is {stages}: this backbone has {len(blocks)}")
-    before = [value for name, value in model.backbone.named_parameters() if name.split(".")[0] in _BEFORE_THE_BLOCKS]
-    for parameter in (*before, *blocks[:stages].parameters()):
-        parameter.requires_grad_(False)
-    if not model.transformer:
-        model.frozen = min(stages, *model.stages[:1]) if model.stages else stages
-        model._kept = [model.backbone.bn1, blocks[:stages]]
-        model.train(model.training)
-
-
-def set_batchnorm_momentum(model: nn.Module, momentum: float) -> None:
-    """How fast the running statistics of every batch normalisation follow.
-
-    Args:
-        model: changed in place.
-        momentum: share of the newest batch, in (0, 1].
-    """
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = momentum
-
-
-def freeze_batchnorm(model: nn.Module) -> list[nn.Module]:
-    """Have every batch normalisation use its running statistics, and keep them, until the next ``model.train()``.
-
-    Args:
-        model: changed in place; scale and shift stay trainable.
-
-    Returns:
-        The normalisations that were live until now.
-    """
-    live = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    for module in live:
-        module.eval()
-    return live
-
-
-@contextmanager
-def batchnorm_frozen(model: nn.Module) -> Iterator[None]:
-    """`freeze_batchnorm` for the length of a ``with`` block.
-
-    Args:
-        model: as it was, afterwards.
-    """
-    live = freeze_batchnorm(model)
-    try:
-        yield
-    finally:
-        for module in live:
-            module.train()
 
 
 def make_teacher(student: nn.Module) -> nn.Module:

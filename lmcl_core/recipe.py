@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_type_hints
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from .errors import InputError, unknown
 
@@ -51,8 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "train-60": dict(train_share=0.75),
 }
 
-#: Fields that younger versions added, at the value that does what older versions did: then they are not hashed, so that
-#: runs of those versions are still known.
+#: Fields that are not hashed at these values, at which they do nothing.
 _AS_BEFORE = dict(frozen_stages=0, saliency_pooling=True, train_share=1.0)
 
 _AT_LEAST_ONE = ("crop_size", "crops", "test_crops", "epochs", "batch_images", "embedding_dim")
@@ -274,6 +273,24 @@ class Recipe:
         """First 12 hex digits of the SHA-256 of all fields but the name, and but what `_AS_BEFORE` leaves out."""
         values = {k: v for k, v in self.to_dict().items() if k != "name" and (k, v) not in _AS_BEFORE.items()}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def check_changes(changes: Mapping[str, Any], variants: Iterable[str] = tuple(VARIANTS)) -> None:
+    """Refuse changes that some variants would undo: they would then be compared with others than they seem.
+
+    Args:
+        changes: recipe fields that are to differ in every variant.
+        variants: keys of `VARIANTS`.
+
+    Raises:
+        InputError: a variant sets one of the fields itself.
+    """
+    for name in variants:
+        for field in sorted(set(changes) & set(VARIANTS[name])):
+            raise InputError(
+                f"recipe field {field} cannot be changed in all variants, {name!r} sets it itself: leave the change, "
+                "or the variant, out"
+            )
 
 
 def _typed(field: str, value: Any, hint: Any) -> Any:

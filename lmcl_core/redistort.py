@@ -44,6 +44,8 @@ def score_redistorted(run: str | Path, table: pd.DataFrame, pictures: int = 10, 
     if pictures < 1:
         raise InputError(f"pictures is {pictures!r}: it must be at least 1")
     run = Path(run)
+    if not (run / "predictions.csv").is_file():
+        raise InputError(f"{run} is no finished run, it lacks predictions.csv: train it, or name another folder")
     scorer = load(run, device)
     tested = pd.read_csv(run / "predictions.csv").sort_values(["mos", "image"], ascending=[False, True])
     chosen = tested["image"].head(pictures).tolist()

@@ -18,7 +18,7 @@ from .devices import resolve_device
 from .errors import InputError, RunError
 from .jobs import Job, is_finished, remember
 from .paths import figures_folder, runs_folder
-from .recipe import COMPARED, VARIANTS, Recipe
+from .recipe import COMPARED, VARIANTS, Recipe, check_changes
 from .splits import make_split
 from .tables import finished_splits
 
@@ -130,6 +130,8 @@ def prepare(
         raise InputError(f"splits is {order.splits!r}: it must be at least 1")
     if "name" in order.changes:
         raise InputError("recipe field name cannot be changed here: the runs of a batch lie in folders of their recipe")
+    if order.ablation:
+        check_changes(order.changes)
     if not order.scheduler and order.device != "auto":
         resolve_device(order.device)
     Recipe.from_dict(order.changes)  # a wrong field is told before anything is built
@@ -173,15 +175,11 @@ def plan(order: Order, benchmarks: list[str]) -> Iterator[list[Job]]:
         _job(order, "03_benchmark_evaluation", together, all_of_them, train_missing=False, **more),
         *(_job(order, "04_hard_examples_umap", folder / name, name, **more) for name in benchmarks),
         *(
-            _job(order, "05_ablation", folder / name, name, train_missing=False, **more)
-            for name in _ablated(order, benchmarks)
+            _job(order, "05_ablation", folder / name, name, train_missing=False, variants="all", **more)
+            for name in (benchmarks if order.ablation else [])
         ),
         _job(order, "06_cross_dataset", together, all_of_them, device=order.device),
     ]
-
-
-def _ablated(order: Order, benchmarks: list[str]) -> list[str]:
-    return benchmarks if order.ablation else []
 
 
 def _job(order: Order, notebook: str, folder: Path, benchmark: str, **more: Any) -> Job:
@@ -204,9 +202,10 @@ def _is_done(job: Job, tables: Mapping[str, pd.DataFrame], recipes: Mapping[str,
 
 def _lacks_input(job: Job, failed: Mapping[str, Exception]) -> bool:
     """Whether what a notebook is made from has failed: unsound data for all but the tables, a run for notebook 04."""
-    broken = {tuple(title.split("  ")[:2]) for title in failed}
+    broken = {tuple(title.split("  ")[:3]) for title in failed}
     data = all(("01_data_preparation", name) in broken for name in job.benchmarks)
-    return data or (job.notebook.startswith("04") and ("02_training", job.benchmarks[0]) in broken)
+    compared = any(("02_training", job.benchmarks[0], recipe) in broken for recipe in COMPARED)
+    return data or (job.notebook.startswith("04") and compared)
 
 
 def _report(failed: Mapping[str, Exception]) -> str:

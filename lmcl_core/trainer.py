@@ -26,16 +26,8 @@ from .crops import CropSampler, crop_saliency, crop_weights, salient_crop
 from .devices import resolve_device
 from .errors import InputError, RunError
 from .losses import LocalManifoldContrastiveLoss, correlation_loss, mutual_loss, quality_loss
-from .model import (
-    ModelOutput,
-    QualityModel,
-    batchnorm_frozen,
-    freeze_batchnorm,
-    freeze_stages,
-    make_teacher,
-    set_batchnorm_momentum,
-    update_teacher,
-)
+from .freezing import batchnorm_frozen, freeze_batchnorm, set_batchnorm_momentum
+from .model import ModelOutput, QualityModel, make_teacher, update_teacher
 from .probe import start_from_probe
 from .recipe import Recipe
 from .splits import Split
@@ -86,7 +78,7 @@ class Trainer:
                 f"recipe field view_size is {recipe.view_size}: a vision transformer needs that of crop_size, "
                 f"{recipe.crop_size}"
             )
-        freeze_stages(student, recipe.frozen_stages)
+        student.freeze_stages(recipe.frozen_stages)
         set_batchnorm_momentum(student, recipe.batchnorm_momentum)
         student = student.to(self.device, memory_format=torch.channels_last)
         if recipe.probe:

@@ -165,6 +165,7 @@ def _finish(trainer: Trainer, out_dir: Path, identity: dict[str, Any]) -> dict[s
             split_index=trainer.split.index,
             seed=recipe.seed,
             device=device,
+            threads=torch.get_num_threads(),
             seconds=round(trainer.seconds, 1),
             metrics=metrics,
         ),

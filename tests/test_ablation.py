@@ -7,14 +7,23 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lmcl_core import InputError, Recipe, ablation
+from lmcl_core import InputError, Recipe, ablation, load_benchmark
 from lmcl_core.recipe import COMPARED, VARIANTS
 
 
 def found(**values):
     """A table of results: by recipe, one PLCC a split."""
     rows = [
-        dict(recipe=name.replace("_", "-"), title=name, split=split, srcc=1 - plcc, plcc=plcc)
+        dict(
+            recipe=name.replace("_", "-"),
+            title=name,
+            split=split,
+            srcc=1 - plcc,
+            plcc=plcc,
+            n_train=20 if name == "train_20" else 80,
+            n_test=20,
+            share=20.2 if name == "train_20" else 80.1,
+        )
         for name, plccs in values.items()
         for split, plcc in plccs.items()
     ]
@@ -29,11 +38,6 @@ def test_every_variant_has_a_title_and_differs_from_the_method():
     assert recipes["inter"].intra_weight == 0 < recipes["inter"].manifold_weight
 
 
-def test_shares_are_of_the_whole_benchmark():
-    for name, share in ablation.SHARES.items():
-        assert Recipe.for_benchmark("livec", name).train_share == pytest.approx(share / 80)
-
-
 def test_differences_are_taken_on_shared_splits_only():
     table = ablation.compare(found(quality={0: 0.5, 1: 0.6, 2: 0.7}, lmcl={1: 0.65, 2: 0.72, 3: 0.1}), "quality")
     assert list(table["recipe"]) == ["quality", "lmcl"]
@@ -46,6 +50,12 @@ def test_differences_are_taken_on_shared_splits_only():
 def test_the_other_metric_gives_its_own_differences():
     table = ablation.compare(found(quality={0: 0.5, 1: 0.6}, inter={0: 0.7, 1: 0.7}), "quality", metric="srcc")
     assert table["difference"].iloc[1] == pytest.approx(-0.15)
+
+
+def test_the_interval_knows_how_few_images_a_share_was_trained_on():
+    table = ablation.compare(found(lmcl={0: 0.8, 1: 0.8}, train_20={0: 0.5, 1: 0.6}, crops_2={0: 0.5, 1: 0.6}), "lmcl")
+    width = (table["high"] - table["low"]).tolist()
+    assert width[1] / width[2] == pytest.approx(np.sqrt((1 / 2 + 1) / (1 / 2 + 1 / 4)))
 
 
 def test_a_baseline_that_was_not_run_is_named():
@@ -65,7 +75,7 @@ def test_the_corrected_interval_is_wider_than_students_and_has_its_centre():
 
 
 def test_the_corrected_interval_covers_the_truth_of_repeated_random_splits():
-    """Ridge against no ridge on overlapping splits of one sample; the plain interval would miss far more often."""
+    """Means over overlapping test parts of one sample; the plain interval misses far more often."""
     hits, plain_hits, trials = 0, 0, 120
     for trial in range(trials):
         rng = np.random.default_rng(trial)
@@ -104,11 +114,28 @@ def test_shares_come_with_every_split():
 
 def test_variants_are_chosen_by_name_in_the_order_of_the_table():
     assert list(ablation.choose("livec", "all", {})) == list(ablation.TITLES)
-    chosen = ablation.choose("demo", "lmcl, quality", {"epochs": 1})
-    assert list(chosen) == ["quality", "lmcl"] and {recipe.epochs for recipe in chosen.values()} == {1}
+    chosen = ablation.choose("demo", "no-manifold", {"epochs": 1})
+    assert list(chosen) == ["quality", "lmcl", "no-manifold"] and {recipe.epochs for recipe in chosen.values()} == {1}
     assert chosen["quality"] == Recipe.for_benchmark("demo", "quality", epochs=1)
 
 
 def test_an_unknown_variant_is_refused_with_the_nearest():
     with pytest.raises(InputError, match="variant 'intra-v3'.*intra-v"):
         ablation.choose("livec", "intra-v3", {})
+
+
+def test_a_change_that_a_variant_would_undo_is_refused():
+    with pytest.raises(InputError, match="crops cannot be changed in all variants, 'crops-2' sets it itself"):
+        ablation.choose("livec", "all", {"crops": 6})
+    assert ablation.choose("livec", "no-manifold", {"crops": 6})["lmcl"].crops == 6
+
+
+def test_results_tell_what_was_trained_on(tmp_path, livec, monkeypatch):
+    table = load_benchmark("livec", livec)
+    monkeypatch.setattr(ablation.tables, "finished_splits", lambda *a: [0, 1])
+    record = dict(metrics=dict(srcc=0.1, plcc=0.2, rmse=3.0, n=2), seconds=4.0, commit="c" * 40)
+    monkeypatch.setattr(ablation.runs, "read_run", lambda folder: record)
+    recipes = {name: Recipe.for_benchmark("livec", name) for name in ("train-40", "lmcl")}
+    rows = ablation.results(table, recipes, tmp_path, 2)
+    assert rows["n_train"].tolist() == [5, 5, 10, 10] and rows["n_test"].tolist() == [2] * 4 and len(table) == 12
+    assert rows["share"].tolist() == pytest.approx([500 / 12, 500 / 12, 1000 / 12, 1000 / 12]) and set(rows["commit"]) == {"c" * 40}

@@ -10,8 +10,9 @@ import torch
 from timm.layers import BatchNormAct2d, create_conv2d
 from torch import nn
 
+from lmcl_core import convolution
 from lmcl_core.convolution import _Depthwise, speed_up
-from lmcl_core.model import freeze_batchnorm
+from lmcl_core.freezing import freeze_batchnorm
 
 LITE0 = "tf_efficientnet_lite0"
 
@@ -97,14 +98,24 @@ def test_the_gradients_of_the_depthwise_function_are_exact_up_to_bfloat16(kernel
         torch.testing.assert_close(got, wanted, rtol=0.01, atol=0.02)
 
 
-def test_only_what_is_asked_for_is_computed():
+def test_only_what_is_asked_for_is_computed(monkeypatch):
+    monkeypatch.setattr(convolution, "_of_input", None)
     weight = noise(4, 1, 5, 5).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         _Depthwise.apply(noise(1, 4, 8, 8), weight, None, 1, 2).float().sum().backward()
     assert weight.grad.shape == (4, 1, 5, 5)
 
 
-def test_while_a_normalisation_is_live_its_pair_works_as_it_always_did():
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (5, 1), (5, 2)])
+def test_a_live_normalisation_is_not_folded_and_its_gradients_are_right_too(kernel, stride):
+    plain, faster = pair(kernel, stride)
+    x = noise(4, 8, 10, 10)
+    exact = gradients(plain.train(), x, half=False)
+    for wanted, got in zip(exact, gradients(faster.train(), x, half=True), strict=True):
+        assert (got - wanted).norm() <= 0.03 * wanted.norm()
+
+
+def test_a_live_normalisation_keeps_counting():
     plain, faster = pair(5, 1)
     x = noise(4, 8, 10, 10)
     assert torch.equal(plain.train()(x), faster.train()(x))
@@ -147,6 +158,28 @@ def test_a_copy_runs_its_own_weights_and_statistics():
         assert torch.equal(twin(x), before)
         network[0].weight.zero_(), network[1].running_mean.add_(1)
         assert torch.equal(twin(x), before) and not torch.equal(network(x), before)
+
+
+@pytest.mark.parametrize("options", [dict(dilation=2), dict(padding=(2, 1)), dict(stride=(1, 2))])
+def test_kinds_that_the_function_does_not_know_are_left_to_pytorch(options):
+    conv = seeded(lambda: nn.Conv2d(6, 6, 3, groups=6, bias=False, **options))
+    plain = with_statistics(nn.Sequential(conv, BatchNormAct2d(6, apply_act=False))).eval()
+    faster = copy.deepcopy(plain)
+    assert speed_up(faster) == 1
+    x = noise(2, 6, 11, 11)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(faster(x), plain(x), rtol=0.02, atol=0.03)
+
+
+@pytest.mark.parametrize("name", ["mixnet_s", "efficientnet_es", "efficientnet_b0", "mnasnet_050"])
+def test_other_efficientnets_of_timm_say_the_same(name):
+    """Mixed convolutions, squeeze and excitation, fused blocks: what is not a known pair stays as it is."""
+    plain = with_statistics(seeded(lambda: timm.create_model(name, num_classes=0))).eval()
+    faster = copy.deepcopy(plain)
+    assert speed_up(faster) > 5
+    x = noise(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(faster.forward_features(x), plain.forward_features(x), rtol=1e-2, atol=1e-3)
 
 
 def test_convolutions_with_a_bias_of_their_own_and_without_a_normalisation_are_left_alone():

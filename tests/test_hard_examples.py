@@ -289,6 +289,16 @@ def test_features_are_kept_until_the_model_or_its_test_part_changes(run, monkeyp
         rows = pd.read_csv(folder / "predictions.csv").iloc[:2]
         rows.to_csv(folder / "predictions.csv", index=False)
         assert len(describe(folder, table).image) == 2 and len(looked) == 2
+        describe(folder, table.assign(mos=table["mos"] + 1))  # other data
+        assert len(looked) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04"])
+def test_damaged_features_are_named_with_a_way_out(run, content):
+    folder, table = run
+    (folder / hard_examples.FEATURES).write_bytes(content)
+    with pytest.raises(InputError, match="features.npz is damaged .*delete that file"):
+        describe(folder, table)
 
 
 def test_a_run_of_another_table_is_refused(run):

@@ -22,13 +22,8 @@ from torch.nn.functional import cosine_similarity, layer_norm
 
 from lmcl_core import InputError, QualityModel, make_teacher, update_teacher, weights
 from lmcl_core.cpu import keep_freed_memory
-from lmcl_core.model import (
-    AttentionPool,
-    batchnorm_frozen,
-    freeze_batchnorm,
-    freeze_stages,
-    set_batchnorm_momentum,
-)
+from lmcl_core.freezing import batchnorm_frozen, freeze_batchnorm, set_batchnorm_momentum
+from lmcl_core.model import AttentionPool
 
 LITE0 = "tf_efficientnet_lite0"
 HUB_VIT = "test_vit.r160_in1k"  # the smallest vision transformer of timm that names hub weights
@@ -635,7 +630,7 @@ def test_blocks_of_a_vision_transformer_are_its_own_tokens_put_together():
 @pytest.mark.parametrize("frozen", [0, 1, 3])
 def test_no_gradient_reaches_the_frozen_stages_of_a_convolutional_network(frozen, stages):
     model = quietly(QualityModel, LITE0, False, 8, 64, stages)
-    freeze_stages(model, frozen)
+    model.freeze_stages(frozen)
     model(pictures()).score.sum().backward()
     got = {name for name, parameter in model.backbone.named_parameters() if parameter.grad is not None}
     first = {
@@ -648,7 +643,7 @@ def test_no_gradient_reaches_the_frozen_stages_of_a_convolutional_network(frozen
 
 def test_the_first_blocks_of_a_transformer_may_be_frozen():
     model = quietly(QualityModel, HUB_VIT.split(".")[0], False, 8, 32)
-    freeze_stages(model, 5)
+    model.freeze_stages(5)
     model(pictures(size=32)).score.sum().backward()
     got = {name for name, parameter in model.backbone.named_parameters() if parameter.grad is not None}
     assert any(name.startswith("blocks.5.") for name in got)
@@ -661,9 +656,9 @@ def test_the_first_blocks_of_a_transformer_may_be_frozen():
 )
 def test_stages_that_are_not_there_cannot_be_frozen(backbone, frozen, message):
     model = quietly(QualityModel, backbone, False, 8, 64)
-    freeze_stages(model, 0)
+    model.freeze_stages(0)
     with pytest.raises(InputError, match=f"frozen_stages is {frozen}: {message}"):
-        freeze_stages(model, frozen)
+        model.freeze_stages(frozen)
 
 
 @pytest.mark.parametrize("name", [name for name in weights.PACKAGED if name != LITE0])
@@ -684,19 +679,19 @@ def test_what_frozen_stages_make_can_be_shared_and_changes_nothing(frozen, stage
     model.eval()
     with torch.no_grad():
         whole = model(pictures())
-        freeze_stages(model, frozen)
+        model.freeze_stages(frozen)
         begun = model.early(pictures())
         assert not begun.requires_grad
         for one, two, three in zip(whole, model(pictures()), model(begun=begun)):
             assert torch.equal(one, two) and torch.equal(two, three)
-    assert model.frozen == (min(frozen, stages[0]) if stages else frozen) and (begun.shape[1] == 3) == (
-        not model.frozen
+    assert model._early == (min(frozen, stages[0]) if stages else frozen) and (begun.shape[1] == 3) == (
+        not model._early
     )
 
 
 def test_frozen_stages_keep_their_statistics_also_while_the_rest_is_live():
     model = quietly(QualityModel, LITE0, False, 8, 64)
-    freeze_stages(model, 2)
+    model.freeze_stages(2)
     model.train()
     live = {name for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d) and m.training}
     assert live and not any(

@@ -62,6 +62,9 @@ def test_more_pictures_than_there_are_means_all_and_less_than_one_is_refused(run
     assert score_redistorted(folder, table, 100)["image"].nunique() == len(images)
     with pytest.raises(InputError, match="pictures is 0"):
         score_redistorted(folder, table, 0)
+    (folder / "predictions.csv").unlink()
+    with pytest.raises(InputError, match="lacks predictions.csv"):
+        score_redistorted(folder, table, 1)
 
 
 def test_order_is_counted_over_all_pairs_of_levels_in_groups_of_their_own():

@@ -13,7 +13,7 @@ import pytest
 from lmcl_core import InputError, Recipe, RunError, load_benchmark, make_split, train
 from lmcl_core.estimates import forecast
 from lmcl_core.recipe import VARIANTS
-from lmcl_core.reproduce import Order, _lacks_input, plan, reproduce
+from lmcl_core.reproduce import Order, _lacks_input, plan, prepare, reproduce
 
 TINY = {"epochs": 1, "crop_size": 32, "crops": 2, "test_crops": 2, "pretrained": False, "batch_images": 32}
 
@@ -249,7 +249,9 @@ def test_the_ablation_trains_every_variant_and_draws_notebook_05(tmp_path):
     assert trained == set(VARIANTS)
     drawn = [job for job in stages[2] if job.notebook.startswith("05")]
     assert [job.parameters["benchmark"] for job in drawn] == ["demo", "livec"]
-    assert not any(job.parameters["train_missing"] for job in drawn)
+    assert all(job.parameters["variants"] == "all" and not job.parameters["train_missing"] for job in drawn)
+    with pytest.raises(InputError, match="crops cannot be changed in all variants"):
+        prepare(order(tmp_path, ablation=True, changes={"crops": 3}))
 
 
 def test_planning_a_batch_needs_no_torch():

@@ -56,6 +56,7 @@ def test_a_run_writes_its_folder_and_the_metrics_it_returns(table, split, tmp_pa
         "dirty",
         "versions",
         "device",
+        "threads",
         "seconds",
         "seed",
         "data_hash",
