@@ -67,6 +67,7 @@ def test_each_run_folder_holds_its_notebook_and_results(walked):
         assert names == {
             "02_training.ipynb",
             "02_training.json",
+            "features.npz",
             *({"cross"} if recipe == "lmcl" else ()),
             "run.json",
             "history.csv",
