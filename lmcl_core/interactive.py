@@ -29,7 +29,7 @@ class Explorer:
         return {VEGA_LITE: self.spec, "text/plain": "an interactive chart: open the notebook in JupyterLab to see it"}
 
 
-def thumbnail(pixels: np.ndarray, side: int = 96) -> str:
+def thumbnail(pixels: np.ndarray, side: int = 72) -> str:
     """A picture as a small JPEG in a data address.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -33,11 +34,24 @@ DAMAGED = (
 def pictures_below(folder: Path) -> list[Path]:
     """Picture files below a folder, sorted, without the hidden ones that archives bring along.
 
+    Links are followed, a folder is searched once. What can only be told to be unreadable is among them: links that
+    lead nowhere, folders that may not be opened.
+
     Args:
         folder: where to look, at any depth.
     """
-    found = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SCORED_SUFFIXES and path.is_file())
-    return [path for path in found if not path.name.startswith(".") and "__MACOSX" not in path.parts]
+    found, closed, searched = [], [], set()
+    for place, folders, names in os.walk(folder, onerror=lambda error: closed.append(error.filename), followlinks=True):
+        real = os.path.realpath(place)
+        if real in searched:
+            folders.clear()
+            continue
+        searched.add(real)
+        folders.sort()
+        found += [Path(place, name) for name in names if Path(name).suffix.lower() in SCORED_SUFFIXES]
+    found = [path for path in found if path.is_file() or (path.is_symlink() and not path.exists())]
+    found = [path for path in found if not path.name.startswith(".") and "__MACOSX" not in path.parts]
+    return sorted([*found, *map(Path, closed)])
 
 
 def to_rgb(picture: Image.Image, name: object = "image") -> np.ndarray:

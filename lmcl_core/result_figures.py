@@ -149,7 +149,7 @@ def umap_thumbnails(data: pd.DataFrame, pictures: Mapping[str, np.ndarray], labe
         most: how many pictures a panel; those that would lie upon others are left out first.
     """
     recipes, colours = list(data["recipe"].unique()), _colours(data["mos"])
-    figure = Figure(figsize=(5.6 * len(recipes) + 0.7, 5.2), layout="constrained")
+    figure = Figure(figsize=(5.6 * len(recipes) + 0.7, 5.2), dpi=72, layout="constrained")
     panels = figure.subplots(1, len(recipes), squeeze=False)[0]
     for axes, recipe in zip(panels, recipes):
         part = data[data["recipe"] == recipe].reset_index(drop=True)
@@ -248,6 +248,6 @@ def umap_panels(data: pd.DataFrame, label: str) -> Figure:
             label=f"in a hard pair ({len(hard)})",
         )
         axes.set(title=recipe, xticks=[], yticks=[])
-        axes.legend(frameon=False, loc="lower left", fontsize=8)
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.01), fontsize=8)
     figure.colorbar(dots, ax=panels, label=label, shrink=0.85)
     return figure

@@ -88,7 +88,8 @@ class Scorer:
         Raises:
             InputError: a picture that cannot be read; the message names it.
         """
-        inputs = [inputs] if isinstance(inputs, (str, Path, Image.Image, np.ndarray)) else list(inputs)
+        alone = isinstance(inputs, (str, Path, Image.Image, np.ndarray)) or not isinstance(inputs, Iterable)
+        inputs = [inputs] if alone else list(inputs)
         scores = [seen.score for seen in self.looks(self._pictures(inputs), batch_size)]
         score = self.to_mos(torch.cat(scores)) if scores else np.empty(0)
         names = [str(item) if isinstance(item, (str, Path)) else str(n) for n, item in enumerate(inputs)]

@@ -138,4 +138,6 @@ def test_results_tell_what_was_trained_on(tmp_path, livec, monkeypatch):
     recipes = {name: Recipe.for_benchmark("livec", name) for name in ("train-40", "lmcl")}
     rows = ablation.results(table, recipes, tmp_path, 2)
     assert rows["n_train"].tolist() == [5, 5, 10, 10] and rows["n_test"].tolist() == [2] * 4 and len(table) == 12
-    assert rows["share"].tolist() == pytest.approx([500 / 12, 500 / 12, 1000 / 12, 1000 / 12]) and set(rows["commit"]) == {"c" * 40}
+    assert rows["share"].tolist() == pytest.approx([500 / 12, 500 / 12, 1000 / 12, 1000 / 12]) and set(
+        rows["commit"]
+    ) == {"c" * 40}

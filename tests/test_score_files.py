@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +109,32 @@ def test_folders_are_searched_at_any_depth_and_no_file_comes_twice(folder):
     found = list(picture_files([folder / "3.png", folder, folder / "deep"]))
     assert found[0] == folder / "3.png" and len(found) == len(set(found)) == 8
     assert folder / "deep" / "a.JPG" in found and folder / "notes.txt" not in found
+
+
+def test_links_are_followed_once_and_broken_ones_are_told(folder, tmp_path_factory, scorer):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copy(folder / "3.png", elsewhere / "far.png")
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "round").symlink_to(folder)
+    (folder / "lost.png").symlink_to(folder / "nowhere.png")
+    found = list(picture_files([folder]))
+    assert folder / "linked" / "far.png" in found and folder / "lost.png" in found
+    assert not any("round" in path.parts for path in found)
+    faults = {Path(scored.image).name: scored.fault for scored in score_files(scorer, found) if scored.fault}
+    assert "lost.png" in faults
+
+
+def test_a_folder_that_may_not_be_opened_is_told(folder, scorer, monkeypatch):
+    (folder / "closed").mkdir()
+    look = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = list(picture_files([folder]))
+    assert folder / "closed" in found and len(found) > 1
+    (scored,) = score_files(scorer, [folder / "closed"])
+    assert scored.score is None and "closed" in scored.fault

@@ -326,3 +326,9 @@ def test_a_model_on_the_cpu_keeps_freed_memory(run, monkeypatch):
     monkeypatch.setattr("lmcl_core.scoring.keep_freed_memory", lambda: asked.append(True))
     load(run, "cpu")
     assert asked == [True]
+
+
+@pytest.mark.parametrize("inputs", [None, 3, [None]])
+def test_what_is_no_picture_is_refused_alone_or_among_others(scorer, inputs):
+    with pytest.raises(InputError, match="cannot score (NoneType|int): give a path"):
+        scorer.score(inputs)
