@@ -143,6 +143,7 @@ def test_wrong_use_of_the_command_is_told_in_one_line(arguments, capsys):
 
 def test_the_ledger_of_the_project_can_be_read_and_its_recipes_are_still_known():
     rows = read_ledger(ledger.committed())
+    assert len(rows)
     for _, row in rows.iterrows():
         assert row["split"] in ("00-val", "01-val", "02-val")
         assert (
