@@ -1,6 +1,7 @@
 """Weights that ship with the package: a finished run, packed, with a model card made from what the run recorded.
 
-``python -m lmcl_core.bundle RUN_FOLDER DATA_ROOT`` makes both anew.
+``python -m lmcl_core.bundle RUN_FOLDER DATA_ROOT`` makes both anew; with ``--check`` it makes nothing, and says whether
+the run reproduces the weights that are bundled.
 """
 
 from __future__ import annotations
@@ -11,18 +12,24 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from . import evaluation, runs
 from .benchmarks import BENCHMARKS, load_benchmark, rows_of
 from .errors import InputError, RunError
 from .ledger import changes
-from .model_file import BUNDLED_FOLDER, pack
-from .scoring import load
+from .model_file import BUNDLED_FOLDER, pack, read_model
+from .scoring import Scorer, load
+from .recipe import Recipe
 from .splits import Split, make_split, split_hash
 from .files import replacing
 from .store import PictureStore
 
 CARD = BUNDLED_FOLDER / "card_template.md"
+
+#: How far a model that was trained again may lie from the bundled one on the test images: root mean square difference
+#: of the scores in MOS units, and difference of PLCC.
+TOLERANCE = dict(score_rms=4.0, plcc=0.02)
 
 
 def bundle(run: str | Path, table: pd.DataFrame, folder: str | Path = BUNDLED_FOLDER) -> Path:
@@ -40,6 +47,57 @@ def bundle(run: str | Path, table: pd.DataFrame, folder: str | Path = BUNDLED_FO
         InputError: not a finished run of a numbered split of this table.
         RunError: it cannot be saved.
     """
+    run, record, split = _run_to_bundle(run, table)
+    path = Path(folder) / f"{record['benchmark']}.safetensors"
+    pack(run, path)
+    with replacing(path.with_suffix(".md")) as card:
+        card.write_text(CARD.read_text().format(**_facts(run, record, table, split, path)))
+    return path
+
+
+def check(run: str | Path, table: pd.DataFrame, weights: str | Path = "livec") -> dict[str, float | bool]:
+    """Compare a run that was trained again with the weights that are bundled, on the run's test images.
+
+    Args:
+        run: folder of a finished run of the recipe and split that the card names.
+        table: its benchmark, from `load_benchmark`.
+        weights: the bundled ones, as in `lmcl_core.load`.
+
+    Returns:
+        same_weights (all packed tensors equal, bit for bit), score_rms and score_max (differences in MOS units),
+        plcc_bundled, plcc_again, and within (score_rms and the difference of PLCC within `TOLERANCE`).
+
+    Raises:
+        InputError: not a finished run of a numbered split of this table, or one of another recipe or of other data.
+    """
+    run, record, _ = _run_to_bundle(run, table)
+    _, state, about = read_model(weights)
+    names = (("recipe", about["recipe"], record["recipe"]), ("benchmark", about["benchmark"], record["benchmark"]))
+    for what, bundled, again in names:
+        if _but_name(bundled) != _but_name(again):
+            raise InputError(f"{run} is of another {what} than {weights}: train the one that its card names")
+    own = pd.read_csv(run / "predictions.csv")
+    old, new = (_scores(load(model), table, own["image"]) for model in (weights, run))
+    plcc = [evaluation.metrics(pred=scores, mos=own["mos"])["plcc"] for scores in (old, new)]
+    again = {key: value.half() if value.is_floating_point() else value for key, value in read_model(run)[1].items()}
+    rms = float(np.sqrt(np.mean((old - new) ** 2)))
+    return dict(
+        same_weights=all(torch.equal(value, again[key].to(value)) for key, value in state.items()),
+        score_rms=rms,
+        score_max=float(np.abs(old - new).max()),
+        plcc_bundled=plcc[0],
+        plcc_again=plcc[1],
+        within=rms <= TOLERANCE["score_rms"] and abs(plcc[0] - plcc[1]) <= TOLERANCE["plcc"],
+    )
+
+
+def _but_name(value: object) -> object:
+    """A recipe but for its name, which is only that of a folder; anything else as it is."""
+    return Recipe.from_dict(value).hash if isinstance(value, dict) else value
+
+
+def _run_to_bundle(run: str | Path, table: pd.DataFrame) -> tuple[Path, dict, Split]:
+    """A finished run of a numbered split of this table: its folder, what it recorded, and its split."""
     run, record = Path(run), runs.read_run(run)
     if record is None or not isinstance(record["split_index"], int) or record["benchmark"] != table.attrs["benchmark"]:
         raise InputError(f"{run} holds no finished run of a numbered split of {table.attrs['benchmark']}: train one")
@@ -48,20 +106,21 @@ def bundle(run: str | Path, table: pd.DataFrame, folder: str | Path = BUNDLED_FO
     split = make_split(table, record["split_index"])
     if split_hash(table, split) != record["split_hash"]:
         raise InputError(f"{run} was trained on another split of other data: train it again")
-    path = Path(folder) / f"{record['benchmark']}.safetensors"
-    pack(run, path)
-    with replacing(path.with_suffix(".md")) as card:
-        card.write_text(CARD.read_text().format(**_facts(run, record, table, split, path)))
-    return path
+    return run, record, split
+
+
+def _scores(scorer: Scorer, table: pd.DataFrame, images: pd.Series) -> np.ndarray:
+    """Scores of some of a table's images in MOS units, (n,) float64."""
+    store = PictureStore.open(table, scorer.recipe.short_side)
+    looks = scorer.looks(store.picture(int(i)) for i in rows_of(table, images))
+    return np.concatenate([scorer.to_mos(seen.score) for seen in looks])
 
 
 def _facts(run: Path, record: dict, table: pd.DataFrame, split: Split, path: Path) -> dict[str, object]:
     """What the card says."""
     scorer, benchmark = load(path), BENCHMARKS[record["benchmark"]]
     own = pd.read_csv(run / "predictions.csv")
-    store = PictureStore.open(table, scorer.recipe.short_side)
-    looks = scorer.looks(store.picture(int(i)) for i in rows_of(table, own["image"]))
-    packed = np.concatenate([scorer.to_mos(seen.score) for seen in looks])
+    packed = _scores(scorer, table, own["image"])
     mos = table["mos"].to_numpy()[split.train]
     fields = {key: value for key, value in record["recipe"].items() if key != "name"}
     options = changes(pd.Series(dict(benchmark=record["benchmark"], recipe=json.dumps(record["recipe"]))))
@@ -94,14 +153,23 @@ def _facts(run: Path, record: dict, table: pd.DataFrame, split: Split, path: Pat
 
 
 def main(arguments: list[str]) -> None:
-    """``python -m lmcl_core.bundle RUN_FOLDER DATA_ROOT``: exit 0 good, 1 failed, 2 wrong use, as `lmcl`."""
+    """``python -m lmcl_core.bundle [--check] RUN DATA``: exit 0 good, 1 failed or not the same, 2 wrong use."""
+    checking, folders = "--check" in arguments, [argument for argument in arguments if argument != "--check"]
     try:
-        if len(arguments) != 2:
-            raise InputError("use: python -m lmcl_core.bundle RUN_FOLDER DATA_ROOT")
-        print(bundle(arguments[0], load_benchmark("livec", arguments[1])))
+        if len(folders) != 2:
+            raise InputError("use: python -m lmcl_core.bundle [--check] RUN_FOLDER DATA_ROOT")
+        table = load_benchmark("livec", folders[1])
+        if not checking:
+            print(bundle(folders[0], table))
+            return
+        found = check(folders[0], table)
     except (InputError, RunError) as error:
         print(f"bundle: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
+    print("  ".join(f"{key} {value if isinstance(value, bool) else f'{value:.4f}'}" for key, value in found.items()))
+    if not found["within"]:
+        print(f"bundle: {folders[0]} does not reproduce the bundled weights within {TOLERANCE}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

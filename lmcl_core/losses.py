@@ -80,30 +80,19 @@ class LocalManifoldContrastiveLoss(nn.Module):
             raise InputError(f"mos is {tuple(mos.shape)}: it must be one score an image, ({student.shape[0]},)")
         dtype = torch.promote_types(student.dtype, torch.float32)
         with torch.autocast(student.device.type, enabled=False):
-            z, t = student.to(dtype), teacher.detach().to(dtype)
-            bias = self._negative_bias(mos, z)
+            z, t = student.to(dtype) / self.temperature, teacher.detach().to(dtype)
+            opinions = None if self.quality_sigma is None else mos.to(z) / self.quality_sigma
             terms = self._v1 if self.variant == "v1" else self._v2
-            return terms(z, t, salient, bias)
+            return terms(z, t, salient, opinions)
 
-    def _negative_bias(self, mos: Tensor | None, z: Tensor) -> Tensor:
-        """(B, B) log-weights of image j as a negative of image i; -inf on the diagonal."""
-        B = z.shape[0]
-        weight = z.new_ones(B, B)
-        if self.quality_sigma is not None:
-            mos = mos.to(z)
-            weight = -torch.expm1(-((mos[:, None] - mos[None, :]) / self.quality_sigma).square() / 2)
-        return weight.masked_fill(torch.eye(B, dtype=torch.bool, device=z.device), 0).log()
-
-    def _v1(self, z: Tensor, t: Tensor, salient: Tensor, bias: Tensor) -> ManifoldTerms:
+    def _v1(self, z: Tensor, t: Tensor, salient: Tensor, opinions: Tensor | None) -> ManifoldTerms:
         B, K, _ = z.shape
-        image = torch.arange(B, device=z.device)
-        cosine = torch.einsum("ikd,jld->ikjl", z, t) / self.temperature  # (B, K, B, K)
-        own = cosine[image, :, image, :]  # (B, K, K): z[i,k]·t[i,l]/τ
+        own = torch.einsum("ikd,ild->ikl", z, t)  # (B, K, K): z[i,k]·t[i,l]/τ
 
         # L_inter(i,k): positive t[i,s(i)], negatives every t[j,l] with j != i
-        positive = own.gather(2, salient[:, None, None].expand(B, K, 1))  # (B, K, 1)
-        negatives = (cosine + bias[:, None, :, None]).flatten(2)  # (B, K, B·K)
-        inter = _cross_entropy(positive, negatives).mean()
+        positive = own.gather(2, salient[:, None, None].expand(B, K, 1)).squeeze(2)  # (B, K)
+        negatives = _LogSumOfOthers.apply(z, t, opinions)  # (B, K)
+        inter = (torch.logaddexp(positive, negatives) - positive).mean()
 
         # L_intra(i,k): positive t[i,k], negatives t[i,l] with l != k and l != s(i)
         crop = torch.arange(K, device=z.device)
@@ -111,15 +100,13 @@ class LocalManifoldContrastiveLoss(nn.Module):
         intra = _cross_entropy(own.diagonal(dim1=1, dim2=2)[..., None], own.masked_fill(barred, -torch.inf)).mean()
         return ManifoldTerms(inter + self.intra_weight * intra, inter, intra)
 
-    def _v2(self, z: Tensor, t: Tensor, salient: Tensor, bias: Tensor) -> ManifoldTerms:
-        B, K, _ = z.shape
-        image = torch.arange(B, device=z.device)
-        cosine = torch.einsum("id,jld->ijl", z[image, salient], t) / self.temperature  # (B, B, K)
-        own = cosine[image, image]  # (B, K)
+    def _v2(self, z: Tensor, t: Tensor, salient: Tensor, opinions: Tensor | None) -> ManifoldTerms:
+        anchor = z[torch.arange(len(z), device=z.device), salient][:, None]  # (B, 1, D)
+        own = torch.einsum("id,ild->il", anchor[:, 0], t)  # (B, K)
         positive = own.gather(1, salient[:, None])  # (B, 1)
         log_weight = math.log(self.intra_weight) if self.intra_weight > 0 else -math.inf
         within = (own + log_weight).scatter(1, salient[:, None], -torch.inf)  # (B, K)
-        across = (cosine + bias[:, :, None]).flatten(1)  # (B, B·K)
+        across = _LogSumOfOthers.apply(anchor, t, opinions)  # (B, 1)
         total = _cross_entropy(positive, torch.cat([within, across], dim=1)).mean()
         return ManifoldTerms(total, _cross_entropy(positive, across).mean(), _cross_entropy(positive, within).mean())
 
@@ -187,6 +174,65 @@ def correlation_loss(scores: Tensor, mos: Tensor) -> Tensor:
 def _cross_entropy(positive: Tensor, negatives: Tensor) -> Tensor:
     """-positive + logsumexp(positive with negatives) over the last axis; 0 where every negative is -inf."""
     return torch.logsumexp(torch.cat([positive, negatives], dim=-1), dim=-1) - positive.squeeze(-1)
+
+
+class _LogSumOfOthers(torch.autograd.Function):
+    """log Σ_{j≠i,l} w_ij·exp(z[i,a]·t[j,l]), the negatives of other images, a part of the images at a time.
+
+    Of all N x M products of anchors and crops never more than `PART` exist at once: the backward pass makes them again,
+    which costs a matrix product and saves the memory. Only z gets a gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, z: Tensor, t: Tensor, opinions: Tensor | None) -> Tensor:
+        """z: (B, A, D) anchors over τ; t: (B, K, D); opinions: None, or (B,) MOS over σ -> (B, A), -inf if alone."""
+        logs = []
+        for part in _parts(z, t):
+            products = _others(z, t, opinions, part)
+            highest = products.amax(dim=1, keepdim=True).clamp_min(torch.finfo(z.dtype).min)
+            logs.append(products.sub_(highest).exp_().sum(dim=1).log_() + highest[:, 0])
+        result = torch.cat(logs).view(z.shape[:2])
+        ctx.save_for_backward(z, t, result, *([] if opinions is None else [opinions]))
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Σ_{j≠i,l} softmax · t[j,l], times the gradient."""
+        z, t, result, *opinions = ctx.saved_tensors
+        result = result.clamp_min(torch.finfo(z.dtype).min)
+        given = torch.empty_like(z)
+        for part in _parts(z, t):
+            products = _others(z, t, opinions[0] if opinions else None, part)
+            share = products.sub_(result[part].reshape(-1, 1)).exp_()  # (n·A, B·K)
+            pull = share @ t.flatten(0, 1)
+            given[part] = pull.view_as(z[part]) * gradient[part][..., None]
+        return given, None, None
+
+
+#: Products of anchors and crops that exist at once, 16 MiB in float32: about what a processor's cache holds.
+PART = 2**22
+
+
+def _parts(z: Tensor, t: Tensor) -> list[slice]:
+    """Ranges of images, as many at a time as `PART` allows."""
+    images = max(1, PART // (z.shape[1] * t.shape[0] * t.shape[1]))
+    return [slice(first, min(first + images, len(z))) for first in range(0, len(z), images)]
+
+
+def _others(z: Tensor, t: Tensor, opinions: Tensor | None, part: slice) -> Tensor:
+    """(n·A, B·K) z[i,a]·t[j,l] + log w_ij of n images' anchors; -inf where j is i."""
+    B, K, _ = t.shape
+    anchors = z[part]
+    n, A, _ = anchors.shape
+    products = anchors.flatten(0, 1) @ t.flatten(0, 1).T
+    by_image = products.view(n, A, B, K)
+    if opinions is not None:
+        weight = -torch.expm1(-(opinions[part, None] - opinions[None, :]).square() / 2)  # (n, B)
+        by_image += weight.log_()[:, None, :, None]
+    row = torch.arange(n, device=z.device)
+    by_image[row, :, row + part.start] = -torch.inf
+    return products
 
 
 def _check_embeddings(student: Tensor, teacher: Tensor, salient: Tensor) -> None:

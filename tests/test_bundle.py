@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from lmcl_core import InputError, Recipe, load, load_benchmark, make_split, train
-from lmcl_core.bundle import bundle, main
+from lmcl_core.bundle import TOLERANCE, bundle, check, main
 from lmcl_core.model_file import BUNDLED
 
 TINY = Recipe(name="tiny", pretrained=False, crop_size=32, crops=2, test_crops=2, epochs=1, batch_images=4)
@@ -38,6 +42,41 @@ def test_a_run_is_packed_and_its_card_tells_the_run_s_numbers(table, tmp_path, n
     picture = f"{table.attrs['root']}/{table['image'][0]}"
     own, packed = (load(weights).score(picture)["score"].item() for weights in (tmp_path / "run", path))
     assert packed == pytest.approx(own, abs=0.5)
+
+
+def test_a_run_trained_again_reproduces_the_packed_weights_and_a_changed_one_does_not(table, tmp_path, numbered):
+    run_of(table, tmp_path / "run", precision="32-true")
+    path = bundle(tmp_path / "run", table, tmp_path / "out")
+    run_of(table, tmp_path / "again", name="other-folder", precision="32-true")
+    found = check(tmp_path / "again", table, path)
+    assert found["same_weights"] and found["within"]
+    assert found["score_rms"] <= found["score_max"] < 0.5  # packing alone
+    moved = load_file(tmp_path / "again" / "model.safetensors")
+    moved["score_head.bias"] += 2  # standard deviations of MOS
+    with safe_open(tmp_path / "again" / "model.safetensors", "pt") as file:
+        metadata = file.metadata()
+    save_file(moved, tmp_path / "again" / "model.safetensors", metadata)
+    found = check(tmp_path / "again", table, path)
+    assert not found["same_weights"] and not found["within"] and found["score_rms"] > TOLERANCE["score_rms"]
+
+
+def test_a_run_of_another_recipe_is_not_compared(table, tmp_path, numbered):
+    run_of(table, tmp_path / "run")
+    path = bundle(tmp_path / "run", table, tmp_path / "out")
+    run_of(table, tmp_path / "other", temperature=0.5)
+    with pytest.raises(InputError, match="another recipe"):
+        check(tmp_path / "other", table, path)
+
+
+@pytest.mark.parametrize("within, code", [(True, 0), (False, 1)])
+def test_the_check_s_exit_code_says_what_it_found(within, code, monkeypatch, livec, capsys):
+    found = dict(same_weights=False, score_rms=1.0, within=within)
+    monkeypatch.setattr("lmcl_core.bundle.check", lambda run, table: found)
+    with nullcontext() if within else pytest.raises(SystemExit) as stopped:
+        main(["--check", "run", str(livec)])
+    told = capsys.readouterr()
+    assert "score_rms 1.0000" in told.out and bool(told.err) is not within
+    assert within or stopped.value.code == code
 
 
 def test_what_is_no_finished_run_of_a_numbered_split_is_refused(table, tmp_path):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from lmcl_core import InputError, LocalManifoldContrastiveLoss, mutual_loss, quality_loss
-from lmcl_core.losses import correlation_loss
+from lmcl_core.losses import _parts, correlation_loss
 
 SHAPES = [(2, 2, 3), (3, 4, 8), (5, 3, 2), (4, 1, 6), (1, 5, 4), (2, 7, 16)]
 DEGENERATE = [(1, 1, 4), (1, 2, 4), (1, 4, 4), (3, 1, 4), (3, 2, 4)]
@@ -159,6 +159,25 @@ def test_the_gradient_is_the_derivative(variant, shape):
     loss = LocalManifoldContrastiveLoss(0.5, 0.7, variant, quality_sigma=0.8)
     with torch.random.fork_rng(devices=[]):
         assert torch.autograd.gradcheck(lambda z: tuple(loss(z, teacher, salient, mos)), student.requires_grad_())
+
+
+@pytest.mark.parametrize("variant", ["v1", "v2"])
+@pytest.mark.parametrize("sigma", [None, 0.5])
+@pytest.mark.parametrize("part", [1, 2 * 3 * 7 * 3])  # one image at a time; two, so that the last part is smaller
+def test_loss_and_gradient_do_not_depend_on_how_many_products_exist_at_once(variant, sigma, part, monkeypatch):
+    student, teacher, salient = sample(7, 3, 5)
+    loss, mos = LocalManifoldContrastiveLoss(0.2, 0.5, variant, sigma), torch.linspace(-2, 2, 7, dtype=torch.float64)
+
+    def value_and_gradient():
+        z = student.clone().requires_grad_()
+        total = loss(z, teacher, salient, mos).total
+        total.backward()
+        return torch.cat([total.detach()[None], z.grad.flatten()])
+
+    whole = value_and_gradient()
+    monkeypatch.setattr("lmcl_core.losses.PART", part)
+    assert len(_parts(student, teacher)) == (7 if part == 1 else 4)
+    assert torch.allclose(value_and_gradient(), whole, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("variant", ["v1", "v2"])
