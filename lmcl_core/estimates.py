@@ -23,7 +23,7 @@ from .reproduce import Order, prepare
 from .splits import make_split, thinned
 from .store import PictureStore, upright_size
 from .tables import finished_splits
-from .trainer import make_fabric
+from .processes import make_fabric
 
 #: Recipe fields that say what a view costs.
 _OF_COST = (

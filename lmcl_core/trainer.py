@@ -6,13 +6,12 @@ Shapes: `B` images, `K` crops per image, `S` crop side.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,10 +19,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import evaluation, looking
+from . import evaluation, looking, processes
 from .cpu import keep_freed_memory
 from .crops import CropSampler, crop_saliency, crop_weights, salient_crop
-from .devices import resolve_device
 from .errors import InputError, RunError
 from .losses import LocalManifoldContrastiveLoss, correlation_loss, mutual_loss, quality_loss
 from .freezing import batchnorm_frozen, freeze_batchnorm, set_batchnorm_momentum
@@ -35,6 +33,14 @@ from .store import PictureStore
 
 #: What a step returns; "quality" holds the correlation term where there is one.
 TERMS = ("loss", "quality", "manifold", "inter", "intra", "mutual_score", "mutual_saliency")
+
+
+class Seen(NamedTuple):
+    """What a model saw in a batch: score (B, K), embedding (B, K, D) of its crops, saliency (B, h, w) of its views."""
+
+    score: Tensor
+    embedding: Tensor
+    saliency: Tensor
 
 
 class Trainer:
@@ -49,7 +55,7 @@ class Trainer:
 
     def __init__(self, table: pd.DataFrame, split: Split, recipe: Recipe, device: str = "auto") -> None:
         self.table, self.split, self.recipe = table, split, recipe
-        self.fabric = make_fabric(device, recipe.precision)
+        self.fabric = processes.make_fabric(device, recipe.precision)
         self.device = self.fabric.device
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -62,6 +68,7 @@ class Trainer:
             recipe.temperature, recipe.intra_weight, recipe.variant, recipe.quality_sigma
         )
         self._build_model()
+        self._check_processes()
         self.epoch, self.seconds, self.history = 0, 0.0, []
         self.best: dict[str, Any] | None = None
         self.predicted = np.empty(0)
@@ -104,6 +111,19 @@ class Trainer:
             total_steps=recipe.epochs * len(self._batches(torch.Generator())),
             cycle_momentum=False,
         )
+
+    def _check_processes(self) -> None:
+        smallest = min(len(batch) for batch in self._batches(torch.Generator()))
+        if smallest < self.fabric.world_size:
+            raise InputError(
+                f"{self.fabric.world_size} processes share batches of {smallest} images: start fewer processes, "
+                "or raise batch_images"
+            )
+        if self.fabric.world_size > 1 and not self.recipe.freeze_batchnorm:
+            raise InputError(
+                "freeze_batchnorm is false, so each process would normalise with statistics of its own: "
+                "set it to true, or train in one process"
+            )
 
     def _probe_crops(self) -> Iterator[Tensor]:
         """(b, 2K, 3, S, S) training crops of b images at a time, every training image once, in the split's order."""
@@ -166,10 +186,11 @@ class Trainer:
             (7,) detached values of `TERMS`, on the training device.
         """
         recipe, B = self.recipe, len(indices)
+        own = processes.part(self.fabric, B)  # all draw the same crops, each works on its own images
         heights, widths = self.store.heights[indices], self.store.widths[indices]
-        boxes = self.sampler.sample(heights, widths, generator)
-        crops = self.store.crops(indices, boxes, recipe.crop_size, self.sampler.flips(B, generator))
-        views = self.store.whole(indices, recipe.view_side)
+        boxes, flips = self.sampler.sample(heights, widths, generator), self.sampler.flips(B, generator)
+        crops = self.store.crops(indices[own], boxes[own], recipe.crop_size, flips[own])
+        views = self.store.whole(indices[own], recipe.view_side)
         crops, views = (pixels.to(self.device, non_blocking=True) for pixels in (crops, views))
         with torch.no_grad(), self.fabric.autocast():  # frozen stages are the same in both models
             crops, views = self.student.early(crops), self.student.early(views)
@@ -177,8 +198,11 @@ class Trainer:
         seen = self.model(begun=crops)
         with batchnorm_frozen(self.student):  # whole pictures look different: they must not mix into the statistics
             seen_map = self.model(begun=views).saliency
-        density = crop_saliency(taught_map, boxes, heights, widths)  # (B, K)
-        terms = self._losses(seen, taught, density, self.target[indices].to(self.device), (seen_map, taught_map))
+        density = crop_saliency(taught_map, boxes[own], heights[own], widths[own])
+        student = self._gathered(seen, seen_map, B)
+        teacher = self._gathered(taught, taught_map, B)
+        (density,) = processes.gather(self.fabric, [density], B)  # (B, K)
+        terms = self._losses(student, teacher, density, self.target[indices].to(self.device))
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(terms[0])
         self.optimizer.step()
@@ -186,20 +210,20 @@ class Trainer:
         update_teacher(self.teacher, self.student, recipe.ema_momentum)
         return torch.stack(terms).detach()
 
-    def _losses(
-        self, seen: ModelOutput, taught: ModelOutput, density: Tensor, mos: Tensor, maps: tuple[Tensor, Tensor]
-    ) -> list[Tensor]:
-        """The terms of `TERMS`, from both models' outputs on (B·K) crops and their maps of the global views."""
-        recipe, (B, K) = self.recipe, density.shape
-        scores, taught_scores = (out.score.view(B, K) for out in (seen, taught))
+    def _gathered(self, out: ModelOutput, view_map: Tensor, images: int) -> Seen:
+        """What all processes saw in a batch, from a model's outputs on this process's crops and global views."""
+        by_image = [value.unflatten(0, (-1, self.recipe.crops)) for value in (out.score, out.embedding)]
+        return Seen(*processes.gather(self.fabric, [*by_image, view_map], images))
+
+    def _losses(self, student: Seen, teacher: Seen, density: Tensor, mos: Tensor) -> list[Tensor]:
+        """The terms of `TERMS` of the whole batch; density: (B, K), mos: (B,)."""
+        recipe = self.recipe
         weights = crop_weights(density, recipe.saliency_pooling)
-        quality = quality_loss(scores, weights, mos)
+        quality = quality_loss(student.score, weights, mos)
         if recipe.correlation_weight:
-            quality = quality + recipe.correlation_weight * correlation_loss((scores * weights).sum(dim=1), mos)
-        manifold = self.manifold(
-            seen.embedding.view(B, K, -1), taught.embedding.view(B, K, -1), salient_crop(density), mos
-        )
-        mutual = mutual_loss(scores, taught_scores, *maps)
+            quality = quality + recipe.correlation_weight * correlation_loss((student.score * weights).sum(dim=1), mos)
+        manifold = self.manifold(student.embedding, teacher.embedding, salient_crop(density), mos)
+        mutual = mutual_loss(student.score, teacher.score, student.saliency, teacher.saliency)
         total = quality + recipe.manifold_weight * manifold.total + recipe.mutual_weight * sum(mutual)
         return [total, quality, manifold.total, manifold.inter, manifold.intra, mutual.score, mutual.saliency]
 
@@ -210,10 +234,10 @@ class Trainer:
 
     def predict(self, positions: np.ndarray, model: QualityModel | None = None) -> np.ndarray:
         """Scores of pictures through the test grid, in MOS units, as (n,) float64; by the tested model if None."""
-        model = (model or self.tested).eval()
+        model, rank, count = (model or self.tested).eval(), self.fabric.global_rank, self.fabric.world_size
         looks = looking.look_at_all(
             model,
-            (self.store.picture(i) for i in positions),
+            (self.store.picture(i) for i in positions[rank::count]),
             self.sampler,
             self.recipe.test_crops,
             self.device,
@@ -221,7 +245,8 @@ class Trainer:
             view_size=self.recipe.view_size,
             by_saliency=self.recipe.saliency_pooling,
         )
-        scores = torch.cat([look.score for look in looks])
+        own = torch.cat([torch.empty(0), *(look.score for look in looks)])
+        scores = processes.collect(self.fabric, own, len(positions))
         return self.mos_mean + self.mos_std * scores.double().numpy()
 
     def evaluate(self) -> dict[str, float]:
@@ -262,29 +287,6 @@ class Trainer:
         for name in ("epoch", "seconds", "history", "best", "last"):
             setattr(self, name, state[name])
         self.predicted = state["predicted"].cpu().numpy()
-
-
-def make_fabric(device: str, precision: str):
-    """Lightning Fabric for one device.
-
-    Args:
-        device: "auto", "cpu", "cuda" or "mps".
-        precision: as in `Recipe`.
-
-    Returns:
-        The `lightning.fabric.Fabric`.
-
-    Raises:
-        InputError: the device is unknown or not there, or cannot work in that precision.
-    """
-    device = resolve_device(device)
-    if device == "cpu" and precision == "16-mixed":
-        raise InputError("precision 16-mixed needs a GPU: choose bf16-mixed or 32-true on the CPU")
-    from lightning.fabric import Fabric
-
-    for name in ("lightning.fabric", "lightning.pytorch"):  # its import has just set them to INFO
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return Fabric(accelerator=device, devices=1, precision=precision)
 
 
 def _seed(seed: int, epoch: int) -> int:

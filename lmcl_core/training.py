@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import runs
+from . import processes, runs
 from .errors import InputError
 from .recipe import Recipe
 from .model_file import save_model
@@ -31,6 +31,8 @@ def train(
     log: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Train a model, evaluate it on the test part, and write the run folder.
+
+    Started by torchrun, the processes share every batch (`processes`), and the first of them writes the folder.
 
     The folder receives run.json (last), history.csv, predictions.csv, model.safetensors, and checkpoint.pt while
     unfinished. A finished run of the same recipe, data and split is returned as it stands; a killed one goes on from
@@ -56,6 +58,8 @@ def train(
         RunError: a full disk, or a loss that is no longer finite.
     """
     _check(table, split, recipe, out_dir)
+    if processes.rank() > 0:  # the first process keeps the folder and tells of the run
+        return _train(table, split, recipe, Path(out_dir), device, resume, lambda line: None)
     with runs.reserved(Path(out_dir)):
         return _train(table, split, recipe, Path(out_dir), device, resume, log)
 
@@ -76,7 +80,7 @@ def _train(
         if record is not None:
             log(f"{'/'.join(out_dir.parts[-3:])}: finished before")
             return record["metrics"]
-    else:
+    elif processes.rank() == 0:  # the others look into the folder only after they have met this one
         runs.discard(out_dir)
     if recipe.train_share < 1:
         split = replace(split, train=thinned(table, split, recipe.train_share))
@@ -87,8 +91,12 @@ def _train(
     log(f"{recipe.name}: {len(split.train)} images to train, {len(split.test)} to test, on {trainer.device}")
     while trainer.epoch < recipe.epochs:
         log(trainer.run_epoch())
-        save_checkpoint(trainer, out_dir / "checkpoint.pt", identity)
-    return _finish(trainer, out_dir, identity)
+        if processes.rank() == 0:
+            save_checkpoint(trainer, out_dir / "checkpoint.pt", identity)
+    metrics = {**trainer.last, "test_best_optimistic": trainer.best, **trainer.both()}
+    if processes.rank() == 0:
+        _finish(trainer, out_dir, identity, metrics)
+    return metrics
 
 
 def _tell_of_small_images(trainer: Trainer, log: Callable[[str], None]) -> None:
@@ -139,7 +147,7 @@ def load_checkpoint(trainer: Trainer, path: Path, identity: dict[str, Any]) -> N
     trainer.load_state(state)
 
 
-def _finish(trainer: Trainer, out_dir: Path, identity: dict[str, Any]) -> dict[str, Any]:
+def _finish(trainer: Trainer, out_dir: Path, identity: dict[str, Any], metrics: dict[str, Any]) -> None:
     """Write the results, run.json last, and drop the checkpoint."""
     recipe, test = trainer.recipe, trainer.table.iloc[trainer.split.test]
     save_model(
@@ -156,7 +164,6 @@ def _finish(trainer: Trainer, out_dir: Path, identity: dict[str, Any]) -> dict[s
         pd.DataFrame(trainer.history).to_csv(path, index=False, float_format="%.6g")
     with replacing(out_dir / "predictions.csv") as path:
         pd.DataFrame(dict(image=test["image"], mos=test["mos"], pred=trainer.predicted)).to_csv(path, index=False)
-    metrics = {**trainer.last, "test_best_optimistic": trainer.best, **trainer.both()}
     device = torch.cuda.get_device_name(trainer.device) if trainer.device.type == "cuda" else trainer.device.type
     runs.write_run(
         out_dir,
@@ -166,12 +173,12 @@ def _finish(trainer: Trainer, out_dir: Path, identity: dict[str, Any]) -> dict[s
             seed=recipe.seed,
             device=device,
             threads=torch.get_num_threads(),
+            processes=trainer.fabric.world_size,
             seconds=round(trainer.seconds, 1),
             metrics=metrics,
         ),
     )
     (out_dir / "checkpoint.pt").unlink(missing_ok=True)
-    return metrics
 
 
 def _save_tensors(state: dict[str, Any], path: Path) -> None:
