@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import signal
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -190,6 +187,7 @@ def score(
     from PIL import Image
 
     from .score_files import picture_files, score_files
+    from .score_writers import WRITERS
     from .scoring import load
 
     if form not in WRITERS:
@@ -222,39 +220,50 @@ def _save_overlay(scorer, scored, folder: Path, number: int) -> None:
     save_picture(score_overlay(scored, scorer.to_mos(scored.look.crop_scores[0])), folder / name)
 
 
-@contextmanager
-def _csv() -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Rows as CSV, each written at once."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks stops nothing
-    writer = csv.DictWriter(sys.stdout, ["image", "score", "percentile"], lineterminator="\n")
-    writer.writeheader()
+@app.command()
+def bench(
+    benchmark: Name = "demo",
+    data_root: Root = "",
+    parts: Annotated[str, typer.Option(help="store, training, scoring, loss, growth; several with commas")] = "",
+    repeats: Annotated[int, typer.Option(help="repetitions of each measurement")] = 5,
+    images: Annotated[int, typer.Option(help="how many of the benchmark's pictures are used")] = 64,
+    against: Annotated[str, typer.Option(help="a checkout of DEIQT, timed on the same pictures")] = "",
+    figures_dir: Annotated[str, typer.Option(help="default: figures/ of the checkout")] = "",
+    device: Device = "auto",
+    changes: Set = None,
+) -> None:
+    """Measure this machine: store, training, scoring, loss and memory beside plain loops, and how costs grow."""
+    from . import bench as measure
+    from .figures import save, save_table
+    from .paths import figures_folder
+    from .result_figures import costs, growth
 
-    def write(row: dict[str, Any]) -> None:
-        writer.writerow({**row, "image": row["image"].replace("\r", "\\r")})  # a bare one would end the row
-        sys.stdout.flush()
-
-    yield write
-
-
-@contextmanager
-def _json() -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Rows as one JSON array, an object a line, each written at once."""
-    separator = "["
-
-    def write(row: dict[str, Any]) -> None:
-        nonlocal separator
-        print(f"{separator}\n{json.dumps(row)}", end="", flush=True)
-        separator = ","
-
-    try:
-        yield write
-    finally:  # also when it is stopped, so that what was written can be read
-        print("[]" if separator == "[" else "\n]", flush=True)
+    chosen = tuple(part.strip() for part in parts.split(",")) if parts else measure.PARTS
+    order = measure.Order(
+        benchmark=benchmark,
+        data_root=data_root,
+        repeats=repeats,
+        images=images,
+        device=device,
+        parts=chosen,
+        against=against,
+        changes=parse_changes(changes),
+    )
+    found, folder = measure.bench(order, log=_say), figures_folder("bench", figures_dir)
+    told, note = measure.summary(found[found["part"] != "growth"]), measure.machine(order.device)
+    save_table(found, folder, "repetitions")
+    if len(told):
+        save(costs(told), told, folder, "costs", note)
+        print(told.to_string(index=False, float_format=lambda value: f"{value:.3g}", na_rep="-"))
+    if "growth" in chosen:
+        curves = found[found["part"] == "growth"]
+        save(growth(curves, measure.exponents(found)), curves, folder, "growth", note)
+        print(measure.exponents(found).to_string(index=False, float_format=lambda value: f"{value:.3g}"))
+    print(f"{note}; tables and pictures in {folder}")
 
 
 _AFTER_SCORING = "the rows that were printed are whole; the other pictures are not scored"
 _AFTER_TRAINING = "finished epochs are kept, run the same command again to go on"
-WRITERS = {"csv": _csv, "json": _json}  #: of `lmcl score`
 
 
 def parse_split(text: str) -> int | str:

@@ -14,6 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.ticker import NullLocator
 
 from .figures import BLUE, GREY, ORANGE
 
@@ -250,4 +251,44 @@ def umap_panels(data: pd.DataFrame, label: str) -> Figure:
         axes.set(title=recipe, xticks=[], yticks=[])
         axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.01), fontsize=8)
     figure.colorbar(dots, ax=panels, label=label, shrink=0.85)
+    return figure
+
+
+def costs(told: pd.DataFrame) -> Figure:
+    """Rate of every contender beside the first of its part.
+
+    Args:
+        told: from `bench.summary`: part, contender, size, unit, rate, lowest, highest.
+    """
+    groups = list(told.groupby(["part", "size"], sort=False, dropna=False))
+    figure = Figure(figsize=(7.5, 0.6 * len(groups) + 0.3 * len(told)), layout="constrained")
+    panels = figure.subplots(len(groups), 1, squeeze=False, gridspec_kw=dict(height_ratios=[len(g) for _, g in groups]))
+    for axes, ((part, size), group) in zip(panels[:, 0], groups):
+        spread = np.abs(group[["lowest", "highest"]].to_numpy() - group[["rate"]].to_numpy()).T
+        colours = [BLUE, *[GREY] * (len(group) - 1)]
+        axes.barh(group["contender"], group["rate"], xerr=spread, color=colours, ecolor="black", height=0.7)
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        at = "" if pd.isna(size) else f", {size:.0f} embeddings"
+        axes.set_title(f"{part}{at}: {group['unit'].iloc[0]} a second", fontsize=9, loc="left")
+    return figure
+
+
+def growth(curves: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
+    """Seconds over size, both logarithmic, a panel for each thing that grows.
+
+    Args:
+        curves: the part "growth" of `bench.bench`: contender, size, seconds.
+        slopes: from `bench.exponents`.
+    """
+    figure = Figure(figsize=(2.6 * len(slopes), 2.8), layout="constrained")
+    for axes, slope in zip(figure.subplots(1, len(slopes), squeeze=False)[0], slopes.itertuples()):
+        own = curves[curves["contender"] == slope.contender]
+        middle = own.groupby("size")["seconds"].median()
+        axes.loglog(own["size"], own["seconds"], ".", color=GREY, markersize=4)
+        axes.loglog(middle.index, middle, "-", color=BLUE)
+        axes.set_title(f"{slope.contender}\nexponent {slope.exponent:.2f}", fontsize=8)
+        axes.set_xticks(middle.index, [f"{size:.0f}" for size in middle.index], fontsize=7, minor=False)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_ylabel("seconds", fontsize=8)
     return figure

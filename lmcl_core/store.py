@@ -39,12 +39,13 @@ class PictureStore:
         self._ends = torch.cumsum(self.heights * self.widths * 3, dim=0).tolist()
 
     @classmethod
-    def open(cls, table: pd.DataFrame, short_side: int | None = None) -> PictureStore:
+    def open(cls, table: pd.DataFrame, short_side: int | None = None, cache: str | Path | None = None) -> PictureStore:
         """Map the store of a table, decoding its pictures first where that has not been done.
 
         Args:
             table: from `load_benchmark`.
             short_side: larger pictures are brought to this short side, as in `pictures.shrink`.
+            cache: where stores are kept; None for that of `cache_folder`.
 
         Returns:
             The store; row i of the table is picture i.
@@ -53,7 +54,7 @@ class PictureStore:
             InputError: a picture cannot be decoded.
             RunError: the store cannot be saved.
         """
-        paths, index = _places(table, short_side)
+        paths, index = _places(table, short_side, cache)
         if not _is_whole(index):
             with alone(index.with_suffix(".lock")):
                 if not _is_whole(index):  # somebody else may just have built it
@@ -103,10 +104,10 @@ class PictureStore:
         return self.crops(indices, boxes[:, None], size)
 
 
-def _places(table: pd.DataFrame, short_side: int | None) -> tuple[list[Path], Path]:
+def _places(table: pd.DataFrame, short_side: int | None, cache: str | Path | None = None) -> tuple[list[Path], Path]:
     """The picture files of a table, and the index of their store."""
     paths = [Path(table.attrs["root"]) / image for image in table["image"]]
-    return paths, cache_folder() / "store" / f"{_key(paths, short_side)}.json"
+    return paths, Path(cache or cache_folder()) / "store" / f"{_key(paths, short_side)}.json"
 
 
 def _key(paths: Sequence[Path], short_side: int | None) -> str:

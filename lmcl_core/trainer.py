@@ -108,12 +108,12 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=rates,
-            total_steps=recipe.epochs * len(self._batches(torch.Generator())),
+            total_steps=recipe.epochs * len(self.batches(torch.Generator())),
             cycle_momentum=False,
         )
 
     def _check_processes(self) -> None:
-        smallest = min(len(batch) for batch in self._batches(torch.Generator()))
+        smallest = min(len(batch) for batch in self.batches(torch.Generator()))
         if smallest < self.fabric.world_size:
             raise InputError(
                 f"{self.fabric.world_size} processes share batches of {smallest} images: start fewer processes, "
@@ -134,21 +134,29 @@ class Trainer:
             crops = self.store.crops(indices, boxes, recipe.crop_size)
             yield crops.to(self.device).unflatten(0, boxes.shape[:2])
 
-    def _batches(self, generator: torch.Generator) -> Sequence[Tensor]:
-        """Training positions in random order, in parts of nearly equal size; none is left out."""
+    def batches(self, generator: torch.Generator) -> Sequence[Tensor]:
+        """Training positions of one epoch in random order, in batches of nearly equal size; none is left out.
+
+        Args:
+            generator: draws the order.
+        """
         order = torch.from_numpy(self.split.train)[torch.randperm(len(self.split.train), generator=generator)]
         return torch.tensor_split(order, -(-len(order) // self.recipe.batch_images))
+
+    def begin(self) -> None:
+        """Put the student into training mode, its batch statistics as the recipe wants them."""
+        self.student.train()
+        if self.recipe.freeze_batchnorm:
+            freeze_batchnorm(self.student)
 
     def run_epoch(self) -> str:
         """Train one epoch, evaluate it, and return the line that tells of it."""
         start = time.perf_counter()
         generator = torch.Generator().manual_seed(_seed(self.recipe.seed, self.epoch))
-        self.student.train()
-        if self.recipe.freeze_batchnorm:
-            freeze_batchnorm(self.student)
+        self.begin()
         terms = [
             self.step(indices, generator)
-            for indices in _bar(self._batches(generator), f"epoch {self.epoch + 1}/{self.recipe.epochs}")
+            for indices in _bar(self.batches(generator), f"epoch {self.epoch + 1}/{self.recipe.epochs}")
         ]
         means = torch.stack(terms).mean(dim=0).tolist()
         if not np.isfinite(means).all():

@@ -1,0 +1,46 @@
+"""How much memory a piece of work takes: it is done in a fresh process, whose high-water mark is read."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_STATUS = Path("/proc/self/status")
+
+
+def peak_megabytes(work: Callable[..., Callable[[], Any]], *arguments: Any) -> float:
+    """Memory at its highest while a piece of work is done twice, above what there was before it.
+
+    Args:
+        work: a function of a module, which makes what is then called.
+        *arguments: its arguments, which can be pickled.
+
+    Returns:
+        Megabytes: of the GPU where the work used one, else of the process; NaN where the system does not tell.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measure, work, arguments).result()
+
+
+def _measure(work: Callable[..., Callable[[], Any]], arguments: tuple) -> float:
+    torch.set_num_threads(torch.get_num_threads())  # its threads are there before the work
+    call = work(*arguments)
+    before = _status("VmRSS")
+    for _ in range(2):
+        call()
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 1e6
+    return max(0.0, _status("VmHWM") - before)
+
+
+def _status(field: str) -> float:
+    """A line of /proc/self/status in megabytes; NaN outside Linux."""
+    if not _STATUS.is_file():
+        return float("nan")
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024 / 1e6

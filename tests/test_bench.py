@@ -1,0 +1,121 @@
+"""What `lmcl bench` measures: that every part runs on small work, and that its sums are right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lmcl_core import InputError, bench, rivals
+from lmcl_core.figures import save
+from lmcl_core.peak import peak_megabytes
+from lmcl_core.result_figures import costs, growth
+
+SMALL = dict(backbone="resnet18", crop_size=32, crops=2, batch_images=4, embedding_dim=8)
+
+
+def order(root, **changes):
+    return bench.Order(
+        **dict(dict(benchmark="livec", data_root=str(root), repeats=1, images=8, device="cpu"), **changes)
+    )
+
+
+@pytest.fixture
+def no_children(monkeypatch):
+    """Memory is measured in processes of their own, which take seconds to start."""
+    monkeypatch.setattr("lmcl_core.peak.peak_megabytes", lambda work, *arguments: 7.0 if work(*arguments) else 0.0)
+
+
+def test_training_and_store_are_timed_beside_the_plain_ways(livec, no_children):
+    found = bench.bench(order(livec, parts=("training", "store"), changes=SMALL), log=lambda line: None)
+    assert list(found.columns) == bench.COLUMNS
+    by = found.set_index(["part", "contender"])
+    assert (
+        by.loc[("training", "ours"), "items"] == by.loc[("training", "plain loop"), "items"] == 8
+    )  # 4 images, 2 crops
+    assert by.loc[("store", "ours"), "items"] == by.loc[("store", "one after another"), "items"] >= 8
+    assert (found["seconds"] > 0).all() and (by.loc["training", "peak_mb"] == 7).all()
+    told = bench.summary(found)
+    assert told.set_index(["part", "contender"]).loc[("training", "ours"), "ratio"] == 1
+
+
+def test_scoring_is_timed_one_at_a_time_too(livec, no_children):
+    found = bench.bench(order(livec, parts=("scoring",)), log=lambda line: None)
+    assert found["contender"].tolist() == ["ours", "one at a time, bfloat16", "one at a time, float32"]
+    assert found["items"].nunique() == 1 and found["unit"].eq("images").all()
+
+
+def test_losses_are_timed_at_every_size(livec, no_children, monkeypatch):
+    monkeypatch.setattr(bench, "LOSS_SIZES", (16, 32))
+    found = bench.bench(order(livec, parts=("loss",)), log=lambda line: None)
+    assert set(found["size"]) == {16, 32} and {"ours v1", "ours v2"} <= set(found["contender"])
+
+
+def test_growth_has_a_curve_for_everything_that_grows(livec, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "CURVES", dict(batch_images=(2, 4), crops=(2, 4), crop_size=(32, 64)))
+    found = bench.bench(order(livec, parts=("growth",), changes=SMALL), log=lambda line: None)
+    slopes = bench.exponents(found)
+    assert len(slopes) == 5 and np.isfinite(slopes["exponent"]).all()
+    save(growth(found, slopes), found, tmp_path, "growth")
+    assert {path.name for path in tmp_path.glob("growth.*")} == {"growth.png", "growth.pdf", "growth.csv"}
+
+
+def test_contenders_take_turns_and_the_first_round_does_not_count():
+    called = []
+    turns = bench.take_turns({"a": lambda: called.append("a") or 3, "b": lambda: called.append("b") or 5}, 2, calls=2)
+    assert called == list("aabb" * 3)
+    assert turns["contender"].tolist() == list("abab") and turns["items"].tolist() == [6, 10, 6, 10]
+    assert turns["repetition"].tolist() == [0, 0, 1, 1]
+
+
+def made_up(contender, size, seconds, part="loss", items=10):
+    rows = [dict(repetition=n, seconds=value) for n, value in enumerate(seconds)]
+    return pd.DataFrame(rows).assign(part=part, contender=contender, size=size, items=items, unit="losses", peak_mb=1.0)
+
+
+def test_the_summary_compares_with_the_first_contender_in_each_repetition(tmp_path):
+    found = pd.concat([made_up("ours", 4.0, [1, 2, 4]), made_up("other", 4.0, [2, 3, 20])])
+    told = bench.summary(found).set_index("contender")
+    assert told.loc["ours", "rate"] == 5 and (told.loc["ours", "lowest"], told.loc["ours", "highest"]) == (2.5, 10)
+    assert told.loc["other", "ratio"] == 2  # of 2, 1.5 and 5
+    save(costs(told.reset_index()), told, tmp_path, "costs")
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_the_exponent_is_the_slope_of_the_logarithms(power):
+    found = pd.concat([made_up("curve", n, [3 * n**power] * 2, part="growth") for n in (1.0, 4.0, 16.0)])
+    assert bench.exponents(found)["exponent"].item() == pytest.approx(power)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [(dict(repeats=0), "repeats is 0"), (dict(images=3), "images is 3"), (dict(parts=("los",)), "'los'")],
+)
+def test_what_cannot_be_measured_is_named(changes, said):
+    with pytest.raises(InputError, match=said):
+        bench.Order(**changes)
+
+
+def test_a_folder_that_is_no_deiqt_is_named(livec, tmp_path):
+    with pytest.raises(InputError, match="IQA.iqa_dataset is not there"):
+        bench.bench(order(livec, parts=("training",), against=str(tmp_path), changes=SMALL), log=lambda line: None)
+
+
+def hold(megabytes):
+    """Work that fills so much memory."""
+    return lambda: torch.ones(int(megabytes * 250_000)).sum()
+
+
+def test_the_peak_of_memory_is_that_of_the_work():
+    small, large = peak_megabytes(hold, 1), peak_megabytes(hold, 200)
+    assert small < 100 and 190 < large < 300
+
+
+def test_the_three_losses_take_the_same_shapes():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(16, 8, generator=generator).requires_grad_() for _ in range(2))
+    for name, loss in rivals.losses().items():
+        student.grad = None
+        loss(student, teacher.detach()).backward()
+        assert student.grad.shape == (16, 8) and student.grad.abs().max() > 0, name
