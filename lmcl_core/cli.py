@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import warnings
 from collections import Counter
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from .arguments import parse_changes, parse_split
 from .errors import InputError, RunError
 
 app = typer.Typer(
@@ -176,14 +176,26 @@ def train(
 
 @app.command()
 def score(
-    paths: Annotated[list[Path], typer.Argument(help="pictures, or folders of pictures")],
+    paths: Annotated[list[str], typer.Argument(help="pictures, or folders of pictures; with --out also addresses")],
     weights: Annotated[str, typer.Option(help="bundled name, model.safetensors or its run folder")] = "livec",
     form: Annotated[str, typer.Option("--format", help="csv or json")] = "csv",
     overlays: Annotated[Path | None, typer.Option(help="folder for one picture a file: saliency, crop scores")] = None,
     batch_size: Annotated[int, typer.Option(help="pictures at a time")] = 4,
+    out: Annotated[str, typer.Option(help="folder of Parquet files, scored in parts on a Dask cluster")] = "",
+    workers: Annotated[int, typer.Option(help="with --out: workers; 0: one a GPU, or one")] = 0,
+    scheduler: Annotated[str, typer.Option(help="with --out: tcp://HOST:PORT of a Dask scheduler, or slurm")] = "",
     device: Device = "auto",
 ) -> None:
     """Score pictures: image, score in MOS units, percentile. Unreadable ones are listed on stderr, exit 1."""
+    if out:
+        if overlays is not None:
+            raise InputError("--overlays goes with rows on standard output: leave out --out, or --overlays")
+        _score_many(paths, out, weights, scheduler, workers, device)
+        return
+    if scheduler or workers:
+        raise InputError("--scheduler and --workers need a place for the scores: add --out FOLDER")
+    if address := next((path for path in paths if "://" in path), None):
+        raise InputError(f"{address} is an address: add --out FOLDER, or name files and folders")
     from PIL import Image
 
     from .score_files import picture_files, score_files
@@ -210,6 +222,16 @@ def score(
             if overlays is not None:
                 _save_overlay(scorer, scored, overlays, number)
     if faults:
+        raise typer.Exit(1)
+
+
+def _score_many(paths: list[str], out: str, weights: str, scheduler: str, workers: int, device: str) -> None:
+    from .score_many import score_many
+
+    scored, faults = score_many(paths, out, weights, scheduler=scheduler, workers=workers, device=device, log=_say)
+    print(f"{scored} pictures scored, {faults} could not be read; scores in {out}")
+    if faults:
+        print(f"{faults} pictures could not be read: the column fault of {out} says why", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -264,41 +286,6 @@ def bench(
 
 _AFTER_SCORING = "the rows that were printed are whole; the other pictures are not scored"
 _AFTER_TRAINING = "finished epochs are kept, run the same command again to go on"
-
-
-def parse_split(text: str) -> int | str:
-    """A split as `make_split` takes it.
-
-    Args:
-        text: a whole number of 0 or more, or "official".
-
-    Raises:
-        InputError: neither.
-    """
-    if text == "official" or (text.isascii() and text.isdigit()):
-        return text if text == "official" else int(text)
-    raise InputError(f"--split is {text!r}: write a whole number of 0 or more, or official")
-
-
-def parse_changes(pairs: list[str] | None) -> dict[str, Any]:
-    """Turn FIELD=VALUE texts into recipe fields; values are JSON, or plain text where they are not.
-
-    Args:
-        pairs: as given on the command line.
-
-    Raises:
-        InputError: no "=" in one of them.
-    """
-    changes = {}
-    for pair in pairs or []:
-        field, equals, text = pair.partition("=")
-        if not equals:
-            raise InputError(f"--set {pair!r}: write FIELD=VALUE, for example --set epochs=3")
-        try:
-            changes[field] = json.loads(text)
-        except ValueError:  # a plain word, such as v2
-            changes[field] = text
-    return changes
 
 
 def main(arguments: list[str] | None = None) -> None:

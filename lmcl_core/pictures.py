@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
@@ -152,6 +153,22 @@ def open_picture(path: str | Path) -> Image.Image:
         raise InputError(f"image {path} has more than {most} megapixels: save it in a smaller size") from error
     except DAMAGED as error:
         raise _unreadable(path, error) from error
+
+
+def from_bytes(content: bytes, name: object) -> Image.Image:
+    """Open a picture file that was read from elsewhere.
+
+    Args:
+        content: of the file.
+        name: what to call it in an error.
+
+    Raises:
+        InputError: it is no picture.
+    """
+    try:
+        return Image.open(io.BytesIO(content))
+    except DAMAGED as error:
+        raise _unreadable(name, error) from error
 
 
 def _unreadable(name: object, error: Exception) -> InputError:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
 from torch import Tensor
 
 from .errors import InputError
@@ -54,8 +56,16 @@ def picture_files(paths: Iterable[str | Path]) -> Iterator[Path]:
                 yield file
 
 
+def _itself(file: str | Path) -> str | Path:
+    return file
+
+
 def score_files(
-    scorer: Scorer, files: Iterable[str | Path], batch_size: int = 4, readers: int = 2
+    scorer: Scorer,
+    files: Iterable[str | Path],
+    batch_size: int = 4,
+    readers: int = 2,
+    open_file: Callable[[str | Path], str | Path | Image.Image] = _itself,
 ) -> Iterator[FileScore]:
     """Score files one after another; a file that cannot be read takes nothing from the others.
 
@@ -66,6 +76,8 @@ def score_files(
         files: their paths.
         batch_size: pictures that the model looks at together, >= 1.
         readers: threads that decode ahead, >= 1.
+        open_file: turns a file into what `scoring.as_picture` takes, for those that are no paths; `InputError` where it
+            cannot.
 
     Returns:
         One `FileScore` a file, in their order.
@@ -76,11 +88,11 @@ def score_files(
     for name, value in (("batch_size", batch_size), ("readers", readers)):
         if value < 1:
             raise InputError(f"{name} is {value!r}: it must be at least 1")
-    return _score_files(scorer, files, batch_size, readers)
+    read = partial(_read, open_file, short_side=scorer.short_side)
+    return _score_files(scorer, _read_ahead(files, read, batch_size + readers, readers), batch_size)
 
 
-def _score_files(scorer: Scorer, files: Iterable[str | Path], batch_size: int, readers: int) -> Iterator[FileScore]:
-    read = _read_ahead(files, scorer.short_side, batch_size + readers, readers)
+def _score_files(scorer: Scorer, read: Iterator[tuple], batch_size: int) -> Iterator[FileScore]:
     while batch := list(islice(read, batch_size)):
         pictures = [picture for _, picture in batch if not isinstance(picture, InputError)]
         seen = iter(_one_by_one(next(scorer.looks(pictures, batch_size))) if pictures else [])
@@ -94,22 +106,22 @@ def _score_files(scorer: Scorer, files: Iterable[str | Path], batch_size: int, r
 
 
 def _read_ahead(
-    files: Iterable[str | Path], short_side: int, ahead: int, readers: int
+    files: Iterable[str | Path], read: Callable[[str | Path], Tensor | InputError], ahead: int, readers: int
 ) -> Iterator[tuple[str | Path, Tensor | InputError]]:
     """Each file and its pixels, or what is wrong with it, decoded by threads while others are scored."""
     files, waiting = iter(files), deque[tuple[str | Path, Future]]()
     with ThreadPoolExecutor(readers) as pool:
         while True:
-            waiting.extend((file, pool.submit(_read, file, short_side)) for file in islice(files, ahead - len(waiting)))
+            waiting.extend((file, pool.submit(read, file)) for file in islice(files, ahead - len(waiting)))
             if not waiting:
                 return
             file, future = waiting.popleft()
             yield file, future.result()
 
 
-def _read(file: str | Path, short_side: int) -> Tensor | InputError:
+def _read(open_file: Callable, file: str | Path, short_side: int) -> Tensor | InputError:
     try:
-        return as_picture(file, short_side)
+        return as_picture(open_file(file), short_side)
     except InputError as error:
         return error
 

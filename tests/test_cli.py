@@ -22,7 +22,8 @@ from scipy.io import savemat
 
 from lmcl_core import BENCHMARKS, InputError, QualityModel, Recipe, RunError, Split, load_benchmark, make_split
 from lmcl_core import split_hash
-from lmcl_core.cli import main, parse_changes, parse_split
+from lmcl_core.arguments import parse_changes, parse_split
+from lmcl_core.cli import main
 from lmcl_core.runs import run_folder
 from lmcl_core.model_file import save_model
 
@@ -578,3 +579,43 @@ def test_a_question_nobody_answers_is_wrong_use_and_names_the_way_out(lmcl, tmp_
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     code, _, err = lmcl("download", "kadid10k", tmp_path)
     assert code == 2 and "--yes" in err and "unexpected" not in err and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--scheduler", "tcp://127.0.0.1:1"], "add --out FOLDER"),
+        (["--workers", "2"], "add --out FOLDER"),
+        (["--out", "scores", "--overlays", "overlays"], "--overlays"),
+        (["s3://bucket/pictures"], "s3://bucket/pictures is an address"),
+    ],
+)
+def test_options_of_scoring_that_do_not_go_together_are_named(refused, pictures, options, said):
+    assert said in refused(2, "score", pictures, *options)
+
+
+def test_scoring_on_a_cluster_tells_what_it_did_and_where_the_faults_are(lmcl, pictures, monkeypatch):
+    asked = []
+
+    def score_many(paths, out, weights, **options):
+        asked.append((list(paths), out, weights, options["workers"], options["scheduler"]))
+        return 3, 1
+
+    monkeypatch.setattr("lmcl_core.score_many.score_many", score_many)
+    code, out, err = lmcl("score", pictures, "s3://bucket", "--out", "scores", "--workers", 2)
+    assert code == 1 and "3 pictures scored, 1 could not be read" in out and "column fault" in err
+    assert asked == [([str(pictures), "s3://bucket"], "scores", "livec", 2, "")]
+
+
+def test_bench_prints_its_table_and_leaves_tables_and_pictures(lmcl, tmp_path, sound, monkeypatch):
+    monkeypatch.setattr("lmcl_core.bench.LOSS_SIZES", (16,))
+    monkeypatch.setattr("lmcl_core.peak.peak_megabytes", lambda *work: 1.0)
+    options = ["--parts", "loss,store", "--repeats", 1, "--images", 8, "--figures-dir", tmp_path]
+    code, out, err = lmcl("bench", "--benchmark", "livec", "--data-root", sound, *options)
+    assert code == 0 and err == "" and "ours v1" in out and "one after another" in out and "CPU threads" in out
+    made = {path.name for path in (tmp_path / "bench").iterdir()}
+    assert {"repetitions.csv", "costs.csv", "costs.png", "costs.pdf"} <= made
+
+
+def test_an_unknown_part_of_bench_is_named(refused):
+    assert "'los'" in refused(2, "bench", "--parts", "los")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lmcl_core import InputError, Recipe
-from lmcl_core.cli import parse_changes
+from lmcl_core.arguments import parse_changes
 from lmcl_core import ledger
 from lmcl_core.ledger import command, compare, main, read_ledger, update_ledger
 

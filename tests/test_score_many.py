@@ -1,0 +1,127 @@
+"""Scoring in parts on a Dask cluster: the same scores, whole files, what is missing alone when called again."""
+
+from __future__ import annotations
+
+import os
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from lmcl_core import InputError, RunError, load
+from lmcl_core.score_many import list_pictures, score_many, score_part
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five pictures, one of them broken."""
+    folder = tmp_path / "pictures"
+    (folder / "below").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for n in range(4):
+        place = folder / "below" if n == 3 else folder
+        Image.fromarray(rng.integers(0, 256, (70 + 9 * n, 80, 3), dtype=np.uint8)).save(place / f"{n}.png")
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("not scored")
+    return folder
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """A cluster in this process, for tests of what is not Dask's."""
+    from contextlib import contextmanager
+
+    from distributed import Client
+
+    @contextmanager
+    def connect(scheduler, workers):
+        with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+            yield client
+
+    monkeypatch.setattr("lmcl_core.score_many.connect", connect)
+
+
+def scores(out):
+    return pd.concat(pd.read_parquet(path) for path in sorted(out.glob("part-*.parquet"))).reset_index(drop=True)
+
+
+def quiet(line):
+    pass
+
+
+def test_a_cluster_gives_the_scores_of_one_process(folder, tmp_path):
+    """The real cluster, with two workers of their own."""
+    assert score_many([folder], tmp_path / "out", workers=2, part=2, log=quiet) == (4, 1)
+    found = scores(tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").glob("part*")) == [f"part-0000{n}.parquet" for n in range(3)]
+    assert found["image"].tolist() == list_pictures([folder])
+    assert found.loc[found["score"].isna(), "image"].tolist() == [str(folder / "broken.jpg")]
+    whole = found[found["fault"].isna()]
+    own = load("livec").score(whole["image"].tolist())
+    np.testing.assert_allclose(whole["score"], own["score"], atol=0.3)  # batches of other sizes round otherwise
+    assert "broken.jpg" in found["fault"].dropna().item()
+
+
+def test_called_again_it_does_what_is_missing_alone(folder, tmp_path, here):
+    out, told = tmp_path / "out", []
+    score_many([folder], out, part=2, log=quiet)
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("part*")}
+    (out / "part-00001.parquet").unlink()
+    assert score_many([folder], out, part=2, log=told.append) == (4, 1)
+    after = {path.name: path.stat().st_mtime_ns for path in out.glob("part*")}
+    assert {name for name in before if before[name] != after[name]} == {"part-00001.parquet"}
+    assert "2 of them finished before" in told[0] and len(told) == 2
+    assert score_many([folder], out, part=2, log=quiet) == (4, 1)  # nothing is left to do, and no cluster is needed
+
+
+def test_a_folder_with_the_scores_of_something_else_is_refused(folder, tmp_path, here):
+    score_many([folder], tmp_path / "out", log=quiet)
+    with pytest.raises(InputError, match="scores of other part"):
+        score_many([folder], tmp_path / "out", part=2, log=quiet)
+    with pytest.raises(InputError, match="scores of other files"):
+        score_many([folder / "0.png"], tmp_path / "out", log=quiet)
+
+
+def test_a_part_that_fails_is_named_and_the_others_are_kept(folder, tmp_path, here, monkeypatch):
+    def work(files, out, name, *rest):
+        if name == "part-00001.parquet":
+            raise RunError("no room")
+        return score_part(files, out, name, *rest)
+
+    monkeypatch.setattr("lmcl_core.score_many.score_part", work)
+    with pytest.raises(RunError, match="1 of 3 parts failed .no room."):
+        score_many([folder], tmp_path / "out", part=2, log=quiet)
+    assert {path.name for path in (tmp_path / "out").glob("part*")} == {"part-00000.parquet", "part-00002.parquet"}
+
+
+def test_an_object_store_is_read_and_written(folder):
+    """fsspec's store in memory stands for all of them: nothing of a path works on it."""
+    store = fsspec.filesystem("memory")
+    store.put(str(folder), "/bucket/", recursive=True)
+    files = list_pictures(["memory://bucket"])
+    assert len(files) == 5 and all(file.startswith("memory://") for file in files)
+    assert score_part(files, "memory://scores", "part-00000.parquet", "livec", "cpu") == 1
+    found = pd.read_parquet("memory://scores/part-00000.parquet")
+    local = load("livec").score([str(folder / "0.png")])["score"].item()
+    assert found["score"][0] == pytest.approx(local, abs=0.3) and found["fault"].notna().sum() == 1
+
+
+def test_what_is_gone_from_an_object_store_is_a_row_with_a_fault():
+    assert score_part(["memory://gone/1.png"], "memory://lost", "part-00000.parquet", "livec", "cpu") == 1
+    assert "unreadable image memory://gone/1.png" in pd.read_parquet("memory://lost/part-00000.parquet")["fault"][0]
+
+
+@pytest.mark.parametrize("address", ["nonsense://bucket", "abfs://bucket/pictures"])
+def test_an_address_that_cannot_be_reached_is_named(address):
+    with pytest.raises(InputError, match=address.split(":")[0]):
+        list_pictures([address])
+
+
+def test_no_pictures_and_no_parts_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no pictures in"):
+        score_many([tmp_path], tmp_path / "out", log=quiet)
+    with pytest.raises(InputError, match="part is 0"):
+        score_many([tmp_path], tmp_path / "out", part=0, log=quiet)
+    assert os.listdir(tmp_path) == []
