@@ -12,7 +12,7 @@ from scipy import stats
 
 from . import runs, tables
 from .errors import InputError, unknown
-from .recipe import Recipe, check_changes
+from .recipe import Recipe, check_changes, variants_of
 from .splits import make_split, thinned
 
 #: What a recipe of `recipe.VARIANTS` is called in tables; "lmcl" depends on its own variant of the loss.
@@ -26,6 +26,7 @@ TITLES = {
     "no-manifold": "without the manifold loss",
     "uniform-pooling": "crops weighed alike",
     "quality-aware": "quality-aware negatives",
+    "equal-negatives": "all negatives alike",
     "crops-2": "2 crops an image",
     "crops-8": "8 crops an image",
     "train-20": "20 % of the data to train",
@@ -45,6 +46,8 @@ _COLUMNS = ["recipe", "title", "split", "srcc", "plcc", "rmse", "n_train", "n_te
 def choose(benchmark: str, variants: str, changes: Mapping[str, Any]) -> dict[str, Recipe]:
     """The recipes of chosen variants and of both baselines, in the order of `TITLES`.
 
+    A variant that is the benchmark's preset itself, such as "quality-aware" where that is on, is left out.
+
     Args:
         benchmark: a key of `BENCHMARKS`.
         variants: keys of `TITLES` with commas between them, or "all".
@@ -62,7 +65,10 @@ def choose(benchmark: str, variants: str, changes: Mapping[str, Any]) -> dict[st
             raise unknown("variant", name, [*TITLES, "all"])
     names += BASELINES
     check_changes(changes, names)
-    return {name: Recipe.for_benchmark(benchmark, name, **changes) for name in TITLES if name in names}
+    there = variants_of(benchmark)
+    return {
+        name: Recipe.for_benchmark(benchmark, name, **changes) for name in TITLES if name in names and name in there
+    }
 
 
 def results(table: pd.DataFrame, recipes: Mapping[str, Recipe], runs_dir: str | Path, splits: int) -> pd.DataFrame:

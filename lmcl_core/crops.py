@@ -208,12 +208,21 @@ def resize_crop(pixels: Tensor, size: int) -> Tensor:
         size: S, in pixels.
 
     Returns:
-        (S, S, 3) uint8; `pixels` itself, bit for bit, where it already has that size.
+        (S, S, 3) uint8; `pixels` itself, bit for bit, where it already has that size. On a GPU the filter works in
+        float32, on a CPU in whole numbers: they differ by one level at most.
     """
     if pixels.shape[:2] == (size, size):
         return pixels
     chw = pixels.permute(2, 0, 1)[None]  # (1, 3, H, W), channels last in memory
+    if pixels.device.type != "cpu":
+        return _in_float32(chw, size)[0].permute(1, 2, 0)
     return F.interpolate(chw, (size, size), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+
+
+def _in_float32(chw: Tensor, size: int) -> Tensor:
+    """(1, 3, H, W) -> (1, 3, S, S), both uint8, for devices without a filter of whole numbers."""
+    resized = F.interpolate(chw.float(), (size, size), mode="bilinear", antialias=True)
+    return resized.round().clamp(0, 255).to(torch.uint8)
 
 
 def _cover(spans: Tensor, cells: int) -> Tensor:

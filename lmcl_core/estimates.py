@@ -70,7 +70,7 @@ def forecast(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
             dict(
                 benchmark=name,
                 images=len(table),
-                runs=len(order.recipes) * order.splits - finished,
+                runs=len(recipes[name]) * order.splits - finished,
                 finished=finished,
                 minutes=round(minutes, 1),
                 basis=", ".join(sorted(basis)),

@@ -23,7 +23,8 @@ BENCHMARK_PRESETS: dict[str, dict[str, Any]] = {
     "csiq": dict(),
     "tid2013": dict(epochs=4),
     "kadid10k": dict(epochs=3, batch_images=32),
-    "livec": dict(),
+    # Found on validation parts of LIVEC: see figures/ledger.csv.
+    "livec": dict(correlation_weight=0.5, manifold_weight=0.02, quality_sigma=1.0),
     "koniq10k": dict(epochs=3, batch_images=32, short_side=384),
     "livefb": dict(epochs=2, batch_images=32, short_side=384),
     "spaq": dict(epochs=3, batch_images=32, short_side=512),
@@ -43,6 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lmcl-v2": dict(variant="v2"),
     "uniform-pooling": dict(saliency_pooling=False),
     "quality-aware": dict(quality_sigma=1.0),
+    "equal-negatives": dict(quality_sigma=None),
     "crops-2": dict(crops=2),
     "crops-8": dict(crops=8),
     # of 100 % of a benchmark, of which 20 % are the test part
@@ -273,6 +275,18 @@ class Recipe:
         """First 12 hex digits of the SHA-256 of all fields but the name, and but what `_AS_BEFORE` leaves out."""
         values = {k: v for k, v in self.to_dict().items() if k != "name" and (k, v) not in _AS_BEFORE.items()}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def variants_of(benchmark: str) -> tuple[str, ...]:
+    """Those of `VARIANTS` that differ from a benchmark's preset; "lmcl", which is the preset, is the first.
+
+    Args:
+        benchmark: its name; others than those with a preset have the defaults.
+    """
+    preset = Recipe.from_dict(BENCHMARK_PRESETS.get(benchmark, {}))
+    return tuple(
+        name for name in VARIANTS if name == "lmcl" or Recipe.from_dict(VARIANTS[name], preset).hash != preset.hash
+    )
 
 
 def check_changes(changes: Mapping[str, Any], variants: Iterable[str] = tuple(VARIANTS)) -> None:

@@ -18,7 +18,7 @@ from .devices import resolve_device
 from .errors import InputError, RunError
 from .jobs import Job, is_finished, remember
 from .paths import figures_folder, runs_folder
-from .recipe import COMPARED, VARIANTS, Recipe, check_changes
+from .recipe import COMPARED, Recipe, check_changes, variants_of
 from .splits import make_split
 from .tables import finished_splits
 
@@ -53,10 +53,9 @@ class Order:
     scheduler: str = ""
     ablation: bool = False
 
-    @property
-    def recipes(self) -> tuple[str, ...]:
-        """Names of the recipes that are trained."""
-        return tuple(VARIANTS) if self.ablation else COMPARED
+    def recipes(self, benchmark: str) -> tuple[str, ...]:
+        """Names of the recipes that are trained on a benchmark."""
+        return variants_of(benchmark) if self.ablation else COMPARED
 
     def settings(self, benchmark: str, **more: Any) -> dict[str, Any]:
         """Notebook parameters that tell of this order; `benchmark` is one name or several with commas."""
@@ -137,7 +136,7 @@ def prepare(
     Recipe.from_dict(order.changes)  # a wrong field is told before anything is built
     tables, missing = choose_benchmarks(order.benchmark, order.data_root or None)
     recipes = {
-        name: {recipe: Recipe.for_benchmark(name, recipe, **order.changes) for recipe in order.recipes}
+        name: {recipe: Recipe.for_benchmark(name, recipe, **order.changes) for recipe in order.recipes(name)}
         for name in tables
     }
     for name, reason in missing.items():
@@ -166,7 +165,7 @@ def plan(order: Order, benchmarks: list[str]) -> Iterator[list[Job]]:
         )
         for name in benchmarks
         for index in range(order.splits)
-        for recipe in order.recipes
+        for recipe in order.recipes(name)
     ]
     together = folder / (benchmarks[0] if len(benchmarks) == 1 else "all")
     all_of_them = ",".join(benchmarks)

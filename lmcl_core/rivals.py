@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from .ahead import ahead
 from .crops import CropSampler, fixed_boxes, resize_crop
 from .errors import InputError
 from .losses import LocalManifoldContrastiveLoss
 from .recipe import Recipe
 from .scoring import Scorer, as_picture
 from .splits import Split
-from .trainer import Trainer
+from .trainer import Batch, Trainer
 
 Contender = Callable[[], int]
 _NORMALISE = transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -48,17 +49,19 @@ class OurTraining:
     def __init__(self, table: pd.DataFrame, split: Split, recipe: Recipe, device: str) -> None:
         self.trainer = Trainer(table, split, replace(recipe, epochs=10_000), device)  # a schedule without an end
         self.trainer.begin()
-        self.generator = torch.Generator().manual_seed(0)
-        self.batches = iter(())
+        self.batches = ahead(self._draw())
+
+    def _draw(self) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(0)
+        while True:
+            for indices in self.trainer.batches(generator):
+                yield self.trainer.draw(indices, generator)
 
     def __call__(self) -> int:
         """One step; returns its crops."""
-        indices = next(self.batches, None)
-        if indices is None:
-            self.batches = iter(self.trainer.batches(self.generator))
-            indices = next(self.batches)
-        self.trainer.step(indices, self.generator)
-        return len(indices) * self.trainer.recipe.crops
+        batch = next(self.batches)
+        self.trainer.step(batch)
+        return batch.boxes[..., 0].numel()
 
 
 class PlainTraining:

@@ -24,18 +24,22 @@ from .paths import cache_folder
 from .pictures import DAMAGED, decode, open_picture, shrink, shrunk
 
 
+#: Share of a GPU's free memory that decoded pictures may take; the rest is left to the network's activations.
+GPU_SHARE = 0.5
+
+
 class PictureStore:
     """All pictures of a table as one flat array of pixels.
 
     Args:
-        pixels: (total bytes,) uint8, pictures one after another, each (H, W, 3) row by row.
+        pixels: (total bytes,) uint8 array or tensor, pictures one after another, each (H, W, 3) row by row.
         heights: (n,) int64, in pixels.
         widths: (n,) int64.
     """
 
-    def __init__(self, pixels: np.ndarray, heights: Sequence[int], widths: Sequence[int]) -> None:
+    def __init__(self, pixels: np.ndarray | Tensor, heights: Sequence[int], widths: Sequence[int]) -> None:
         self.heights, self.widths = torch.as_tensor(heights).long(), torch.as_tensor(widths).long()
-        self._pixels = torch.from_numpy(pixels)
+        self._pixels = torch.as_tensor(pixels)
         self._ends = torch.cumsum(self.heights * self.widths * 3, dim=0).tolist()
 
     @classmethod
@@ -67,11 +71,24 @@ class PictureStore:
         """Whether `open` would find the pictures decoded; arguments as there."""
         return _is_whole(_places(table, short_side)[1])
 
+    def on(self, device: torch.device) -> PictureStore:
+        """All pixels in a GPU's memory, where they take no more than `GPU_SHARE` of what is free there.
+
+        Args:
+            device: where crops are wanted.
+
+        Returns:
+            A store whose pictures and crops are on that GPU; this one where they do not fit, or for another device.
+        """
+        if device.type != "cuda" or self._pixels.numel() > GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+            return self
+        return PictureStore(self._pixels.to(device), self.heights, self.widths)
+
     def __len__(self) -> int:
         return len(self.heights)
 
     def picture(self, index: int) -> Tensor:
-        """Picture `index` as a (H, W, 3) uint8 view."""
+        """Picture `index` as a (H, W, 3) uint8 view, where the store is."""
         height, width = int(self.heights[index]), int(self.widths[index])
         end = self._ends[index]
         return self._pixels[end - height * width * 3 : end].view(height, width, 3)
@@ -86,10 +103,10 @@ class PictureStore:
             flips: (B, K) bool, which crops to mirror; None mirrors none.
 
         Returns:
-            (B·K, 3, S, S) uint8, channels last in memory.
+            (B·K, 3, S, S) uint8, channels last in memory, where the store is.
         """
         B, K, _ = boxes.shape
-        out = torch.empty(B * K, size, size, 3, dtype=torch.uint8)
+        out = torch.empty(B * K, size, size, 3, dtype=torch.uint8, device=self._pixels.device)
         for n, (top, left, height, width) in enumerate(boxes.flatten(0, 1).tolist()):
             picture = self.picture(int(indices[n // K]))
             crop = resize_crop(picture[top : top + height, left : left + width], size)

@@ -9,7 +9,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import evaluation, looking, processes
+from .ahead import ahead
 from .cpu import keep_freed_memory
 from .crops import CropSampler, crop_saliency, crop_weights, salient_crop
 from .errors import InputError, RunError
@@ -43,6 +44,16 @@ class Seen(NamedTuple):
     saliency: Tensor
 
 
+class Batch(NamedTuple):
+    """A step's images: their positions (B,) and boxes (B, K, 4), and of those that this process works on the crops
+    (b·K, 3, S, S) and the global views (b, 3, V, V), both uint8."""
+
+    indices: Tensor
+    boxes: Tensor
+    crops: Tensor
+    views: Tensor
+
+
 class Trainer:
     """Student, teacher, optimiser and data of one run.
 
@@ -62,7 +73,7 @@ class Trainer:
         mos = table["mos"].to_numpy(dtype=float)
         self.mos_mean, self.mos_std = float(mos[split.train].mean()), float(mos[split.train].std())
         self.target = torch.from_numpy((mos - self.mos_mean) / self.mos_std).float()  # (n,) standardised
-        self.store = PictureStore.open(table, recipe.short_side)
+        self.store = PictureStore.open(table, recipe.short_side).on(self.device)
         self.sampler = CropSampler(recipe.crop_size, recipe.crops, recipe.scales, recipe.flip)
         self.manifold = LocalManifoldContrastiveLoss(
             recipe.temperature, recipe.intra_weight, recipe.variant, recipe.quality_sigma
@@ -154,9 +165,10 @@ class Trainer:
         start = time.perf_counter()
         generator = torch.Generator().manual_seed(_seed(self.recipe.seed, self.epoch))
         self.begin()
+        batches = self.batches(generator)
+        drawn = ahead(self.draw(indices, generator) for indices in batches)
         terms = [
-            self.step(indices, generator)
-            for indices in _bar(self.batches(generator), f"epoch {self.epoch + 1}/{self.recipe.epochs}")
+            self.step(batch) for batch in _bar(drawn, len(batches), f"epoch {self.epoch + 1}/{self.recipe.epochs}")
         ]
         means = torch.stack(terms).mean(dim=0).tolist()
         if not np.isfinite(means).all():
@@ -183,23 +195,35 @@ class Trainer:
             f"test SRCC {scores['srcc']:.4f}  PLCC {scores['plcc']:.4f}"
         )
 
-    def step(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        """One step of student, optimiser, schedule and teacher.
+    def draw(self, indices: Tensor, generator: torch.Generator) -> Batch:
+        """Take a step's crops and views from the store.
 
         Args:
             indices: (B,) positions in the table.
-            generator: draws crops and flips.
+            generator: draws crops and flips, the same in every process.
+        """
+        recipe, own = self.recipe, processes.part(self.fabric, len(indices))
+        boxes = self.sampler.sample(self.store.heights[indices], self.store.widths[indices], generator)
+        flips = self.sampler.flips(len(indices), generator)
+        crops = self.store.crops(indices[own], boxes[own], recipe.crop_size, flips[own])
+        views = self.store.whole(indices[own], recipe.view_side)
+        if self.device.type == "cuda" and not crops.is_cuda:
+            crops, views = crops.pin_memory(), views.pin_memory()
+        return Batch(indices, boxes, crops, views)
+
+    def step(self, batch: Batch) -> Tensor:
+        """One step of student, optimiser, schedule and teacher.
+
+        Args:
+            batch: from `draw`.
 
         Returns:
             (7,) detached values of `TERMS`, on the training device.
         """
-        recipe, B = self.recipe, len(indices)
-        own = processes.part(self.fabric, B)  # all draw the same crops, each works on its own images
+        recipe, indices, B = self.recipe, batch.indices, len(batch.indices)
+        own, boxes = processes.part(self.fabric, B), batch.boxes
         heights, widths = self.store.heights[indices], self.store.widths[indices]
-        boxes, flips = self.sampler.sample(heights, widths, generator), self.sampler.flips(B, generator)
-        crops = self.store.crops(indices[own], boxes[own], recipe.crop_size, flips[own])
-        views = self.store.whole(indices[own], recipe.view_side)
-        crops, views = (pixels.to(self.device, non_blocking=True) for pixels in (crops, views))
+        crops, views = (pixels.to(self.device, non_blocking=True) for pixels in (batch.crops, batch.views))
         with torch.no_grad(), self.fabric.autocast():  # frozen stages are the same in both models
             crops, views = self.student.early(crops), self.student.early(views)
             taught, taught_map = self.teacher.late(crops), self.teacher.late(views).saliency
@@ -302,7 +326,7 @@ def _seed(seed: int, epoch: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7], "big")
 
 
-def _bar(batches: Sequence[Tensor], title: str):
+def _bar(batches: Iterable[Batch], count: int, title: str):
     """A progress bar in JupyterLab and in a terminal; nothing where nobody watches."""
     watched = "JPY_SESSION_NAME" in os.environ or sys.stderr.isatty()
-    return tqdm(batches, desc=title, leave=False, disable=not watched)
+    return tqdm(batches, desc=title, total=count, leave=False, disable=not watched)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from lmcl_core import CropSampler, InputError, crop_saliency, salient_crop
-from lmcl_core.crops import crops_by_scale, fixed_boxes, resize_crop
+from lmcl_core.crops import _in_float32, crops_by_scale, fixed_boxes, resize_crop
 
 SIZES = [
     (1, 1),
@@ -285,3 +285,11 @@ def test_test_boxes_are_the_grid_of_every_different_scale():
 def test_every_scale_is_covered_equally_densely(scales, crops, counts):
     assert list(crops_by_scale(scales, crops).values()) == counts
     assert len(fixed_boxes(CropSampler(20, scales=scales), 300, 400, crops)) == sum(counts)
+
+
+@pytest.mark.parametrize("size", [5, 16, 90])
+def test_the_filter_of_gpus_differs_from_that_of_cpus_by_one_level_at_most(size):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (37, 37, 3), generator=generator, dtype=torch.uint8)
+    in_float = _in_float32(pixels.permute(2, 0, 1)[None], size)[0].permute(1, 2, 0)
+    assert in_float.dtype == torch.uint8 and (in_float.int() - resize_crop(pixels, size).int()).abs().max() <= 1

@@ -37,7 +37,7 @@ table = load_benchmark("livec", sys.argv[1])
 split = make_split(table, 0, test=0.34)
 trainer = Trainer(table, split, Recipe.from_dict(eval(sys.argv[3])), "cpu")
 trainer.student.eval()
-terms = trainer.step(torch.from_numpy(split.train)[:3], torch.Generator().manual_seed(0))
+terms = trainer.step(trainer.draw(torch.from_numpy(split.train)[:3], torch.Generator().manual_seed(0)))
 if rank() == 0:
     grads = {name: p.grad for name, p in trainer.student.named_parameters()}
     torch.save(dict(terms=terms, **grads), sys.argv[2])

@@ -12,7 +12,7 @@ import pytest
 
 from lmcl_core import InputError, Recipe, RunError, load_benchmark, make_split, train
 from lmcl_core.estimates import forecast
-from lmcl_core.recipe import VARIANTS
+from lmcl_core.recipe import VARIANTS, variants_of
 from lmcl_core.reproduce import Order, _lacks_input, plan, prepare, reproduce
 
 TINY = {"epochs": 1, "crop_size": 32, "crops": 2, "test_crops": 2, "pretrained": False, "batch_images": 32}
@@ -245,9 +245,9 @@ def test_several_benchmarks_share_one_table_and_keep_their_own_folders(tmp_path)
 
 def test_the_ablation_trains_every_variant_and_draws_notebook_05(tmp_path):
     stages = list(plan(order(tmp_path, ablation=True), ["demo", "livec"]))
-    assert [len(stage) for stage in stages] == [2, 2 * len(VARIANTS), 6]
+    assert [len(stage) for stage in stages] == [2, len(variants_of("demo")) + len(variants_of("livec")), 6]
     trained = {job.parameters["recipe"] for job in stages[1]}
-    assert trained == set(VARIANTS)
+    assert trained == set(VARIANTS)  # each on one of them at least
     drawn = [job for job in stages[2] if job.notebook.startswith("05")]
     assert [job.parameters["benchmark"] for job in drawn] == ["demo", "livec"]
     assert all(job.parameters["variants"] == "all" and not job.parameters["train_missing"] for job in drawn)

@@ -70,6 +70,24 @@ def test_flips_mirror_left_and_right_and_only_where_asked(table):
     assert torch.equal(plain[1].flip(-1), flipped[1])
 
 
+def test_pictures_stay_where_they_are_on_a_cpu_and_on_a_gpu_without_room(table, monkeypatch):
+    store = PictureStore.open(table)
+    assert store.on(torch.device("cpu")) is store
+    pixels = sum(store.picture(i).numel() for i in range(len(store)))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * pixels - 1, 10**12))
+    assert store.on(torch.device("cuda", 0)) is store
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_s_crops_are_those_of_the_cpu(table):
+    store = PictureStore.open(table)
+    boxes = torch.tensor([[[3, 5, 16, 16], [0, 0, 32, 32]]])
+    there = store.on(torch.device("cuda", 0)).crops([1], boxes, 16)
+    here = store.crops([1], boxes, 16)
+    assert there.is_cuda and torch.equal(there[0].cpu(), here[0])  # native scale: bit for bit
+    assert (there[1].cpu().int() - here[1].int()).abs().max() <= 1
+
+
 def test_crops_leave_the_store_as_it_is(table):
     store = PictureStore.open(table)
     before = store.picture(0).clone()

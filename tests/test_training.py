@@ -189,12 +189,8 @@ def test_a_diverged_loss_stops_the_run(table, split, tmp_path, monkeypatch):
 
 def test_no_training_image_is_left_out_of_an_epoch(table, split, tmp_path, monkeypatch):
     seen: list[int] = []
-    step = trainer.Trainer.step
-    monkeypatch.setattr(
-        trainer.Trainer,
-        "step",
-        lambda self, indices, generator: (seen.extend(indices.tolist()), step(self, indices, generator))[1],
-    )
+    draw = trainer.Trainer.draw
+    monkeypatch.setattr(trainer.Trainer, "draw", lambda self, i, g: seen.extend(i.tolist()) or draw(self, i, g))
     train(table, split, Recipe.from_dict({"epochs": 1, "batch_images": 3}, TINY), tmp_path / "run", "cpu", log=quiet)
     assert sorted(seen) == split.train.tolist()
 
@@ -251,8 +247,8 @@ def test_frozen_stages_keep_their_weights_through_a_run_and_the_rest_learns(tabl
 
 def test_a_share_of_the_training_part_is_trained_on_and_the_test_part_stays(table, split, tmp_path, monkeypatch):
     seen = []
-    step = trainer.Trainer.step
-    monkeypatch.setattr(trainer.Trainer, "step", lambda self, i, g: seen.extend(i.tolist()) or step(self, i, g))
+    draw = trainer.Trainer.draw
+    monkeypatch.setattr(trainer.Trainer, "draw", lambda self, i, g: seen.extend(i.tolist()) or draw(self, i, g))
     recipe = Recipe.from_dict({"train_share": 0.5, "epochs": 1}, TINY)
     result = train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
     assert set(seen) < set(split.train) and len(seen) == len(set(seen)) == round(len(split.train) / 2)
