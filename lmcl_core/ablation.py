@@ -46,7 +46,7 @@ _COLUMNS = ["recipe", "title", "split", "srcc", "plcc", "rmse", "n_train", "n_te
 def choose(benchmark: str, variants: str, changes: Mapping[str, Any]) -> dict[str, Recipe]:
     """The recipes of chosen variants and of both baselines, in the order of `TITLES`.
 
-    A variant that is the benchmark's preset itself, such as "quality-aware" where that is on, is left out.
+    Of "all", a variant that is the benchmark's preset itself, such as "quality-aware" where that is on, is left out.
 
     Args:
         benchmark: a key of `BENCHMARKS`.
@@ -57,7 +57,7 @@ def choose(benchmark: str, variants: str, changes: Mapping[str, Any]) -> dict[st
         Recipes by name.
 
     Raises:
-        InputError: an unknown variant or field, or a change that a variant would undo.
+        InputError: an unknown variant or field, a variant that is the preset itself, or a change that one would undo.
     """
     names = [name.strip() for name in variants.split(",")] if variants != "all" else list(TITLES)
     for name in names:
@@ -66,6 +66,8 @@ def choose(benchmark: str, variants: str, changes: Mapping[str, Any]) -> dict[st
     names += BASELINES
     check_changes(changes, names)
     there = variants_of(benchmark)
+    for name in set(names) - set(there) if variants != "all" else ():
+        raise InputError(f"variant {name!r} is the preset of {benchmark} itself, which is called 'lmcl': leave it out")
     return {
         name: Recipe.for_benchmark(benchmark, name, **changes) for name in TITLES if name in names and name in there
     }

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .errors import InputError, RunError
-from .jobs import Job, run_notebook
 
 if TYPE_CHECKING:
     from distributed import Client, Future
+
+    from .jobs import Job
 
 _TOPIC = "lmcl"  # of the events by which a worker tells of its epochs
 _SECONDS_TO_JOIN = 60
@@ -217,6 +218,8 @@ def _work(job: Job) -> float:
     import time
 
     from distributed import get_worker
+
+    from .jobs import run_notebook  # here, since whoever scores pictures on a cluster needs no notebooks
 
     logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)  # a failure is told once, by who waits for it
     worker, start = get_worker(), time.perf_counter()

@@ -31,6 +31,7 @@ from .store import PictureStore
 
 PARTS = ("store", "training", "scoring", "loss", "growth")
 LOSS_SIZES = (512, 2048, 8192)
+_STEPS = 16  # in a turn, where others load ahead: more than they hold ready
 #: Sizes of what grows in a training step.
 CURVES = dict(batch_images=(2, 4, 8), crops=(4, 8, 16, 32), crop_size=(112, 160, 224))
 COLUMNS = ["part", "contender", "size", "repetition", "items", "unit", "seconds", "peak_mb"]
@@ -70,7 +71,8 @@ class Order:
 
 
 def bench(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
-    """Measure. Contenders take turns, so that what else the machine does falls on all of them alike.
+    """Measure. Contenders take turns, so that what else the machine does falls on all of them alike; all of them work
+    in one process, under the settings of memory that `cpu` makes for ours.
 
     Args:
         order: what is to be measured.
@@ -90,7 +92,7 @@ def bench(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
         rivals.deiqt_modules(order.against, table)  # what is missing is told before anything is measured
     used = table.iloc[np.unique(rows)].reset_index(drop=True)
     used.attrs = table.attrs
-    recipe = Recipe.from_dict(dict(pretrained=False, **order.changes))  # speed does not depend on the weights
+    recipe = Recipe.from_dict({"pretrained": False, **order.changes})  # speed does not depend on the weights
     order = replace(order, device=resolve_device(order.device))
     measure = dict(store=_store, training=_training, scoring=_scoring, loss=_loss, growth=_growth)
     with torch.random.fork_rng(devices=[]):  # of which others draw
@@ -205,7 +207,8 @@ def _training(order: Order, table: pd.DataFrame, recipe: Recipe, log: Callable) 
             continue
         log(f"training: {', '.join(chosen)}")
         memory = {name: peak.peak_megabytes(_trainer, kinds[name], *arguments) for name in chosen}
-        turns = take_turns({name: _trainer(kinds[name], *arguments) for name in chosen}, order.repeats)
+        contenders = {name: _trainer(kinds[name], *arguments) for name in chosen}
+        turns = take_turns(contenders, order.repeats, calls=_STEPS if "DEIQT" in chosen or order.device != "cpu" else 2)
         parts.append(
             turns.assign(
                 part="training" if len(parts) == 0 else "training ViT-S", peak_mb=turns["contender"].map(memory)
@@ -222,7 +225,8 @@ def _trainer(kind: str, against: str, table: pd.DataFrame, split: Split, recipe:
     if kind == "deiqt":
         return rivals.DeiqtTraining(against, table, split, device)
     if kind == "plain":
-        return rivals.PlainTraining(table, split, recipe, device, workers=min(4, os.cpu_count() or 1))
+        # on a CPU, processes of its own would decode while the others have their turn, and off the clock
+        return rivals.PlainTraining(table, split, recipe, device, 0 if device == "cpu" else min(4, os.cpu_count() or 1))
     if kind == "vit":  # the same network and crops a step as DEIQT's
         recipe = replace(recipe, backbone="deit3_small_patch16_224", batch_images=4, crops=4)
     return rivals.OurTraining(table, split, recipe, device)
@@ -291,5 +295,11 @@ def _growth(order: Order, table: pd.DataFrame, recipe: Recipe, log: Callable) ->
     for name, curve in curves.items():
         log(f"growth: {name} {', '.join(map(str, curve))}")
         turns = take_turns({str(size): contender for size, contender in curve.items()}, order.repeats)
-        parts.append(turns.assign(size=turns["contender"].astype(float), contender=name, unit=name.split(", ")[1]))
+        parts.append(
+            turns.assign(
+                size=turns["contender"].astype(float),
+                contender=name,
+                unit="crops" if name.startswith("training") else "images",
+            )
+        )
     return pd.concat(parts).assign(part="growth", peak_mb=np.nan)

@@ -68,14 +68,14 @@ def check(run: str | Path, table: pd.DataFrame, weights: str | Path = "livec") -
         plcc_bundled, plcc_again, and within (score_rms and the difference of PLCC within `TOLERANCE`).
 
     Raises:
-        InputError: not a finished run of a numbered split of this table, or one of another recipe or of other data.
+        InputError: not a finished run of a numbered split of this table, or one of another recipe or other images.
     """
     run, record, _ = _run_to_bundle(run, table)
     _, state, about = read_model(weights)
-    names = (("recipe", about["recipe"], record["recipe"]), ("benchmark", about["benchmark"], record["benchmark"]))
-    for what, bundled, again in names:
-        if _but_name(bundled) != _but_name(again):
-            raise InputError(f"{run} is of another {what} than {weights}: train the one that its card names")
+    if Recipe.from_dict(about["recipe"]).hash != record["recipe_hash"]:
+        raise InputError(f"{run} is of another recipe than {weights}: train the one that its card names")
+    if any(about[key] != read_model(run)[2][key] for key in ("benchmark", "mos_mean", "mos_std", "mos_percentiles")):
+        raise InputError(f"{run} was trained on other images than {weights}: train the split that its card names")
     own = pd.read_csv(run / "predictions.csv")
     old, new = (_scores(load(model), table, own["image"]) for model in (weights, run))
     plcc = [evaluation.metrics(pred=scores, mos=own["mos"])["plcc"] for scores in (old, new)]
@@ -89,11 +89,6 @@ def check(run: str | Path, table: pd.DataFrame, weights: str | Path = "livec") -
         plcc_again=plcc[1],
         within=rms <= TOLERANCE["score_rms"] and abs(plcc[0] - plcc[1]) <= TOLERANCE["plcc"],
     )
-
-
-def _but_name(value: object) -> object:
-    """A recipe but for its name, which is only that of a folder; anything else as it is."""
-    return Recipe.from_dict(value).hash if isinstance(value, dict) else value
 
 
 def _run_to_bundle(run: str | Path, table: pd.DataFrame) -> tuple[Path, dict, Split]:

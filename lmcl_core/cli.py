@@ -161,6 +161,7 @@ def train(
     from .benchmarks import load_benchmark
     from .splits import make_split, validation_split
     from .paths import runs_folder
+    from .processes import rank
     from .recipe import Recipe
     from .runs import run_folder
     from .training import train as run
@@ -170,6 +171,8 @@ def train(
     parts = validation_split(table, index) if validation else make_split(table, index)
     folder = run_folder(runs_folder(runs_dir), benchmark, settings.name, parts.index)
     result = run(table, parts, settings, folder, device, resume=not overwrite, log=_say)
+    if rank() > 0:  # of several processes the first one tells
+        return
     part = "validation" if validation else "test"
     print(f"{folder}: {part} SRCC {result['srcc']:.4f}  PLCC {result['plcc']:.4f}  (last epoch)")
 
@@ -188,8 +191,8 @@ def score(
 ) -> None:
     """Score pictures: image, score in MOS units, percentile. Unreadable ones are listed on stderr, exit 1."""
     if out:
-        if overlays is not None:
-            raise InputError("--overlays goes with rows on standard output: leave out --out, or --overlays")
+        if overlays is not None or form != "csv" or batch_size != 4:
+            raise InputError("--overlays, --format and --batch-size go with rows on standard output: leave out --out")
         _score_many(paths, out, weights, scheduler, workers, device)
         return
     if scheduler or workers:
@@ -273,19 +276,26 @@ def bench(
     )
     found, folder = measure.bench(order, log=_say), figures_folder("bench", figures_dir)
     told, note = measure.summary(found[found["part"] != "growth"]), measure.machine(order.device)
-    save_table(found, folder, "repetitions")
+    some = "" if set(chosen) == set(measure.PARTS) else f"_{'-'.join(chosen)}"  # a whole bench is not written over
+    save_table(found, folder, f"repetitions{some}")
     if len(told):
-        save(costs(told), told, folder, "costs", note)
+        save(costs(told), told, folder, f"costs{some}", note)
         print(told.to_string(index=False, float_format=lambda value: f"{value:.3g}", na_rep="-"))
     if "growth" in chosen:
         curves = found[found["part"] == "growth"]
-        save(growth(curves, measure.exponents(found)), curves, folder, "growth", note)
+        save(growth(curves, measure.exponents(found)), curves, folder, f"growth{some}", note)
         print(measure.exponents(found).to_string(index=False, float_format=lambda value: f"{value:.3g}"))
     print(f"{note}; tables and pictures in {folder}")
 
 
-_AFTER_SCORING = "the rows that were printed are whole; the other pictures are not scored"
-_AFTER_TRAINING = "finished epochs are kept, run the same command again to go on"
+def _kept(arguments: list[str]) -> str:
+    """What of a command that was stopped is kept."""
+    if arguments[:1] == ["score"]:
+        parts = any(argument.startswith("--out") for argument in arguments)
+        rows = "the rows that were printed are whole; the other pictures are not scored"
+        return "finished parts are kept, run the same command again to go on" if parts else rows
+    trains = arguments[:1] in (["train"], ["reproduce"])
+    return "finished epochs are kept, run the same command again to go on" if trains else ""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -311,8 +321,7 @@ def main(arguments: list[str] | None = None) -> None:
             _fail(f"{error.format_message()} Try `{command} --help`.", 2, debug)
         _fail(f"unexpected {type(error).__name__}: {error}; run again with --debug to see where", 1, debug)
     if code == 130:  # how the library reports Ctrl-C
-        scoring = arguments[:1] == ["score"]
-        _fail(f"stopped; {_AFTER_SCORING if scoring else _AFTER_TRAINING}", 130, debug)
+        _fail("; ".join(["stopped", *filter(None, [_kept(arguments)])]), 130, debug)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -179,8 +179,8 @@ def _cross_entropy(positive: Tensor, negatives: Tensor) -> Tensor:
 class _LogSumOfOthers(torch.autograd.Function):
     """log Σ_{j≠i,l} w_ij·exp(z[i,a]·t[j,l]), the negatives of other images, a part of the images at a time.
 
-    Of all N x M products of anchors and crops never more than `PART` exist at once: the backward pass makes them again,
-    which costs a matrix product and saves the memory. Only z gets a gradient.
+    Of all N x M products of anchors and crops those of some images exist at once, at most `PART` or those of one image:
+    the backward pass makes them again, which costs a matrix product and saves the memory. Only z gets a gradient.
     """
 
     @staticmethod
@@ -202,11 +202,12 @@ class _LogSumOfOthers(torch.autograd.Function):
         z, t, result, *opinions = ctx.saved_tensors
         result = result.clamp_min(torch.finfo(z.dtype).min)
         given = torch.empty_like(z)
-        for part in _parts(z, t):
-            products = _others(z, t, opinions[0] if opinions else None, part)
-            share = products.sub_(result[part].reshape(-1, 1)).exp_()  # (n·A, B·K)
-            pull = share @ t.flatten(0, 1)
-            given[part] = pull.view_as(z[part]) * gradient[part][..., None]
+        with torch.autocast(z.device.type, enabled=False):
+            for part in _parts(z, t):
+                products = _others(z, t, opinions[0] if opinions else None, part)
+                share = products.sub_(result[part].reshape(-1, 1)).exp_()  # (n·A, B·K)
+                pull = share @ t.flatten(0, 1)
+                given[part] = pull.view_as(z[part]) * gradient[part][..., None]
         return given, None, None
 
 

@@ -144,15 +144,19 @@ def open_picture(path: str | Path) -> Image.Image:
     """
     if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
         raise InputError(f"unreadable image {path}: it is no file; name a picture")
+    return _open(path, path)
+
+
+def _open(source: str | Path | io.BytesIO, name: object) -> Image.Image:
     try:
-        return Image.open(path)
+        return Image.open(source)
     except FileNotFoundError as error:
-        raise InputError(f"missing image {path}: check its path, or unpack its archive again") from error
+        raise InputError(f"missing image {name}: check its path, or unpack its archive again") from error
     except Image.DecompressionBombError as error:
         most = 2 * Image.MAX_IMAGE_PIXELS // 10**6
-        raise InputError(f"image {path} has more than {most} megapixels: save it in a smaller size") from error
+        raise InputError(f"image {name} has more than {most} megapixels: save it in a smaller size") from error
     except DAMAGED as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(name, error) from error
 
 
 def from_bytes(content: bytes, name: object) -> Image.Image:
@@ -165,10 +169,9 @@ def from_bytes(content: bytes, name: object) -> Image.Image:
     Raises:
         InputError: it is no picture.
     """
-    try:
-        return Image.open(io.BytesIO(content))
-    except DAMAGED as error:
-        raise _unreadable(name, error) from error
+    picture = _open(io.BytesIO(content), name)
+    picture.filename = str(name)
+    return picture
 
 
 def _unreadable(name: object, error: Exception) -> InputError:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +24,30 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 
+def started_by_torchrun() -> bool:
+    """Whether this is one of several processes of one run."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def rank() -> int:
     """Number of this process among those that torchrun started; 0 where it started none."""
-    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+    return int(os.environ["RANK"]) if started_by_torchrun() else 0
+
+
+def as_the_first(value: Any, device: str, precision: str) -> Any:
+    """What the first process has found, in every process.
+
+    Args:
+        value: what this process has found; the first one's counts.
+        device: as in `make_fabric`.
+        precision: as in `make_fabric`.
+    """
+    if not started_by_torchrun():
+        return value
+    make_fabric(device, precision)  # the processes meet
+    values = [value]
+    torch.distributed.broadcast_object_list(values)
+    return values[0]
 
 
 def make_fabric(device: str, precision: str) -> Fabric:
@@ -41,7 +62,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
 
     Raises:
         InputError: the device is unknown or not there, there are fewer than processes, or it cannot work in that
-            precision.
+            precision or for several processes.
     """
     device = resolve_device(device)
     if device == "cpu" and precision == "16-mixed":
@@ -51,8 +72,10 @@ def make_fabric(device: str, precision: str) -> Fabric:
 
     for name in ("lightning.fabric", "lightning.pytorch"):  # its import has just set them to INFO
         logging.getLogger(name).setLevel(logging.WARNING)
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not started_by_torchrun():
         return Fabric(accelerator=device, devices=1, precision=precision)
+    if device == "mps":
+        raise InputError("device mps is one for all processes: start one process, or choose cpu")
     here, all_of_them = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     if device == "cuda" and torch.cuda.device_count() < here:
         raise InputError(f"{here} processes and {torch.cuda.device_count()} GPUs: start one process a GPU")

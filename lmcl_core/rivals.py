@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from .ahead import ahead
+from .catalogue import BENCHMARKS
 from .crops import CropSampler, fixed_boxes, resize_crop
 from .errors import InputError
 from .losses import LocalManifoldContrastiveLoss
@@ -105,7 +106,8 @@ class PlainTraining:
 
     def __call__(self) -> int:
         """One step; returns its crops."""
-        crops, mos = (values.to(self.device) for values in next(self.batches))
+        crops, mos = next(self.batches)
+        crops, mos = crops.to(self.device), mos.float().to(self.device)
         crops = crops.to(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16):
             score = self.model(crops).squeeze(1)
@@ -137,9 +139,12 @@ class DeiqtTraining:
             _import_from(folder, name) for name in ("IQA.iqa_dataset", "IQA.build", "models.deiqt")
         )
         settings = SimpleNamespace(DATA=SimpleNamespace(DATASET="livec", CROP_SIZE=(224, 224)))
-        release = Path(table.attrs["label_file"]).parents[1]
-        files = dataset.LIVECDATASET(str(release), range(len(split.train)), 10, build.build_transform(True, settings))
+        files = dataset.LIVECDATASET(_release(table), range(BENCHMARKS["livec"].count), 10, None)
+        wanted = {Path(image).name for image in table["image"].iloc[split.train]}
+        files.samples = [sample for sample in files.samples if Path(sample[0]).name in wanted]
+        files.transform = build.build_transform(True, settings)
         self.device = torch.device(device)
+        self.files = files
         loader = DataLoader(files, batch_size=16, shuffle=True, num_workers=4, drop_last=True, persistent_workers=True)
         self.batches = _forever(loader)
         self.model = deiqt.build_deiqt(pretrained=False, infer=False).to(self.device).train()
@@ -253,6 +258,11 @@ class _Files(Dataset):
         path, mos = self.samples[number]
         with Image.open(path) as picture:
             return self.look(picture.convert("RGB")), mos
+
+
+def _release(table: pd.DataFrame) -> str:
+    """LIVEC's official folder, ChallengeDB_release."""
+    return str((Path(table.attrs["root"]) / table.attrs["label_file"]).parents[1])
 
 
 def _forever(loader: DataLoader) -> Iterator:

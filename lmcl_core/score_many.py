@@ -9,13 +9,14 @@ import functools
 import hashlib
 import json
 import os
+import threading
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .batch import connect
 from .errors import InputError, RunError
 from .files import replacing
 from .model_file import BUNDLED, read_model
@@ -39,7 +40,6 @@ def score_many(
     scheduler: str = "",
     workers: int = 0,
     device: str = "auto",
-    part: int = PART,
     log: Callable[[str], None] = print,
 ) -> tuple[int, int]:
     """Score pictures on a Dask cluster. Called again, it does the parts that are missing.
@@ -52,78 +52,99 @@ def score_many(
         scheduler: as in `batch.connect`.
         workers: as in `batch.connect`.
         device: as in `lmcl_core.load`.
-        part: pictures a task, 1 or more.
         log: called with one line a part.
 
     Returns:
         How many pictures were scored, and how many could not be read; the rows of the latter say why.
 
     Raises:
-        InputError: no pictures, an address that cannot be reached, or a folder with the scores of something else.
-        RunError: some parts failed twice; the others are kept.
+        InputError: no pictures in one of the sources, an address that cannot be reached, or a folder with the scores of
+            something else.
+        RunError: some parts failed twice, or nothing can be written there; finished parts are kept.
     """
-    if part < 1:
-        raise InputError(f"part is {part}: it must be at least 1")
-    files = list_pictures(sources)
-    if not files:
-        raise InputError(f"no pictures in {', '.join(map(str, sources))}: name picture files, or folders of pictures")
+    found = list_pictures(sources)
+    files = list(found)
     weights, out = weights if weights in BUNDLED else _absolute(weights), _absolute(out)
-    _claim(out, dict(weights=_digest(weights), part=part, files=hashlib.sha256("\n".join(files).encode()).hexdigest()))
-    parts = {f"part-{n:05d}.parquet": files[first : first + part] for n, first in enumerate(range(0, len(files), part))}
-    system, folder = _place(out)
-    there = {PurePosixPath(path).name for path in system.ls(folder, detail=False)}
+    digest, states = _digest(weights), json.dumps(found)
+    there = _claim(out, dict(weights=digest, part=PART, files=hashlib.sha256(states.encode()).hexdigest()))
+    parts = {f"part-{n:05d}.parquet": files[first : first + PART] for n, first in enumerate(range(0, len(files), PART))}
     log(f"{len(files)} pictures in {len(parts)} parts, {len(there & set(parts))} of them finished before")
     if set(parts) - there:
+        from .batch import connect  # here, since a worker imports this module and needs none of it
+
         with connect(scheduler, workers) as client:
             missing = {name: own for name, own in parts.items() if name not in there}
-            _run(client, missing, out, weights, device, log)
+            _run(client, missing, (out, weights, digest, device), log)
     faults = sum(int(pd.read_parquet(f"{out}/{name}", columns=["fault"])["fault"].notna().sum()) for name in parts)
     return len(files) - faults, faults
 
 
-def list_pictures(sources: Iterable[str | Path]) -> list[str]:
-    """Pictures named one by one or by their folders.
+def list_pictures(sources: Iterable[str | Path]) -> dict[str, str]:
+    """Pictures named one by one or by their folders, and what tells that a picture is still the same.
 
     Args:
         sources: paths, or addresses of fsspec.
 
     Returns:
-        Absolute paths and whole addresses, each once, those of a folder sorted.
+        Absolute paths and whole addresses, each once, those of a folder sorted, with their size and time or tag.
 
     Raises:
-        InputError: an address that fsspec cannot reach.
+        InputError: an address that cannot be reached, or a source without pictures.
     """
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
     for source in map(str, sources):
-        if "://" not in source:
-            found |= dict.fromkeys(os.path.abspath(file) for file in picture_files([source]))
-            continue
-        system, path = _place(source)
-        try:
-            names = [path] if system.isfile(path) else sorted(system.find(path))
-        except OSError as error:
-            raise InputError(f"{source} cannot be listed ({error}): check the address and your access to it") from error
-        wanted = [name for name in names if name == path or _is_picture(PurePosixPath(name))]
-        found |= dict.fromkeys(map(system.unstrip_protocol, wanted))
-    return list(found)
+        own = _pictures_of_store(source) if "://" in source else _pictures_of_folder(source)
+        if not own:
+            raise InputError(f"no pictures in {source}: name picture files, or folders of pictures")
+        found |= own
+    return found
 
 
-def score_part(files: Sequence[str], out: str, name: str, weights: str, device: str) -> int:
+def _pictures_of_folder(source: str) -> dict[str, str]:
+    states = {}
+    for file in picture_files([source]):
+        status = file.stat() if file.exists() else None  # what is missing is told in its row
+        states[os.path.abspath(file)] = f"{status.st_size} {status.st_mtime_ns}" if status else "missing"
+    return states
+
+
+def _pictures_of_store(source: str) -> dict[str, str]:
+    system, path = _place(source)
+    try:
+        names = {path: system.info(path)} if system.isfile(path) else system.find(path, detail=True)
+    except Exception as error:  # of kinds that only the store's package knows: no network, no credentials, no bucket
+        raise InputError(f"{source} cannot be listed ({error}): check the address and your access to it") from error
+    wanted = {name: about for name, about in sorted(names.items()) if name == path or _is_picture(PurePosixPath(name))}
+    tags = ("ETag", "etag", "LastModified", "mtime", "created")
+    return {
+        system.unstrip_protocol(name): f"{about.get('size')} {next((about[tag] for tag in tags if tag in about), '')}"
+        for name, about in wanted.items()
+    }
+
+
+def score_part(files: Sequence[str], name: str, out: str, weights: str, digest: str, device: str) -> int:
     """Score some pictures and write one Parquet file, whole or not at all; a worker's task.
 
     Args:
-        files: from `list_pictures`.
-        out: folder of the scores.
+        files: of `list_pictures`.
         name: of the file.
+        out: folder of the scores.
         weights: as in `lmcl_core.load`.
-        device: as there.
+        digest: SHA-256 of the weights' file that was meant.
+        device: as in `lmcl_core.load`.
 
     Returns:
         Number of pictures that could not be read.
+
+    Raises:
+        InputError: the worker finds other weights there.
+        RunError: the file cannot be written.
+        OSError: a store did not answer.
     """
     columns = ["image", "score", "percentile", "fault"]
-    scored = score_files(_scorer(weights, device), files, open_file=_fetch)
-    table = pd.DataFrame([[getattr(one, column) for column in columns] for one in scored], columns=columns)
+    with _ONE_AT_A_TIME:  # threads of a worker share its model
+        scored = score_files(_scorer(weights, digest, device), files, open_file=_fetch)
+        table = pd.DataFrame([[getattr(one, column) for column in columns] for one in scored], columns=columns)
     _write(out, name, table.astype(dict(score="float64", percentile="float64", fault="string")).to_parquet())
     return int(table["fault"].notna().sum())
 
@@ -134,24 +155,29 @@ def _fetch(file: str):
         return file
     system, path = _place(file)
     try:
-        return from_bytes(system.cat_file(path), file)
-    except OSError as error:
-        raise InputError(f"unreadable image {file} ({error}): check the address and your access to it") from error
+        content = system.cat_file(path)
+    except FileNotFoundError as error:  # other errors may pass: they fail the part, which is then tried again
+        raise InputError(f"missing image {file}: check its address") from error
+    return from_bytes(content, file)
 
 
-@functools.cache
-def _scorer(weights: str, device: str) -> Scorer:
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@functools.lru_cache(maxsize=1)
+def _scorer(weights: str, digest: str, device: str) -> Scorer:
     """A worker loads its model once."""
+    if _digest(weights) != digest:
+        raise InputError(f"a worker finds other weights at {weights}: give every worker the same files")
     return load(weights, device)
 
 
-def _run(
-    client: Client, parts: dict[str, list[str]], out: str, weights: str, device: str, log: Callable[[str], None]
-) -> None:
+def _run(client: Client, parts: dict[str, list[str]], settings: tuple[str, ...], log: Callable[[str], None]) -> None:
     from distributed import as_completed
 
+    order = uuid.uuid4().hex[:8]  # a scheduler may have several
     tasks = {
-        client.submit(score_part, files, out, name, weights, device, key=name, retries=1, pure=False): name
+        client.submit(score_part, files, name, *settings, key=f"{name} {order}", retries=1, pure=False): name
         for name, files in parts.items()
     }
     failed, done = {}, 0
@@ -167,17 +193,24 @@ def _run(
         raise RunError(f"{len(failed)} of {len(parts)} parts failed ({first}); call again to do those that are missing")
 
 
-def _claim(out: str, order: dict[str, str | int]) -> None:
-    """Note in the folder what its scores are of, or refuse it where they are of something else."""
+def _claim(out: str, order: dict[str, str | int]) -> set[str]:
+    """Note in the folder what its scores are of, or refuse it where they are of something else; what is there."""
     system, folder = _place(out)
-    path = f"{folder}/{_ORDER}"
-    if not system.exists(path):
+    system.invalidate_cache()
+    names = {PurePosixPath(path).name for path in system.ls(folder, detail=False)} if system.exists(folder) else set()
+    if _ORDER not in names:
+        if any(name.startswith("part-") for name in names):
+            raise InputError(f"{out} holds scores that do not say what they are of: name another folder, or empty it")
         _write(out, _ORDER, json.dumps(order).encode())
-        return
-    found = json.loads(system.cat_file(path))
+        return set()
+    try:
+        found = json.loads(system.cat_file(f"{folder}/{_ORDER}"))
+    except ValueError as error:
+        raise InputError(f"{out}/{_ORDER} is damaged: empty the folder, or name another") from error
     differing = [key for key in order if found.get(key) != order[key]]
     if differing:
         raise InputError(f"{out} holds scores of other {', '.join(differing)}: name another folder, or empty this one")
+    return names
 
 
 def _write(out: str, name: str, content: bytes) -> None:
@@ -187,8 +220,11 @@ def _write(out: str, name: str, content: bytes) -> None:
             path.write_bytes(content)
         return
     system, folder = _place(out)
-    system.makedirs(folder, exist_ok=True)
-    system.pipe_file(f"{folder}/{name}", content)
+    try:
+        system.makedirs(folder, exist_ok=True)
+        system.pipe_file(f"{folder}/{name}", content)
+    except OSError as error:
+        raise RunError(f"cannot write {out}/{name} ({error}): check the address and your access to it") from error
 
 
 def _place(address: str) -> tuple[AbstractFileSystem, str]:

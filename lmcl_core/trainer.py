@@ -136,6 +136,12 @@ class Trainer:
                 "set it to true, or train in one process"
             )
 
+    def _check_all_are_used(self) -> None:
+        """Processes wait for one another's gradients: one that never comes would stop all of them."""
+        unused = [name for name, p in self.student.named_parameters() if p.requires_grad and p.grad is None]
+        if unused:
+            raise InputError(f"backbone {self.recipe.backbone} never uses {unused[0]}: train it in one process")
+
     def _probe_crops(self) -> Iterator[Tensor]:
         """(b, 2K, 3, S, S) training crops of b images at a time, every training image once, in the split's order."""
         recipe, sampler = self.recipe, replace(self.sampler, crops=2 * self.recipe.crops)
@@ -237,6 +243,8 @@ class Trainer:
         terms = self._losses(student, teacher, density, self.target[indices].to(self.device))
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(terms[0])
+        if self.fabric.world_size > 1:
+            self._check_all_are_used()
         self.optimizer.step()
         self.schedule.step()
         update_teacher(self.teacher, self.student, recipe.ema_momentum)
@@ -328,5 +336,5 @@ def _seed(seed: int, epoch: int) -> int:
 
 def _bar(batches: Iterable[Batch], count: int, title: str):
     """A progress bar in JupyterLab and in a terminal; nothing where nobody watches."""
-    watched = "JPY_SESSION_NAME" in os.environ or sys.stderr.isatty()
+    watched = "JPY_SESSION_NAME" in os.environ or (sys.stderr.isatty() and processes.rank() == 0)
     return tqdm(batches, desc=title, total=count, leave=False, disable=not watched)

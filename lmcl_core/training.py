@@ -32,7 +32,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a model, evaluate it on the test part, and write the run folder.
 
-    Started by torchrun, the processes share every batch (`processes`), and the first of them writes the folder.
+    Started by torchrun, the processes share every batch (`processes`); the first of them writes the folder, which all
+    must see.
 
     The folder receives run.json (last), history.csv, predictions.csv, model.safetensors, and checkpoint.pt while
     unfinished. A finished run of the same recipe, data and split is returned as it stands; a killed one goes on from
@@ -76,7 +77,7 @@ def _train(
     """`train`, in a folder that nobody else writes to."""
     identity = runs.identity(table, split, recipe)
     if resume:
-        record = runs.finished_run(out_dir, identity)
+        record = processes.as_the_first(runs.finished_run(out_dir, identity), device, recipe.precision)
         if record is not None:
             log(f"{'/'.join(out_dir.parts[-3:])}: finished before")
             return record["metrics"]
@@ -87,6 +88,10 @@ def _train(
         _check(table, split, recipe, out_dir)
     trainer = Trainer(table, split, recipe, device)
     load_checkpoint(trainer, out_dir / "checkpoint.pt", identity)
+    if trainer.epoch != processes.as_the_first(trainer.epoch, device, recipe.precision):
+        raise InputError(
+            f"processes find different checkpoints in {out_dir}: it must be one folder that all of them see"
+        )
     _tell_of_small_images(trainer, log)
     log(f"{recipe.name}: {len(split.train)} images to train, {len(split.test)} to test, on {trainer.device}")
     while trainer.epoch < recipe.epochs:

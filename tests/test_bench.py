@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from lmcl_core import InputError, bench, rivals
+from lmcl_core import InputError, Split, bench, load_benchmark, rivals
 from lmcl_core.figures import save
 from lmcl_core.peak import peak_megabytes
 from lmcl_core.result_figures import costs, growth
@@ -32,8 +34,8 @@ def test_training_and_store_are_timed_beside_the_plain_ways(livec, no_children):
     assert list(found.columns) == bench.COLUMNS
     by = found.set_index(["part", "contender"])
     assert (
-        by.loc[("training", "ours"), "items"] == by.loc[("training", "plain loop"), "items"] == 8
-    )  # 4 images, 2 crops
+        by.loc[("training", "ours"), "items"] == by.loc[("training", "plain loop"), "items"] == 16
+    )  # 2 steps of 4 images of 2 crops
     assert by.loc[("store", "ours"), "items"] == by.loc[("store", "one after another"), "items"] >= 8
     assert (found["seconds"] > 0).all() and (by.loc["training", "peak_mb"] == 7).all()
     told = bench.summary(found)
@@ -102,17 +104,62 @@ def test_a_folder_that_is_no_deiqt_is_named(livec, tmp_path):
         bench.bench(order(livec, parts=("training",), against=str(tmp_path), changes=SMALL), log=lambda line: None)
 
 
+@pytest.fixture
+def deiqt(tmp_path):
+    """A stand-in for a checkout of DEIQT: the names that are called, and no more."""
+    (tmp_path / "IQA").mkdir()
+    (tmp_path / "models").mkdir()
+    (tmp_path / "IQA" / "iqa_dataset.py").write_text(
+        "import scipy.io, torch\nfrom PIL import Image\n"
+        "class LIVECDATASET(torch.utils.data.Dataset):\n"
+        "    def __init__(self, root, index, patch_num, transform=None):\n"
+        "        names = scipy.io.loadmat(f'{root}/Data/AllImages_release.mat')['AllImages_release'][7:]\n"
+        "        self.samples = [(f'{root}/Images/{n[0][0]}', 50.0) for n in names for _ in range(patch_num)]\n"
+        "    def __len__(self):\n        return len(self.samples)\n"
+        "    def __getitem__(self, n):\n"
+        "        return self.transform(Image.open(self.samples[n][0]).convert('RGB')), self.samples[n][1]\n"
+    )
+    (tmp_path / "IQA" / "build.py").write_text(
+        "from torchvision import transforms\n"
+        "def build_transform(is_train, config):\n"
+        "    return transforms.Compose([transforms.Resize((16, 16)), transforms.ToTensor()])\n"
+    )
+    (tmp_path / "models" / "deiqt.py").write_text(
+        "import torch\ndef build_deiqt(pretrained, infer):\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 1))\n"
+    )
+    yield tmp_path
+    for name in [name for name in sys.modules if name.split(".")[0] in ("IQA", "models")]:
+        del sys.modules[name]
+
+
+def test_deiqt_s_pipeline_reads_the_same_pictures(livec, deiqt):
+    table = load_benchmark("livec", livec)
+    wanted = table["image"].iloc[[1, 4, 5]]
+    with torch.random.fork_rng(devices=[]):
+        contender = rivals.DeiqtTraining(deiqt, table, Split([1, 4, 5], [], [], None), "cpu")
+        names = {sample[0].split("/")[-1] for sample in contender.files.samples}
+        assert names == {image.split("/")[-1] for image in wanted}
+        assert contender() == 16
+
+
 def hold(megabytes):
     """Work that fills so much memory."""
     return lambda: torch.ones(int(megabytes * 250_000)).sum()
 
 
+def hold_before(megabytes):
+    """Work that fills so much memory while it is made, and little afterwards."""
+    hold(megabytes)()
+    return hold(1)
+
+
 def test_the_peak_of_memory_is_that_of_the_work():
-    small, large = peak_megabytes(hold, 1), peak_megabytes(hold, 200)
-    assert small < 100 and 190 < large < 300
+    assert peak_megabytes(hold_before, 300) < 100 and 190 < peak_megabytes(hold, 200) < 300
 
 
-def test_the_three_losses_take_the_same_shapes():
+def test_every_loss_takes_the_same_shapes_and_has_a_gradient():
+    """Of the other libraries' only where they are installed."""
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(16, 8, generator=generator).requires_grad_() for _ in range(2))
     for name, loss in rivals.losses().items():

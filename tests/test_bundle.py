@@ -60,6 +60,16 @@ def test_a_run_trained_again_reproduces_the_packed_weights_and_a_changed_one_doe
     assert not found["same_weights"] and not found["within"] and found["score_rms"] > TOLERANCE["score_rms"]
 
 
+def test_a_run_that_saw_other_images_is_not_compared(table, tmp_path, numbered):
+    """It may have been trained on what the bundled weights are tested on, or the other way round."""
+    run_of(table, tmp_path / "run")
+    path = bundle(tmp_path / "run", table, tmp_path / "out")
+    other = Recipe.from_dict(dict(name="other"), TINY)
+    train(table, make_split(table, 1, test=0.34), other, tmp_path / "other", "cpu", log=lambda line: None)
+    with pytest.raises(InputError, match="trained on other images"):
+        check(tmp_path / "other", table, path)
+
+
 def test_a_run_of_another_recipe_is_not_compared(table, tmp_path, numbered):
     run_of(table, tmp_path / "run")
     path = bundle(tmp_path / "run", table, tmp_path / "out")

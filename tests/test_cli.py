@@ -587,6 +587,7 @@ def test_a_question_nobody_answers_is_wrong_use_and_names_the_way_out(lmcl, tmp_
         (["--scheduler", "tcp://127.0.0.1:1"], "add --out FOLDER"),
         (["--workers", "2"], "add --out FOLDER"),
         (["--out", "scores", "--overlays", "overlays"], "--overlays"),
+        (["--out", "scores", "--format", "json"], "--format"),
         (["s3://bucket/pictures"], "s3://bucket/pictures is an address"),
     ],
 )
@@ -614,7 +615,7 @@ def test_bench_prints_its_table_and_leaves_tables_and_pictures(lmcl, tmp_path, s
     code, out, err = lmcl("bench", "--benchmark", "livec", "--data-root", sound, *options)
     assert code == 0 and err == "" and "ours v1" in out and "one after another" in out and "CPU threads" in out
     made = {path.name for path in (tmp_path / "bench").iterdir()}
-    assert {"repetitions.csv", "costs.csv", "costs.png", "costs.pdf"} <= made
+    assert {f"{name}_loss-store.{kind}" for name, kind in (("repetitions", "csv"), ("costs", "png"))} <= made
 
 
 def test_an_unknown_part_of_bench_is_named(refused):

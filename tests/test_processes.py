@@ -42,6 +42,12 @@ if rank() == 0:
     grads = {name: p.grad for name, p in trainer.student.named_parameters()}
     torch.save(dict(terms=terms, **grads), sys.argv[2])
 """
+DIES = """
+from lmcl_core.trainer import Trainer
+
+run_epoch = Trainer.run_epoch
+Trainer.run_epoch = lambda self: run_epoch(self) if self.epoch == 0 else sys.exit(9)
+"""
 SMALL = dict(
     **dict(name="small", backbone="resnet18", pretrained=False, crop_size=32, crops=3, scales=(1.0, 1.5), test_crops=2),
     **dict(epochs=2, batch_images=3, lr=1e-3, precision="32-true", manifold_weight=0.5, correlation_weight=0.5),
@@ -99,7 +105,26 @@ def test_the_gradient_of_a_shared_batch_is_that_of_the_whole_batch(livec, tmp_pa
 )
 def test_what_processes_cannot_share_is_refused(livec, tmp_path, count, changes, said):
     code, printed = together(count, livec, tmp_path / "run", {**SMALL, **changes})
-    assert code != 0 and f"refused: {said}" in printed.replace("recipe field ", "")
+    assert code != 0 and f"refused: {said}" in printed
+
+
+def test_a_backbone_with_parameters_that_are_never_used_is_refused(livec, tmp_path):
+    code, printed = together(2, livec, tmp_path / "run", {**SMALL, "backbone": "convnext_atto"})
+    assert code != 0 and "refused: backbone convnext_atto never uses" in printed
+
+
+def test_killed_processes_go_on_and_give_the_run_of_those_that_were_not(livec, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    dies = SCRIPT.replace("try:", DIES + "try:")
+    assert together(2, livec, whole, SMALL)[0] == 0
+    code, printed = together(2, livec, killed, SMALL, dies)
+    assert code != 0 and (killed / "checkpoint.pt").is_file() and not (killed / "run.json").exists()
+    code, printed = together(2, livec, killed, SMALL)
+    assert code == 0 and "epoch 1/2" not in printed and "epoch 2/2" in printed
+    weights = [load_file(folder / "model.safetensors") for folder in (whole, killed)]
+    torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=0)
+    code, printed = together(2, livec, killed, SMALL)
+    assert code == 0 and printed.count("finished before") == 1 and "epoch" not in printed
 
 
 def test_one_process_works_on_the_whole_batch():

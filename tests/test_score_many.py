@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
+from contextlib import contextmanager
 
 import fsspec
 import numpy as np
@@ -11,7 +14,8 @@ import pytest
 from PIL import Image
 
 from lmcl_core import InputError, RunError, load
-from lmcl_core.score_many import list_pictures, score_many, score_part
+from lmcl_core.model_file import BUNDLED
+from lmcl_core.score_many import _write, list_pictures, score_many, score_part
 
 
 @pytest.fixture
@@ -30,9 +34,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def here(monkeypatch):
-    """A cluster in this process, for tests of what is not Dask's."""
-    from contextlib import contextmanager
-
+    """A cluster in this process, and two pictures a part, for tests of what is not Dask's."""
     from distributed import Client
 
     @contextmanager
@@ -40,7 +42,13 @@ def here(monkeypatch):
         with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
             yield client
 
-    monkeypatch.setattr("lmcl_core.score_many.connect", connect)
+    monkeypatch.setattr("lmcl_core.batch.connect", connect)
+    monkeypatch.setattr("lmcl_core.score_many.PART", 2)
+
+
+@pytest.fixture
+def digest():
+    return hashlib.sha256(BUNDLED["livec"].read_bytes()).hexdigest()
 
 
 def scores(out):
@@ -51,12 +59,13 @@ def quiet(line):
     pass
 
 
-def test_a_cluster_gives_the_scores_of_one_process(folder, tmp_path):
+def test_a_cluster_gives_the_scores_of_one_process(folder, tmp_path, monkeypatch):
     """The real cluster, with two workers of their own."""
-    assert score_many([folder], tmp_path / "out", workers=2, part=2, log=quiet) == (4, 1)
+    monkeypatch.setattr("lmcl_core.score_many.PART", 2)
+    assert score_many([folder], tmp_path / "out", workers=2, log=quiet) == (4, 1)
     found = scores(tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").glob("part*")) == [f"part-0000{n}.parquet" for n in range(3)]
-    assert found["image"].tolist() == list_pictures([folder])
+    assert found["image"].tolist() == list(list_pictures([folder]))
     assert found.loc[found["score"].isna(), "image"].tolist() == [str(folder / "broken.jpg")]
     whole = found[found["fault"].isna()]
     own = load("livec").score(whole["image"].tolist())
@@ -64,64 +73,90 @@ def test_a_cluster_gives_the_scores_of_one_process(folder, tmp_path):
     assert "broken.jpg" in found["fault"].dropna().item()
 
 
-def test_called_again_it_does_what_is_missing_alone(folder, tmp_path, here):
+def test_called_again_it_does_what_is_missing_alone(folder, tmp_path, here, monkeypatch):
     out, told = tmp_path / "out", []
-    score_many([folder], out, part=2, log=quiet)
+    score_many([folder], out, log=quiet)
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("part*")}
     (out / "part-00001.parquet").unlink()
-    assert score_many([folder], out, part=2, log=told.append) == (4, 1)
+    assert score_many([folder], out, log=told.append) == (4, 1)
     after = {path.name: path.stat().st_mtime_ns for path in out.glob("part*")}
     assert {name for name in before if before[name] != after[name]} == {"part-00001.parquet"}
     assert "2 of them finished before" in told[0] and len(told) == 2
-    assert score_many([folder], out, part=2, log=quiet) == (4, 1)  # nothing is left to do, and no cluster is needed
+    monkeypatch.setattr("lmcl_core.batch.connect", None)
+    assert score_many([folder], out, log=quiet) == (4, 1)  # nothing is left to do, and no cluster is needed
 
 
-def test_a_folder_with_the_scores_of_something_else_is_refused(folder, tmp_path, here):
-    score_many([folder], tmp_path / "out", log=quiet)
-    with pytest.raises(InputError, match="scores of other part"):
-        score_many([folder], tmp_path / "out", part=2, log=quiet)
+def test_a_folder_with_the_scores_of_something_else_is_refused(folder, tmp_path, here, monkeypatch):
+    out = tmp_path / "out"
+    score_many([folder], out, log=quiet)
     with pytest.raises(InputError, match="scores of other files"):
-        score_many([folder / "0.png"], tmp_path / "out", log=quiet)
+        score_many([folder / "0.png"], out, log=quiet)
+    shutil.copyfile(folder / "1.png", folder / "0.png")  # another picture of the same name
+    with pytest.raises(InputError, match="scores of other files"):
+        score_many([folder], out, log=quiet)
+    monkeypatch.setattr("lmcl_core.score_many.PART", 3)
+    with pytest.raises(InputError, match="scores of other part"):
+        score_many([folder], out, log=quiet)
+    (out / "order.json").write_text("{")
+    with pytest.raises(InputError, match="order.json is damaged"):
+        score_many([folder], out, log=quiet)
+    (out / "order.json").unlink()
+    with pytest.raises(InputError, match="do not say what they are of"):
+        score_many([folder], out, log=quiet)
 
 
 def test_a_part_that_fails_is_named_and_the_others_are_kept(folder, tmp_path, here, monkeypatch):
-    def work(files, out, name, *rest):
+    def write(out, name, content):
         if name == "part-00001.parquet":
             raise RunError("no room")
-        return score_part(files, out, name, *rest)
+        _write(out, name, content)
 
-    monkeypatch.setattr("lmcl_core.score_many.score_part", work)
+    monkeypatch.setattr("lmcl_core.score_many._write", write)
     with pytest.raises(RunError, match="1 of 3 parts failed .no room."):
-        score_many([folder], tmp_path / "out", part=2, log=quiet)
+        score_many([folder], tmp_path / "out", log=quiet)
     assert {path.name for path in (tmp_path / "out").glob("part*")} == {"part-00000.parquet", "part-00002.parquet"}
 
 
-def test_an_object_store_is_read_and_written(folder):
+def test_an_object_store_is_read_and_written(folder, digest):
     """fsspec's store in memory stands for all of them: nothing of a path works on it."""
     store = fsspec.filesystem("memory")
     store.put(str(folder), "/bucket/", recursive=True)
-    files = list_pictures(["memory://bucket"])
+    files = list(list_pictures(["memory://bucket"]))
     assert len(files) == 5 and all(file.startswith("memory://") for file in files)
-    assert score_part(files, "memory://scores", "part-00000.parquet", "livec", "cpu") == 1
+    assert score_part(files, "part-00000.parquet", "memory://scores", "livec", digest, "cpu") == 1
     found = pd.read_parquet("memory://scores/part-00000.parquet")
     local = load("livec").score([str(folder / "0.png")])["score"].item()
-    assert found["score"][0] == pytest.approx(local, abs=0.3) and found["fault"].notna().sum() == 1
+    assert found["score"][0] == pytest.approx(local, abs=0.3)
+    assert "memory:///bucket/pictures/broken.jpg" in found["fault"].dropna().item()
 
 
-def test_what_is_gone_from_an_object_store_is_a_row_with_a_fault():
-    assert score_part(["memory://gone/1.png"], "memory://lost", "part-00000.parquet", "livec", "cpu") == 1
-    assert "unreadable image memory://gone/1.png" in pd.read_parquet("memory://lost/part-00000.parquet")["fault"][0]
+def test_what_is_gone_from_an_object_store_is_a_row_with_a_fault(digest):
+    assert score_part(["memory://gone/1.png"], "part-00000.parquet", "memory://lost", "livec", digest, "cpu") == 1
+    assert "missing image memory://gone/1.png" in pd.read_parquet("memory://lost/part-00000.parquet")["fault"][0]
 
 
-@pytest.mark.parametrize("address", ["nonsense://bucket", "abfs://bucket/pictures"])
-def test_an_address_that_cannot_be_reached_is_named(address):
+def test_a_store_that_does_not_answer_fails_the_part_and_writes_nothing(digest, monkeypatch):
+    def silent(self, path, *rest, **options):
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.cat_file", silent)
+    with pytest.raises(OSError, match="no answer"):
+        score_part(["memory://silent/1.png"], "part-00000.parquet", "memory://nothing", "livec", digest, "cpu")
+    assert not fsspec.filesystem("memory").exists("/nothing/part-00000.parquet")
+
+
+def test_a_worker_that_finds_other_weights_refuses(digest):
+    with pytest.raises(InputError, match="finds other weights at livec"):
+        score_part([], "part-00000.parquet", "memory://other", "livec", digest[::-1], "cpu")
+
+
+@pytest.mark.parametrize("address", ["nonsense://bucket", "abfs://bucket/pictures", "memory://nowhere"])
+def test_an_address_that_cannot_be_reached_or_holds_nothing_is_named(address, folder):
     with pytest.raises(InputError, match=address.split(":")[0]):
-        list_pictures([address])
+        list_pictures([folder, address])
 
 
-def test_no_pictures_and_no_parts_are_refused(tmp_path):
+def test_a_folder_without_pictures_is_refused_and_nothing_written(tmp_path):
     with pytest.raises(InputError, match="no pictures in"):
         score_many([tmp_path], tmp_path / "out", log=quiet)
-    with pytest.raises(InputError, match="part is 0"):
-        score_many([tmp_path], tmp_path / "out", part=0, log=quiet)
     assert os.listdir(tmp_path) == []
