@@ -23,7 +23,7 @@ from scipy.io import savemat
 from lmcl_core import BENCHMARKS, InputError, QualityModel, Recipe, RunError, Split, load_benchmark, make_split
 from lmcl_core import split_hash
 from lmcl_core.arguments import parse_changes, parse_split
-from lmcl_core.cli import main
+from lmcl_core.cli import _kept, main
 from lmcl_core.runs import run_folder
 from lmcl_core.model_file import save_model
 
@@ -291,7 +291,7 @@ def test_a_termination_stops_as_ctrl_c_does(tmp_path):
         "from lmcl_core.cli import main; main(['verify', 'demo'])"
     )
     done = python(code)
-    assert done.returncode == 130 and done.stderr.startswith("lmcl: stopped; finished epochs are kept")
+    assert done.returncode == 130 and done.stderr == "lmcl: stopped\n"
 
 
 def test_debug_shows_the_traceback_wherever_it_stands(lmcl):
@@ -616,6 +616,19 @@ def test_bench_prints_its_table_and_leaves_tables_and_pictures(lmcl, tmp_path, s
     assert code == 0 and err == "" and "ours v1" in out and "one after another" in out and "CPU threads" in out
     made = {path.name for path in (tmp_path / "bench").iterdir()}
     assert {f"{name}_loss-store.{kind}" for name, kind in (("repetitions", "csv"), ("costs", "png"))} <= made
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["train"], "finished epochs are kept"),
+        (["score", "a.png"], "the other pictures are not scored"),
+        (["score", "a.png", "--out=scores"], "finished parts are kept"),
+        (["bench"], ""),
+    ],
+)
+def test_who_stops_a_command_is_told_what_of_it_is_kept(arguments, said):
+    assert said in _kept(arguments) and bool(_kept(arguments)) is bool(said)
 
 
 def test_an_unknown_part_of_bench_is_named(refused):
