@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from .files import replacing
 from .locks import alone
 from .paths import cache_folder
 from .pictures import DAMAGED, decode, open_picture, shrink, shrunk
+from .progress import bar
 
 
 #: Share of a GPU's free memory that decoded pictures may take; the rest is left to the network's activations.
@@ -43,13 +44,20 @@ class PictureStore:
         self._ends = torch.cumsum(self.heights * self.widths * 3, dim=0).tolist()
 
     @classmethod
-    def open(cls, table: pd.DataFrame, short_side: int | None = None, cache: str | Path | None = None) -> PictureStore:
+    def open(
+        cls,
+        table: pd.DataFrame,
+        short_side: int | None = None,
+        cache: str | Path | None = None,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> PictureStore:
         """Map the store of a table, decoding its pictures first where that has not been done.
 
         Args:
             table: from `load_benchmark`.
             short_side: larger pictures are brought to this short side, as in `pictures.shrink`.
             cache: where stores are kept; None for that of `cache_folder`.
+            log: called with a line that tells the size, before pictures are decoded.
 
         Returns:
             The store; row i of the table is picture i.
@@ -62,7 +70,7 @@ class PictureStore:
         if not _is_whole(index):
             with alone(index.with_suffix(".lock")):
                 if not _is_whole(index):  # somebody else may just have built it
-                    _build(paths, index, short_side)
+                    _build(paths, index, short_side, log)
         sizes = np.array(json.loads(index.read_text()), dtype=np.int64)
         return cls(np.memmap(index.with_suffix(".u8"), dtype=np.uint8, mode="c"), sizes[:, 0], sizes[:, 1])
 
@@ -139,16 +147,18 @@ def _key(paths: Sequence[Path], short_side: int | None) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def _build(paths: Sequence[Path], index: Path, short_side: int | None) -> None:
+def _build(paths: Sequence[Path], index: Path, short_side: int | None, log: Callable[[str], None]) -> None:
     """Decode into a temporary file whose room is reserved first; the index, written last, makes it valid."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         shapes = [shrunk(*size, short_side) for size in pool.map(upright_size, paths)]
         total = sum(height * width * 3 for height, width in shapes)
+        log(f"decoding {len(paths)} pictures, once: {total / 1e9:.2f} GB in the cache")
         with replacing(index.with_suffix(".u8")) as temporary:
             _reserve(temporary, total)
             flat = np.memmap(temporary, dtype=np.uint8, mode="r+")
             start = 0
-            for path, shape, picture in zip(paths, shapes, pool.map(lambda p: shrink(decode(p), short_side), paths)):
+            pictures = bar(pool.map(lambda p: shrink(decode(p), short_side), paths), len(paths), "decoding")
+            for path, shape, picture in zip(paths, shapes, pictures):
                 if picture.shape[:2] != shape:
                     raise InputError(f"unreadable image {path}: header and pixels disagree: fetch this file again")
                 flat[start : start + picture.size] = picture.ravel()

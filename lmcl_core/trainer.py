@@ -6,10 +6,8 @@ Shapes: `B` images, `K` crops per image, `S` crop side.
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -17,7 +15,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from . import evaluation, looking, processes
 from .ahead import ahead
@@ -28,6 +25,7 @@ from .losses import LocalManifoldContrastiveLoss, correlation_loss, mutual_loss,
 from .freezing import batchnorm_frozen, freeze_batchnorm, set_batchnorm_momentum
 from .model import ModelOutput, QualityModel, make_teacher, update_teacher
 from .probe import start_from_probe
+from .progress import bar
 from .recipe import Recipe
 from .splits import Split
 from .store import PictureStore
@@ -173,9 +171,7 @@ class Trainer:
         self.begin()
         batches = self.batches(generator)
         drawn = ahead(self.draw(indices, generator) for indices in batches)
-        terms = [
-            self.step(batch) for batch in _bar(drawn, len(batches), f"epoch {self.epoch + 1}/{self.recipe.epochs}")
-        ]
+        terms = [self.step(batch) for batch in bar(drawn, len(batches), f"epoch {self.epoch + 1}/{self.recipe.epochs}")]
         means = torch.stack(terms).mean(dim=0).tolist()
         if not np.isfinite(means).all():
             raise RunError(
@@ -332,9 +328,3 @@ class Trainer:
 def _seed(seed: int, epoch: int) -> int:
     """One seed an epoch, so that a resumed run draws what the unbroken run would have drawn."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7], "big")
-
-
-def _bar(batches: Iterable[Batch], count: int, title: str):
-    """A progress bar in JupyterLab and in a terminal; nothing where nobody watches."""
-    watched = "JPY_SESSION_NAME" in os.environ or (sys.stderr.isatty() and processes.rank() == 0)
-    return tqdm(batches, desc=title, total=count, leave=False, disable=not watched)

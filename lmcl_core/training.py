@@ -18,6 +18,7 @@ from .recipe import Recipe
 from .model_file import save_model
 from .splits import Split, thinned
 from .files import replacing
+from .store import PictureStore
 from .trainer import Trainer
 
 
@@ -86,6 +87,7 @@ def _train(
     if recipe.train_share < 1:
         split = replace(split, train=thinned(table, split, recipe.train_share))
         _check(table, split, recipe, out_dir)
+    PictureStore.open(table, recipe.short_side, log=log)  # its size is told before anything is built
     trainer = Trainer(table, split, recipe, device)
     load_checkpoint(trainer, out_dir / "checkpoint.pt", identity)
     if trainer.epoch != processes.as_the_first(trainer.epoch, device, recipe.precision):

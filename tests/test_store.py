@@ -88,6 +88,15 @@ def test_a_gpu_s_crops_are_those_of_the_cpu(table):
     assert (there[1].cpu().int() - here[1].int()).abs().max() <= 1
 
 
+def test_the_size_is_told_before_pictures_are_decoded_and_never_again(table, tmp_path):
+    told = []
+    store = PictureStore.open(table, cache=tmp_path, log=told.append)
+    size = sum(store.picture(i).numel() for i in range(len(store)))
+    assert told == [f"decoding {len(table)} pictures, once: {size / 1e9:.2f} GB in the cache"]
+    PictureStore.open(table, cache=tmp_path, log=told.append)
+    assert len(told) == 1 and (tmp_path / "store").is_dir()
+
+
 def test_crops_leave_the_store_as_it_is(table):
     store = PictureStore.open(table)
     before = store.picture(0).clone()
