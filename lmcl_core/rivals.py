@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from .ahead import ahead
 from .catalogue import BENCHMARKS
 from .crops import CropSampler, fixed_boxes, resize_crop
 from .errors import InputError
@@ -31,7 +30,7 @@ from .losses import LocalManifoldContrastiveLoss
 from .recipe import Recipe
 from .scoring import Scorer, as_picture
 from .splits import Split
-from .trainer import Batch, Trainer
+from .trainer import Trainer
 
 Contender = Callable[[], int]
 _NORMALISE = transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -50,13 +49,12 @@ class OurTraining:
     def __init__(self, table: pd.DataFrame, split: Split, recipe: Recipe, device: str) -> None:
         self.trainer = Trainer(table, split, replace(recipe, epochs=10_000), device)  # a schedule without an end
         self.trainer.begin()
-        self.batches = ahead(self._draw())
-
-    def _draw(self) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(0)
+        self.batches = self.trainer.drawn(self._forever(generator), generator)
+
+    def _forever(self, generator: torch.Generator) -> Iterator[Tensor]:
         while True:
-            for indices in self.trainer.batches(generator):
-                yield self.trainer.draw(indices, generator)
+            yield from self.trainer.batches(generator)
 
     def __call__(self) -> int:
         """One step; returns its crops."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -170,8 +170,12 @@ class Trainer:
         generator = torch.Generator().manual_seed(_seed(self.recipe.seed, self.epoch))
         self.begin()
         batches = self.batches(generator)
-        drawn = ahead(self.draw(indices, generator) for indices in batches)
-        terms = [self.step(batch) for batch in bar(drawn, len(batches), f"epoch {self.epoch + 1}/{self.recipe.epochs}")]
+        terms = [
+            self.step(batch)
+            for batch in bar(
+                self.drawn(batches, generator), len(batches), f"epoch {self.epoch + 1}/{self.recipe.epochs}"
+            )
+        ]
         means = torch.stack(terms).mean(dim=0).tolist()
         if not np.isfinite(means).all():
             raise RunError(
@@ -196,6 +200,16 @@ class Trainer:
             f"epoch {self.epoch}/{self.recipe.epochs}  loss {means[0]:.4f}  quality {means[1]:.4f}  "
             f"test SRCC {scores['srcc']:.4f}  PLCC {scores['plcc']:.4f}"
         )
+
+    def drawn(self, batches: Iterable[Tensor], generator: torch.Generator) -> Iterator[Batch]:
+        """`draw` for one batch after another; for a GPU ahead of the steps, on a CPU, which is busy anyway, in turn.
+
+        Args:
+            batches: positions (B,) in the table.
+            generator: as in `draw`.
+        """
+        found = (self.draw(indices, generator) for indices in batches)
+        return ahead(found) if self.device.type == "cuda" else found
 
     def draw(self, indices: Tensor, generator: torch.Generator) -> Batch:
         """Take a step's crops and views from the store.
