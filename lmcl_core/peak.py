@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,17 @@ def peak_megabytes(work: Callable[..., Callable[[], Any]], *arguments: Any) -> f
 
     Returns:
         Megabytes: of the GPU where the work used one, else of the process, without the processes that it starts; NaN
-        where the system does not tell.
+        where the system does not tell; infinity where the machine's memory is not enough.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_measure, work, arguments).result()
+        try:
+            return pool.submit(_measure, work, arguments).result()
+        except BrokenProcessPool:  # how the system ends a process that asks for more than there is
+            return float("inf")
+        except RuntimeError as error:  # torch's, on a CPU; on a GPU it has a kind of its own
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                return float("inf")
+            raise
 
 
 def _measure(work: Callable[..., Callable[[], Any]], arguments: tuple) -> float:

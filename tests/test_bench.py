@@ -154,6 +154,26 @@ def hold_before(megabytes):
     return hold(1)
 
 
+def hold_too_much():
+    """Work that no machine has the memory for."""
+    return lambda: torch.ones(2**50)
+
+
+def test_work_that_does_not_fit_has_an_infinite_peak_and_other_errors_are_told():
+    assert peak_megabytes(hold_too_much) == np.inf
+    with pytest.raises(TypeError):
+        peak_megabytes(hold_before)
+
+
+def test_a_loss_that_does_not_fit_is_left_out_and_told(livec, monkeypatch):
+    monkeypatch.setattr(bench, "LOSS_SIZES", (16,))
+    monkeypatch.setattr("lmcl_core.peak.peak_megabytes", lambda work, name, *rest: np.inf if name == "ours v1" else 1.0)
+    told = []
+    found = bench.bench(order(livec, parts=("loss",)), log=told.append)
+    assert "ours v1" not in set(found["contender"]) and "ours v2" in set(found["contender"])
+    assert any("ours v1: left out at 16 embeddings" in line for line in told)
+
+
 def test_the_peak_of_memory_is_that_of_the_work():
     assert peak_megabytes(hold_before, 300) < 100 and 190 < peak_megabytes(hold, 200) < 300
 
