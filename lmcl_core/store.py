@@ -23,6 +23,7 @@ from .locks import alone
 from .paths import cache_folder
 from .pictures import DAMAGED, decode, open_picture, shrink, shrunk
 from .progress import bar
+from .splits import data_hash, tail, tail_length
 
 
 #: Share of a GPU's free memory that decoded pictures may take; the rest is left to the network's activations.
@@ -132,19 +133,20 @@ class PictureStore:
 def _places(table: pd.DataFrame, short_side: int | None, cache: str | Path | None = None) -> tuple[list[Path], Path]:
     """The picture files of a table, and the index of their store."""
     paths = [Path(table.attrs["root"]) / image for image in table["image"]]
-    return paths, Path(cache or cache_folder()) / "store" / f"{_key(paths, short_side)}.json"
+    return paths, Path(cache or cache_folder()) / "store" / f"{_key(table, paths, short_side)}.json"
 
 
-def _key(paths: Sequence[Path], short_side: int | None) -> str:
-    """Name of the store of these files; another file, size, time of change or short side makes another store."""
-    facts = [] if short_side is None else [short_side]
-    for path in paths:
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise InputError(f"missing image {path}: unpack the archive again") from error
-        facts.append([str(path), status.st_size, status.st_mtime_ns])
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+def _key(table: pd.DataFrame, paths: Sequence[Path], short_side: int | None) -> str:
+    """Name of the store: the data hash, and what it does not see: order, times of change and short side.
+
+    The folder is not part of it, so that a copy that kept its times, as an unpacked archive does, finds the same store.
+    """
+    length = tail_length(table["image"])
+    try:
+        times = [[tail(image, length), path.stat().st_mtime_ns] for image, path in zip(table["image"], paths)]
+    except OSError as error:
+        raise InputError(f"missing image {error.filename}: unpack the archive again") from error
+    return f"{data_hash(table)}-{hashlib.sha256(json.dumps([short_side, times]).encode()).hexdigest()[:8]}"
 
 
 def _build(paths: Sequence[Path], index: Path, short_side: int | None, log: Callable[[str], None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lmcl_core import InputError, RunError, load_benchmark
+from lmcl_core import InputError, RunError, data_hash, load_benchmark
 from lmcl_core.paths import cache_folder
 from lmcl_core.store import PictureStore, decode
 
@@ -126,7 +127,7 @@ def test_a_rotated_photograph_comes_upright(tmp_path, orientation):
     pixels = np.zeros((20, 40, 3), dtype=np.uint8)
     pixels[:10, :10] = 255
     Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=100, exif=exif)
-    table = pd.DataFrame({"image": ["a.jpg"]})
+    table = pd.DataFrame({"image": ["a.jpg"], "mos": [50.0]})
     table.attrs["root"] = str(tmp_path)
     upright = PictureStore.open(table).picture(0).numpy()
     turned = {
@@ -177,6 +178,26 @@ def test_a_changed_file_makes_a_new_store(table):
     PictureStore.open(table)
     Image.new("RGB", (48, 48), (1, 2, 3)).save(path_of(table, 0))
     assert PictureStore.open(table).picture(0).unique().tolist() == [1, 2, 3] and len(files_of_the_store()) == 4
+
+
+def test_the_store_is_named_by_the_data_hash(table):
+    PictureStore.open(table)
+    assert all(name.startswith(data_hash(table)) for name in files_of_the_store())
+
+
+def test_a_copy_that_kept_its_times_finds_the_same_store(table, tmp_path, monkeypatch):
+    PictureStore.open(table)
+    shutil.copytree(table.attrs["root"], tmp_path / "elsewhere")
+    monkeypatch.setattr("lmcl_core.store.decode", no_room)
+    copy = load_benchmark("livec", tmp_path / "elsewhere")
+    assert torch.equal(PictureStore.open(copy).picture(3), PictureStore.open(table).picture(3))
+
+
+def test_a_file_of_the_same_size_that_was_changed_makes_a_new_store(table):
+    PictureStore.open(table)
+    os.utime(path_of(table, 0), ns=(1, 1))
+    PictureStore.open(table)
+    assert len(files_of_the_store()) == 4
 
 
 def test_another_order_of_rows_is_another_store(table):
