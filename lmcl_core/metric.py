@@ -49,7 +49,8 @@ class QualityMetric(nn.Module):
             (N,) float32 scores in MOS units, on the model's device.
 
         Raises:
-            InputError: another shape or dtype, values outside 0..1, or a file that cannot be read.
+            InputError: another shape or dtype, values outside 0..1, a file that cannot be read, or weights that were
+                rounded to another dtype.
         """
         if isinstance(target, (str, Path)):
             shown = [as_picture(target, self.scorer.short_side)]
@@ -60,7 +61,10 @@ class QualityMetric(nn.Module):
                 as_picture(picture, self.scorer.short_side) for picture in pixels.permute(0, 2, 3, 1).cpu().numpy()
             ]
         self.net.eval()  # whatever was done to it
-        self.scorer.device = next(self.net.parameters()).device  # where `.to` may have moved it
+        weight = next(self.net.parameters())
+        if weight.dtype != torch.float32:
+            raise InputError(f"the metric's weights were rounded to {weight.dtype}: make it anew, and pass such images")
+        self.scorer.device = weight.device  # where `.to` may have moved it
         scores = torch.cat([seen.score for seen in self.scorer.looks(shown)])
         return torch.from_numpy(self.scorer.to_mos(scores)).float().to(self.scorer.device)
 

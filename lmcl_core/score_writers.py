@@ -3,24 +3,48 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from .errors import save_failed
+
+
+def _say(text: str) -> None:
+    """Put text on standard output at once; a full disk behind it is told, a closed pipe is left to the caller."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still held would fail again at exit
+        raise save_failed("the scores on standard output", error) from error
 
 
 @contextmanager
 def _csv() -> Iterator[Callable[[dict[str, Any]], None]]:
     """Rows as CSV, each written at once."""
     sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks stops nothing
-    writer = csv.DictWriter(sys.stdout, ["image", "score", "percentile"], lineterminator="\n")
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, ["image", "score", "percentile"], lineterminator="\n")
     writer.writeheader()
 
     def write(row: dict[str, Any]) -> None:
         writer.writerow({**row, "image": row["image"].replace("\r", "\\r")})  # a bare one would end the row
-        sys.stdout.flush()
+        send()
 
+    def send() -> None:
+        _say(lines.getvalue())
+        lines.seek(0)
+        lines.truncate()
+
+    send()
     yield write
 
 
@@ -31,13 +55,13 @@ def _json() -> Iterator[Callable[[dict[str, Any]], None]]:
 
     def write(row: dict[str, Any]) -> None:
         nonlocal separator
-        print(f"{separator}\n{json.dumps(row)}", end="", flush=True)
+        _say(f"{separator}\n{json.dumps(row)}")
         separator = ","
 
     try:
         yield write
     finally:  # also when it is stopped, so that what was written can be read
-        print("[]" if separator == "[" else "\n]", flush=True)
+        _say("[]\n" if separator == "[" else "\n]\n")
 
 
 WRITERS = {"csv": _csv, "json": _json}  #: context managers that give a function of one row, by name of the format

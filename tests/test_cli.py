@@ -439,6 +439,16 @@ def test_names_that_trip_up_a_terminal_or_a_table_stop_nothing(weights, pictures
     assert len(list((pictures / "o").iterdir())) == 5
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_a_full_disk_behind_standard_output_is_told_in_one_line(weights, pictures, form):
+    command = [sys.executable, "-m", "lmcl_core", "score", "--weights", str(weights), "--format", form, str(pictures)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=120)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert b"disk full while saving the scores on standard output" in done.stderr
+
+
 def test_a_json_array_is_closed_when_scoring_is_stopped(lmcl, weights, pictures, monkeypatch):
     from lmcl_core import score_files
 
