@@ -57,6 +57,11 @@ def test_versions_are_pinned_once_and_exactly():
     assert "==" not in (ROOT / "pyproject.toml").read_text()
 
 
+def test_the_map_of_the_package_names_every_module_once():
+    named = re.findall(r"`(\w+)`", (ROOT / "lmcl_core" / "README.md").read_text().split("|---|---|---|")[1])
+    assert sorted(named) == sorted(path.stem for path in (ROOT / "lmcl_core").glob("[a-z]*.py"))
+
+
 def test_the_readme_opens_with_the_two_commands_and_shows_figures_that_exist():
     text = (ROOT / "README.md").read_text()
     opening = "\n".join(text.splitlines()[:30])
