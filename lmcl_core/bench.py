@@ -28,13 +28,14 @@ from .score_files import score_files
 from .scoring import load
 from .splits import Split
 from .store import PictureStore
+from .utilisation import matmul_rate, operations
 
 PARTS = ("store", "training", "scoring", "loss", "growth")
 LOSS_SIZES = (512, 2048, 8192)
 _STEPS = 16  # in a turn, where others load ahead: more than they hold ready
 #: Sizes of what grows in a training step.
 CURVES = dict(batch_images=(2, 4, 8), crops=(4, 8, 16, 32), crop_size=(112, 160, 224))
-COLUMNS = ["part", "contender", "size", "repetition", "items", "unit", "seconds", "peak_mb"]
+COLUMNS = ["part", "contender", "size", "repetition", "items", "unit", "seconds", "peak_mb", "utilisation", "waiting"]
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,9 @@ def bench(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
 
     Returns:
         One row a repetition: part, contender, size (what grows, where something does), repetition, items, unit (of the
-        items), seconds, peak_mb (megabytes above what the process had before, of the contender; NaN where not
-        measured).
+        items), seconds, peak_mb (megabytes above what the process had before, of the contender), utilisation
+        (operations a second beside those of plain bfloat16 matrix products, 0..1), waiting (share of the seconds in
+        which a step waits for its crops, 0..1); NaN where not measured.
 
     Raises:
         InputError: as `load_benchmark`, `train` and `rivals.DeiqtTraining`.
@@ -97,7 +99,7 @@ def bench(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
     measure = dict(store=_store, training=_training, scoring=_scoring, loss=_loss, growth=_growth)
     with torch.random.fork_rng(devices=[]):  # of which others draw
         found = [measure[part](order, used, recipe, log) for part in PARTS if part in order.parts]
-    return pd.concat(found, ignore_index=True)[COLUMNS]
+    return pd.concat(found, ignore_index=True).reindex(columns=COLUMNS)
 
 
 def take_turns(contenders: Mapping[str, Contender], repeats: int, calls: int = 1) -> pd.DataFrame:
@@ -109,16 +111,19 @@ def take_turns(contenders: Mapping[str, Contender], repeats: int, calls: int = 1
         calls: calls in a row that make one repetition.
 
     Returns:
-        Columns contender, repetition, items, seconds.
+        Columns contender, repetition, items, seconds; waiting, the share of them that a contender with the attribute
+        `waited` (seconds so far) spent so.
     """
     rows = []
     for repetition in range(-1, repeats):
         for name, contender in contenders.items():
-            start = time.perf_counter()
+            waited, start = getattr(contender, "waited", np.nan), time.perf_counter()
             items = sum(contender() for _ in range(calls))
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            rows.append(dict(contender=name, repetition=repetition, items=items, seconds=time.perf_counter() - start))
+            seconds = time.perf_counter() - start
+            waiting = (getattr(contender, "waited", np.nan) - waited) / seconds
+            rows.append(dict(contender=name, repetition=repetition, items=items, seconds=seconds, waiting=waiting))
     return pd.DataFrame([row for row in rows if row["repetition"] >= 0])
 
 
@@ -130,7 +135,8 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row a part, contender and size: unit, rate (items a second, median), lowest, highest, ratio (rate of the
-        part's first contender at that size by this one's, median over repetitions), peak_mb.
+        part's first contender at that size by this one's, median over repetitions), peak_mb, utilisation and waiting
+        (medians).
     """
     rows = []
     for (part, size), group in found.assign(rate=found["items"] / found["seconds"]).groupby(
@@ -144,6 +150,7 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
                 dict(part=part, contender=name, size=size, unit=own["unit"].iloc[0], rate=rate.median())
                 | dict(lowest=rate.min(), highest=rate.max(), ratio=(first / rate).median())
                 | dict(peak_mb=own["peak_mb"].iloc[0])
+                | own[["utilisation", "waiting"]].median().to_dict()
             )
     return pd.DataFrame(rows)
 
@@ -200,7 +207,8 @@ def _training(order: Order, table: pd.DataFrame, recipe: Recipe, log: Callable) 
     if order.against:
         kinds["ours, ViT-S"] = "vit"
     arguments = (order.against, table, everything, recipe, order.device)
-    parts = []
+    parts, most = [], matmul_rate(order.device)
+    log(f"training: plain matrix products reach {most / 1e12:.3g} TFLOP/s in bfloat16 here")
     for names in (("ours", "plain loop"), ("ours, ViT-S", "DEIQT")):  # those that are compared take turns
         chosen = [name for name in names if name in kinds]
         if not chosen:
@@ -209,11 +217,10 @@ def _training(order: Order, table: pd.DataFrame, recipe: Recipe, log: Callable) 
         memory = {name: peak.peak_megabytes(_trainer, kinds[name], *arguments) for name in chosen}
         contenders = {name: _trainer(kinds[name], *arguments) for name in chosen}
         turns = take_turns(contenders, order.repeats, calls=_STEPS if "DEIQT" in chosen or order.device != "cpu" else 2)
-        parts.append(
-            turns.assign(
-                part="training" if len(parts) == 0 else "training ViT-S", peak_mb=turns["contender"].map(memory)
-            )
-        )
+        work = turns["contender"].map({name: operations(step) / step() for name, step in contenders.items()})
+        turns["utilisation"] = work * turns["items"] / turns["seconds"] / most
+        part = "training" if not parts else "training ViT-S"
+        parts.append(turns.assign(part=part, peak_mb=turns["contender"].map(memory)))
     return pd.concat(parts).assign(unit="crops", size=np.nan)
 
 

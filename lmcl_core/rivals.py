@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,9 @@ _NORMALISE = transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 class OurTraining:
     """Steps of the method: student and teacher, every loss, crops gathered from the store.
 
+    Attributes:
+        waited: seconds spent so far until crops were there.
+
     Args:
         table: from `load_benchmark`.
         split: its training part is trained on, over and over.
@@ -51,6 +55,7 @@ class OurTraining:
         self.trainer.begin()
         generator = torch.Generator().manual_seed(0)
         self.batches = self.trainer.drawn(self._forever(generator), generator)
+        self.waited = 0.0
 
     def _forever(self, generator: torch.Generator) -> Iterator[Tensor]:
         while True:
@@ -58,7 +63,9 @@ class OurTraining:
 
     def __call__(self) -> int:
         """One step; returns its crops."""
+        start = time.perf_counter()
         batch = next(self.batches)
+        self.waited += time.perf_counter() - start
         self.trainer.step(batch)
         return batch.boxes[..., 0].numel()
 

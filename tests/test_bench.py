@@ -11,7 +11,6 @@ import torch
 
 from lmcl_core import InputError, Split, bench, load_benchmark, rivals
 from lmcl_core.figures import save
-from lmcl_core.peak import peak_megabytes
 from lmcl_core.result_figures import costs, growth
 
 SMALL = dict(backbone="resnet18", crop_size=32, crops=2, batch_images=4, embedding_dim=8)
@@ -37,6 +36,9 @@ def test_training_and_store_are_timed_beside_the_plain_ways(livec, no_children):
         by.loc[("training", "ours"), "items"] == by.loc[("training", "plain loop"), "items"] == 16
     )  # 2 steps of 4 images of 2 crops
     assert by.loc[("store", "ours"), "items"] == by.loc[("store", "one after another"), "items"] >= 8
+    ours = by.loc[("training", "ours")]
+    assert 0 < ours["waiting"].item() < 1 and np.isnan(by.loc[("training", "plain loop"), "waiting"].item())
+    assert by.loc["training", "utilisation"].between(0, 1, inclusive="neither").all()
     assert (found["seconds"] > 0).all() and (by.loc["training", "peak_mb"] == 7).all()
     told = bench.summary(found)
     assert told.set_index(["part", "contender"]).loc[("training", "ours"), "ratio"] == 1
@@ -73,7 +75,8 @@ def test_contenders_take_turns_and_the_first_round_does_not_count():
 
 def made_up(contender, size, seconds, part="loss", items=10):
     rows = [dict(repetition=n, seconds=value) for n, value in enumerate(seconds)]
-    return pd.DataFrame(rows).assign(part=part, contender=contender, size=size, items=items, unit="losses", peak_mb=1.0)
+    told = dict(part=part, contender=contender, size=size, items=items, unit="losses", peak_mb=1.0)
+    return pd.DataFrame(rows).assign(**told, utilisation=0.25, waiting=np.nan)
 
 
 def test_the_summary_compares_with_the_first_contender_in_each_repetition(tmp_path):
@@ -143,28 +146,6 @@ def test_deiqt_s_pipeline_reads_the_same_pictures(livec, deiqt):
         assert contender() == 16
 
 
-def hold(megabytes):
-    """Work that fills so much memory."""
-    return lambda: torch.ones(int(megabytes * 250_000)).sum()
-
-
-def hold_before(megabytes):
-    """Work that fills so much memory while it is made, and little afterwards."""
-    hold(megabytes)()
-    return hold(1)
-
-
-def hold_too_much():
-    """Work that no machine has the memory for."""
-    return lambda: torch.ones(2**50)
-
-
-def test_work_that_does_not_fit_has_an_infinite_peak_and_other_errors_are_told():
-    assert peak_megabytes(hold_too_much) == np.inf
-    with pytest.raises(TypeError):
-        peak_megabytes(hold_before)
-
-
 def test_a_loss_that_does_not_fit_is_left_out_and_told(livec, monkeypatch):
     monkeypatch.setattr(bench, "LOSS_SIZES", (16,))
     monkeypatch.setattr("lmcl_core.peak.peak_megabytes", lambda work, name, *rest: np.inf if name == "ours v1" else 1.0)
@@ -172,10 +153,6 @@ def test_a_loss_that_does_not_fit_is_left_out_and_told(livec, monkeypatch):
     found = bench.bench(order(livec, parts=("loss",)), log=told.append)
     assert "ours v1" not in set(found["contender"]) and "ours v2" in set(found["contender"])
     assert any("ours v1: left out at 16 embeddings" in line for line in told)
-
-
-def test_the_peak_of_memory_is_that_of_the_work():
-    assert peak_megabytes(hold_before, 300) < 100 and 190 < peak_megabytes(hold, 200) < 300
 
 
 def test_every_loss_takes_the_same_shapes_and_has_a_gradient():

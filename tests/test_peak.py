@@ -1,0 +1,36 @@
+"""Memory at its highest. Each measurement starts a process that imports this file: it imports little."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lmcl_core.peak import peak_megabytes
+
+
+def hold(megabytes):
+    """Work that fills so much memory."""
+    return lambda: torch.ones(int(megabytes * 250_000)).sum()
+
+
+def hold_before(megabytes):
+    """Work that fills so much memory while it is made, and little afterwards."""
+    hold(megabytes)()
+    return hold(1)
+
+
+def hold_too_much():
+    """Work that no machine has the memory for."""
+    return lambda: torch.ones(2**50)
+
+
+def test_work_that_does_not_fit_has_an_infinite_peak_and_other_errors_are_told():
+    assert peak_megabytes(hold_too_much) == math.inf
+    with pytest.raises(TypeError):
+        peak_megabytes(hold_before)
+
+
+def test_the_peak_of_memory_is_that_of_the_work():
+    assert peak_megabytes(hold_before, 300) < 100 and 190 < peak_megabytes(hold, 200) < 300
