@@ -138,7 +138,7 @@ def fixed_boxes(sampler: CropSampler, height: int, width: int, crops: int) -> Te
     Raises:
         ValueError: a size or number below 1.
     """
-    counts = crops_by_scale(sampler.scales, crops)
+    counts = crops_by_scale(sampler.scales[: sampler.crops], crops)
     return torch.cat([replace(sampler, scales=(s,)).grid(height, width, count) for s, count in counts.items()])
 
 

@@ -122,7 +122,7 @@ def run_seconds(recipe: Recipe, table: pd.DataFrame, costs: tuple[float, float])
         costs: from `view_seconds`.
     """
     split = make_split(table, 0)
-    looks = sum(crops_by_scale(recipe.scales, recipe.test_crops).values())
+    looks = sum(crops_by_scale(recipe.scales[: recipe.crops], recipe.test_crops).values())
     training = len(thinned(table, split, recipe.train_share)) * (recipe.crops + 1) * costs[0]
     testing = len(split.test) * (looks + 1) * costs[1]
     return recipe.epochs * (training + testing) + testing  # at the end the other of student and teacher is tested too

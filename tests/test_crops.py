@@ -293,3 +293,8 @@ def test_the_filter_of_gpus_differs_from_that_of_cpus_by_one_level_at_most(size)
     pixels = torch.randint(0, 256, (37, 37, 3), generator=generator, dtype=torch.uint8)
     in_float = _in_float32(pixels.permute(2, 0, 1)[None], size)[0].permute(1, 2, 0)
     assert in_float.dtype == torch.uint8 and (in_float.int() - resize_crop(pixels, size).int()).abs().max() <= 1
+
+
+def test_scales_that_are_never_trained_are_not_tested_either():
+    sampler = CropSampler(20, crops=2, scales=(1.0, 1.0, 1.0, 1.5))
+    assert set(fixed_boxes(sampler, 100, 120, 9)[:, 2].tolist()) == {20}
