@@ -108,7 +108,7 @@ def _settle(
         finished(job)
         log(f"{job.title}: {future.result():.0f} s")
     else:
-        failed[job.title] = _told(error)
+        failed[job.title] = told(error)
         log(f"{job.title}: FAILED: {failed[job.title]}")
     future.release()
 
@@ -184,7 +184,7 @@ def _cluster(scheduler: str, workers: int) -> Iterator:
         from distributed import Nanny, Scheduler, SpecCluster
 
         environments = local_workers(workers, _visible_gpus(), os.cpu_count() or 1)
-        options = dict(nthreads=1, memory_limit=0, dashboard=False, silence_logs=logging.ERROR)
+        options = dict(nthreads=1, memory_limit=0, dashboard=False, silence_logs=logging.CRITICAL)
         with SpecCluster(
             scheduler=dict(cls=Scheduler, options=dict(dashboard=False, dashboard_address=":0", host="127.0.0.1")),
             workers={n: dict(cls=Nanny, options=dict(options, env=env)) for n, env in enumerate(environments)},
@@ -221,17 +221,17 @@ def _work(job: Job) -> float:
 
     from .jobs import run_notebook  # here, since whoever scores pictures on a cluster needs no notebooks
 
-    logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)  # a failure is told once, by who waits for it
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a failure is told once, by who waits for it
     worker, start = get_worker(), time.perf_counter()
     worker.log_event(_TOPIC, f"{job.title}: running")
     run_notebook(job, lambda line: worker.log_event(_TOPIC, f"{job.title}: {line.strip()}"))
     return time.perf_counter() - start
 
 
-def _told(error: BaseException) -> Exception:
-    """The error as the user is to read it."""
+def told(error: BaseException) -> Exception:
+    """The error of a task as the user is to read it."""
     from distributed.scheduler import KilledWorker
 
     if isinstance(error, KilledWorker):
         return RunError("its worker died again and again (out of memory?): free memory or use fewer workers")
-    return error if isinstance(error, Exception) else RunError(str(error))
+    return error if isinstance(error, Exception) and str(error) else RunError(str(error) or type(error).__name__)

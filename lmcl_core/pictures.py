@@ -152,6 +152,8 @@ def _open(source: str | Path | io.BytesIO, name: object) -> Image.Image:
         return Image.open(source)
     except FileNotFoundError as error:
         raise InputError(f"missing image {name}: check its path, or unpack its archive again") from error
+    except PermissionError as error:
+        raise InputError(f"image {name} may not be read: give yourself permission to read it") from error
     except Image.DecompressionBombError as error:
         most = 2 * Image.MAX_IMAGE_PIXELS // 10**6
         raise InputError(f"image {name} has more than {most} megapixels: save it in a smaller size") from error

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
+import logging
 import os
 import threading
 import uuid
@@ -16,7 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import pyarrow
 
+from .devices import resolve_device
 from .errors import InputError, RunError
 from .files import replacing
 from .model_file import BUNDLED, read_model
@@ -30,6 +34,12 @@ if TYPE_CHECKING:
 
 PART = 256  #: pictures a task, and a Parquet file
 _ORDER = "order.json"  # beside the parts: what was asked for
+_ORDERED = dict(
+    weights="of other weights",
+    part="in parts of another size",
+    files="of other files (some were added, changed or taken away, or others are named)",
+)
+_TYPES = dict(image="string", score="float64", percentile="float64", fault="string")  # of a part's columns
 
 
 def score_many(
@@ -42,7 +52,8 @@ def score_many(
     device: str = "auto",
     log: Callable[[str], None] = print,
 ) -> tuple[int, int]:
-    """Score pictures on a Dask cluster. Called again, it does the parts that are missing.
+    """Score pictures on a Dask cluster. Called again, it does what is missing: whole parts, and in the others the
+    pictures that could not be read.
 
     Args:
         sources: pictures or folders of pictures, as paths or as addresses of fsspec.
@@ -66,16 +77,24 @@ def score_many(
     files = list(found)
     weights, out = weights if weights in BUNDLED else _absolute(weights), _absolute(out)
     digest, states = _digest(weights), json.dumps(found)
-    there = _claim(out, dict(weights=digest, part=PART, files=hashlib.sha256(states.encode()).hexdigest()))
+    order = dict(weights=digest, part=PART, files=hashlib.sha256(states.encode()).hexdigest())
+    _check_same(out, order)
     parts = {f"part-{n:05d}.parquet": files[first : first + PART] for n, first in enumerate(range(0, len(files), PART))}
-    log(f"{len(files)} pictures in {len(parts)} parts, {len(there & set(parts))} of them finished before")
-    if set(parts) - there:
+    before = {name: _finished(out, name) for name in parts}
+    log(
+        f"{len(files)} pictures in {len(parts)} parts, {sum(part is not None for part in before.values())} of them "
+        "finished before"
+    )
+    missing = {name: own for name, own in parts.items() if before[name] is None or before[name]["fault"].notna().any()}
+    if missing:
         from .batch import connect  # here, since a worker imports this module and needs none of it
 
+        if not scheduler:
+            resolve_device(device)  # workers of this machine would say the same, later
         with connect(scheduler, workers) as client:
-            missing = {name: own for name, own in parts.items() if name not in there}
+            _write(out, _ORDER, json.dumps(order).encode())
             _run(client, missing, (out, weights, digest, device), log)
-    faults = sum(int(pd.read_parquet(f"{out}/{name}", columns=["fault"])["fault"].notna().sum()) for name in parts)
+    faults = sum(int(_finished(out, name)["fault"].notna().sum()) for name in parts)
     return len(files) - faults, faults
 
 
@@ -127,7 +146,7 @@ def score_part(files: Sequence[str], name: str, out: str, weights: str, digest: 
 
     Args:
         files: of `list_pictures`.
-        name: of the file.
+        name: of the file; rows of pictures that could be read are kept where it is already there.
         out: folder of the scores.
         weights: as in `lmcl_core.load`.
         digest: SHA-256 of the weights' file that was meant.
@@ -141,12 +160,34 @@ def score_part(files: Sequence[str], name: str, out: str, weights: str, digest: 
         RunError: the file cannot be written.
         OSError: a store did not answer.
     """
-    columns = ["image", "score", "percentile", "fault"]
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a failure is told once, by who waits for it
+    before = _finished(out, name)
+    rows = {} if before is None else {row[0]: row for row in before[before["fault"].isna()].to_numpy().tolist()}
+    wanted = [file for file in files if _text(file) not in rows]
     with _ONE_AT_A_TIME:  # threads of a worker share its model
-        scored = score_files(_scorer(weights, digest, device), files, open_file=_fetch)
-        table = pd.DataFrame([[getattr(one, column) for column in columns] for one in scored], columns=columns)
-    _write(out, name, table.astype(dict(score="float64", percentile="float64", fault="string")).to_parquet())
+        for one in score_files(_scorer(weights, digest, device), wanted, open_file=_fetch):
+            rows[_text(one.image)] = [_text(one.image), one.score, one.percentile, one.fault and _text(one.fault)]
+    table = pd.DataFrame([rows[_text(file)] for file in files], columns=list(_TYPES)).astype(_TYPES)
+    _write(out, name, table.to_parquet())
     return int(table["fault"].notna().sum())
+
+
+def _finished(out: str, name: str) -> pd.DataFrame | None:
+    """The rows of a part; None where it is not there, or damaged, and is to be done again."""
+    system, folder = _place(out)
+    try:
+        content = system.cat_file(f"{folder}/{name}")
+    except FileNotFoundError:
+        return None
+    try:
+        return pd.read_parquet(io.BytesIO(content))[list(_TYPES)]
+    except (pyarrow.ArrowException, OSError, KeyError):
+        return None
+
+
+def _text(name: str) -> str:
+    """A name or message as it stands in a table: what is no text in it is escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _fetch(file: str):
@@ -175,6 +216,8 @@ def _scorer(weights: str, digest: str, device: str) -> Scorer:
 def _run(client: Client, parts: dict[str, list[str]], settings: tuple[str, ...], log: Callable[[str], None]) -> None:
     from distributed import as_completed
 
+    from .batch import told
+
     order = uuid.uuid4().hex[:8]  # a scheduler may have several
     tasks = {
         client.submit(score_part, files, name, *settings, key=f"{name} {order}", retries=1, pure=False): name
@@ -184,33 +227,35 @@ def _run(client: Client, parts: dict[str, list[str]], settings: tuple[str, ...],
     for task in as_completed(tasks):
         name, error = tasks[task], task.exception()
         if error is not None:
-            failed[name] = error
+            failed[name] = told(error)
         done += 1
-        log(f"{name}: {f'FAILED: {error}' if error else f'{len(parts[name])} pictures'} ({done} of {len(parts)})")
+        log(
+            f"{name}: {f'FAILED: {failed[name]}' if error else f'{len(parts[name])} pictures'} ({done} of {len(parts)})"
+        )
         task.release()
     if failed:
         first = next(iter(failed.values()))
         raise RunError(f"{len(failed)} of {len(parts)} parts failed ({first}); call again to do those that are missing")
 
 
-def _claim(out: str, order: dict[str, str | int]) -> set[str]:
-    """Note in the folder what its scores are of, or refuse it where they are of something else; what is there."""
+def _check_same(out: str, order: dict[str, str | int]) -> None:
+    """Refuse a folder that holds scores of something else."""
     system, folder = _place(out)
     system.invalidate_cache()
+    if system.isfile(folder):
+        raise InputError(f"--out is {out}, a file: name a folder")
     names = {PurePosixPath(path).name for path in system.ls(folder, detail=False)} if system.exists(folder) else set()
+    if not any(name.startswith("part-") for name in names):
+        return
     if _ORDER not in names:
-        if any(name.startswith("part-") for name in names):
-            raise InputError(f"{out} holds scores that do not say what they are of: name another folder, or empty it")
-        _write(out, _ORDER, json.dumps(order).encode())
-        return set()
+        raise InputError(f"{out} holds scores that do not say what they are of: name another folder, or empty it")
     try:
         found = json.loads(system.cat_file(f"{folder}/{_ORDER}"))
     except ValueError as error:
         raise InputError(f"{out}/{_ORDER} is damaged: empty the folder, or name another") from error
-    differing = [key for key in order if found.get(key) != order[key]]
+    differing = [_ORDERED[key] for key in order if found.get(key) != order[key]]
     if differing:
-        raise InputError(f"{out} holds scores of other {', '.join(differing)}: name another folder, or empty this one")
-    return names
+        raise InputError(f"{out} holds scores {' and '.join(differing)}: name another folder, or empty this one")
 
 
 def _write(out: str, name: str, content: bytes) -> None:
@@ -229,7 +274,10 @@ def _write(out: str, name: str, content: bytes) -> None:
 
 def _place(address: str) -> tuple[AbstractFileSystem, str]:
     from fsspec.core import url_to_fs
+    from fsspec.implementations.local import LocalFileSystem
 
+    if "://" not in address:
+        return LocalFileSystem(), address
     try:
         return url_to_fs(address)
     except (ImportError, ValueError) as error:  # a protocol that is unknown, or whose package is not installed
@@ -238,7 +286,7 @@ def _place(address: str) -> tuple[AbstractFileSystem, str]:
 
 def _absolute(place: str | Path) -> str:
     """A path that means the same in every worker; addresses as they are."""
-    return str(place) if "://" in str(place) else os.path.abspath(place)
+    return str(place) if "://" in str(place) else os.path.abspath(os.path.expanduser(place))
 
 
 def _digest(weights: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -75,15 +76,78 @@ def test_a_cluster_gives_the_scores_of_one_process(folder, tmp_path, monkeypatch
 
 def test_called_again_it_does_what_is_missing_alone(folder, tmp_path, here, monkeypatch):
     out, told = tmp_path / "out", []
+    (folder / "broken.jpg").unlink()
     score_many([folder], out, log=quiet)
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("part*")}
     (out / "part-00001.parquet").unlink()
-    assert score_many([folder], out, log=told.append) == (4, 1)
+    assert score_many([folder], out, log=told.append) == (4, 0)
     after = {path.name: path.stat().st_mtime_ns for path in out.glob("part*")}
     assert {name for name in before if before[name] != after[name]} == {"part-00001.parquet"}
-    assert "2 of them finished before" in told[0] and len(told) == 2
+    assert "1 of them finished before" in told[0] and len(told) == 2
+
+
+def test_when_nothing_is_left_to_do_no_cluster_is_started(folder, tmp_path, here, monkeypatch):
+    (folder / "broken.jpg").unlink()
+    score_many([folder], tmp_path / "out", log=quiet)
     monkeypatch.setattr("lmcl_core.batch.connect", None)
-    assert score_many([folder], out, log=quiet) == (4, 1)  # nothing is left to do, and no cluster is needed
+    assert score_many([folder], tmp_path / "out", log=quiet) == (4, 0)
+
+
+def test_called_again_it_tries_what_could_not_be_read_and_keeps_the_rest(folder, tmp_path, here, monkeypatch):
+    out = tmp_path / "out"
+    real, refused = Image.open, [str(folder / "2.png")]
+
+    def closed(path, *rest):
+        if str(path) in refused:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, *rest)
+
+    monkeypatch.setattr(Image, "open", closed)
+    assert score_many([folder], out, log=quiet) == (3, 2)
+    before = scores(out)
+    assert before["fault"].str.contains("2.png may not be read: give yourself permission").sum() == 1
+    refused.clear()
+    assert score_many([folder], out, log=quiet) == (4, 1)
+    after = scores(out)
+    assert after["image"].tolist() == before["image"].tolist() == list(list_pictures([folder]))
+    same = before["score"].notna()
+    assert same.sum() == 3 and before[same].equals(after[same])
+
+
+def test_a_damaged_part_is_done_again(folder, tmp_path, here):
+    out = tmp_path / "out"
+    score_many([folder / "0.png", folder / "1.png"], out, log=quiet)
+    before, part = scores(out), out / "part-00000.parquet"
+    for content in (b"", part.read_bytes()[:-100]):
+        part.write_bytes(content)
+        score_many([folder / "0.png", folder / "1.png"], out, log=quiet)
+        assert scores(out).equals(before)
+
+
+def test_a_name_that_is_no_text_costs_its_neighbours_nothing(folder, tmp_path, here):
+    odd = folder / "caf\udce9.png"
+    shutil.copyfile(folder / "0.png", odd)
+    assert score_many([folder], tmp_path / "out", log=quiet) == (5, 1)
+    assert str(folder / "caf\\udce9.png") in scores(tmp_path / "out")["image"].tolist()
+
+
+def test_two_colons_in_a_folder_s_name_are_nothing_special(folder, tmp_path, here, monkeypatch):
+    out = tmp_path / "a::b"
+    score_many([folder / "0.png"], out, log=quiet)
+    monkeypatch.setattr("lmcl_core.batch.connect", None)
+    assert score_many([folder / "0.png"], out, log=quiet) == (1, 0)
+
+
+@pytest.mark.parametrize("wrong", [dict(workers=-1), dict(device="gpu"), dict(scheduler="nowhere")])
+def test_a_wrong_call_claims_no_folder(folder, tmp_path, wrong):
+    with pytest.raises(InputError):
+        score_many([folder], tmp_path / "out", log=quiet, **wrong)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_as_folder_of_scores_is_refused(folder):
+    with pytest.raises(InputError, match="0.png, a file: name a folder"):
+        score_many([folder], folder / "0.png", log=quiet)
 
 
 def test_a_folder_with_the_scores_of_something_else_is_refused(folder, tmp_path, here, monkeypatch):
@@ -95,7 +159,7 @@ def test_a_folder_with_the_scores_of_something_else_is_refused(folder, tmp_path,
     with pytest.raises(InputError, match="scores of other files"):
         score_many([folder], out, log=quiet)
     monkeypatch.setattr("lmcl_core.score_many.PART", 3)
-    with pytest.raises(InputError, match="scores of other part"):
+    with pytest.raises(InputError, match="scores in parts of another size"):
         score_many([folder], out, log=quiet)
     (out / "order.json").write_text("{")
     with pytest.raises(InputError, match="order.json is damaged"):
