@@ -93,9 +93,11 @@ def check(run: str | Path, table: pd.DataFrame, weights: str | Path = "livec") -
 
 def _run_to_bundle(run: str | Path, table: pd.DataFrame) -> tuple[Path, dict, Split]:
     """A finished run of a numbered split of this table: its folder, what it recorded, and its split."""
-    run, record = Path(run), runs.read_run(run)
+    run, record = Path(run), runs.read_run(run, (*runs.IDENTITY, "split_index", "recipe", "metrics"))
     if record is None or not isinstance(record["split_index"], int) or record["benchmark"] != table.attrs["benchmark"]:
         raise InputError(f"{run} holds no finished run of a numbered split of {table.attrs['benchmark']}: train one")
+    if lacking := [name for name in ("predictions.csv", "model.safetensors") if not (run / name).is_file()]:
+        raise InputError(f"{run} is no whole run, it lacks {' and '.join(lacking)}: train it again")
     if record["recipe"]["backbone"] != "tf_efficientnet_lite0" or table.attrs["benchmark"] != "livec":
         raise InputError(f"{run}: the card is written for tf_efficientnet_lite0 trained on livec; bundle such a run")
     split = make_split(table, record["split_index"])

@@ -26,6 +26,7 @@ COLUMNS = [
     *("benchmark", "split", "name", "changes", "plcc", "srcc", "plcc_student", "plcc_teacher", "seconds", "device"),
     *("commit", "recipe_hash", "data_hash", "split_hash", "recipe"),
 ]
+_NEEDED = (*runs.IDENTITY, "split_index", "seconds", "device", "commit", "dirty", "recipe", "metrics")  # of a record
 
 
 def committed() -> Path:
@@ -180,7 +181,7 @@ def _plain(value: object) -> str:
 
 
 def _validation_runs(folder: Path) -> list[dict]:
-    records = [runs.read_run(path) for path in sorted(folder.glob("*/split-*-val"))]
+    records = [runs.read_run(path, _NEEDED) for path in sorted(folder.glob("*/split-*-val"))]
     return [record for record in records if record is not None]
 
 
@@ -209,7 +210,10 @@ def main(arguments: list[str]) -> None:
     try:
         if len(arguments) not in (1, 2) or arguments[0] not in BENCHMARKS:
             raise InputError("use: python -m lmcl_core.ledger BENCHMARK [RUNS_DIR]")
-        rows = update_ledger(committed(), runs_folder(*arguments[1:]), arguments[0])
+        folder = runs_folder(*arguments[1:])
+        if not folder.is_dir():
+            raise InputError(f"there is no folder {folder}: name the one that holds the validation runs")
+        rows = update_ledger(committed(), folder, arguments[0])
         print(f"{committed()}: {len(rows)} rows")
     except (InputError, RunError) as error:
         print(f"ledger: {error}", file=sys.stderr)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
 from .splits import Split, data_hash, split_hash
 from .errors import InputError
 from .locks import TakenError, alone
@@ -83,14 +84,15 @@ def _fields(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     return f"; {', '.join(words)}" if words else ""
 
 
-def read_run(folder: str | Path) -> dict[str, Any] | None:
+def read_run(folder: str | Path, needed: Sequence[str] = ()) -> dict[str, Any] | None:
     """The ``run.json`` of a finished run, or None where there is none.
 
     Args:
         folder: the run folder.
+        needed: fields that must be there.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: the file is damaged, or lacks one of those.
     """
     path = Path(folder) / "run.json"
     if not path.is_file():
@@ -99,6 +101,8 @@ def read_run(folder: str | Path) -> dict[str, Any] | None:
         record = json.loads(path.read_text())
         if not isinstance(record, dict):
             raise ValueError("it holds no record")
+        if lacking := [key for key in needed if key not in record]:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
         return record
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}): delete that folder and run again") from error

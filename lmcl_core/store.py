@@ -154,6 +154,8 @@ def _build(paths: Sequence[Path], index: Path, short_side: int | None, log: Call
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         shapes = [shrunk(*size, short_side) for size in pool.map(upright_size, paths)]
         total = sum(height * width * 3 for height, width in shapes)
+        for left in index.parent.glob(f".{index.stem}.u8-*"):  # by a builder that was killed: we alone hold the lock
+            left.unlink()
         log(f"decoding {len(paths)} pictures, once: {total / 1e9:.2f} GB in the cache")
         with replacing(index.with_suffix(".u8")) as temporary:
             _reserve(temporary, total)

@@ -106,6 +106,14 @@ def test_a_run_that_the_card_was_not_written_for_is_refused(table, tmp_path, num
         bundle(tmp_path / "run", table, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["predictions.csv", "model.safetensors"])
+def test_a_run_that_lacks_a_file_is_refused(table, tmp_path, numbered, name):
+    run_of(table, tmp_path / "run")
+    (tmp_path / "run" / name).unlink()
+    with pytest.raises(InputError, match=f"no whole run, it lacks {name}"):
+        bundle(tmp_path / "run", table, tmp_path)
+
+
 @pytest.mark.parametrize("arguments, said", [([], "use: python"), (["a"], "use: python"), (["a", "/no"], "/no")])
 def test_wrong_use_is_told_in_one_line(arguments, said, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -133,6 +133,21 @@ def test_the_command_adds_runs_to_the_ledger_of_the_project(tmp_path, monkeypatc
     assert read_ledger(tmp_path / "figures" / "ledger.csv")["name"].tolist() == ["a"]
 
 
+def test_a_folder_that_is_not_there_is_no_success(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ledger, "committed", lambda: tmp_path / "ledger.csv")
+    with pytest.raises(SystemExit) as stopped:
+        main(["livec", str(tmp_path / "typo")])
+    assert stopped.value.code == 2 and "there is no folder" in capsys.readouterr().err
+    assert not (tmp_path / "ledger.csv").exists()
+
+
+def test_a_damaged_record_is_named_and_not_passed_over(tmp_path):
+    put_run(tmp_path / "runs", "a")
+    (tmp_path / "runs" / "livec" / "a" / "split-00-val" / "run.json").write_text("{}")
+    with pytest.raises(InputError, match="run.json is damaged .it lacks benchmark"):
+        update_ledger(tmp_path / "ledger.csv", tmp_path / "runs", "livec")
+
+
 @pytest.mark.parametrize("arguments", [[], ["no-such-benchmark"], ["livec", "a", "b"]])
 def test_wrong_use_of_the_command_is_told_in_one_line(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:

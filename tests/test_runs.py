@@ -73,6 +73,12 @@ def test_a_damaged_record_is_named(finished, text):
         finished_run(finished, WANTED)
 
 
+def test_what_a_record_lacks_is_named(finished):
+    assert read_run(finished, ["seconds"])["seconds"] == 1.5
+    with pytest.raises(InputError, match=r"run\.json is damaged \(it lacks metrics, device\)"):
+        read_run(finished, ["seconds", "metrics", "device"])
+
+
 def test_a_record_of_undecodable_bytes_is_damaged(finished):
     (finished / "run.json").write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(InputError, match=r"run\.json is damaged"):

@@ -200,6 +200,16 @@ def test_a_file_of_the_same_size_that_was_changed_makes_a_new_store(table):
     assert len(files_of_the_store()) == 4
 
 
+def test_what_a_killed_builder_left_is_taken_away(table):
+    name = PictureStore.open(table) and files_of_the_store()[0].removesuffix(".json")
+    folder = cache_folder() / "store"
+    (folder / f"{name}.json").unlink()
+    (folder / f".{name}.u8-0123").write_bytes(b"half")
+    (folder / ".other.u8-0123").write_bytes(b"of another store")
+    PictureStore.open(table)
+    assert files_of_the_store() == [".other.u8-0123", f"{name}.json", f"{name}.u8"]
+
+
 def test_another_order_of_rows_is_another_store(table):
     first = PictureStore.open(table)
     reverse = table.iloc[::-1].reset_index(drop=True)
