@@ -21,7 +21,7 @@ from . import peak, rivals
 from .benchmarks import load_benchmark
 from .devices import resolve_device
 from .errors import InputError, unknown
-from .pictures import decode
+from .pictures import decode, shrink
 from .recipe import Recipe
 from .rivals import Contender
 from .score_files import score_files
@@ -46,11 +46,12 @@ class Order:
         benchmark: whose pictures.
         data_root: its folder; empty for the demo.
         repeats: repetitions of each measurement after one that does not count, 1 or more.
-        images: how many of its pictures are used, 8 or more.
+        images: how many of its pictures are used, 8 or more; `scoring` takes 32 of them at most.
         device: as in `train`.
         parts: some of `PARTS`.
-        against: a checkout of DEIQT that is timed too; empty for none.
-        changes: recipe fields that differ from the defaults.
+        against: a checkout of DEIQT that is timed too, for `training`; empty for none.
+        changes: recipe fields that differ from the benchmark's preset, for `training` and `growth`, which varies
+            batch_images, crops and crop_size itself.
     """
 
     benchmark: str = "demo"
@@ -69,15 +70,22 @@ class Order:
         for part in self.parts:
             if part not in PARTS:
                 raise unknown("part", part, PARTS)
+        for name, users in (("against", {"training"}), ("changes", {"training", "growth"})):
+            if getattr(self, name) and not users & set(self.parts):
+                words = "--against" if name == "against" else "--set"
+                raise InputError(f"{words} means nothing to {', '.join(self.parts)}: add {' or '.join(sorted(users))}")
 
 
-def bench(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
+def bench(
+    order: Order, log: Callable[[str], None] = print, done: Callable[[pd.DataFrame], None] = lambda found: None
+) -> pd.DataFrame:
     """Measure. Contenders take turns, so that what else the machine does falls on all of them alike; all of them work
     in one process, under the settings of memory that `cpu` makes for ours.
 
     Args:
         order: what is to be measured.
         log: called with one line a measurement.
+        done: called after every part with what there is so far.
 
     Returns:
         One row a repetition: part, contender, size (what grows, where something does), repetition, items, unit (of the
@@ -94,12 +102,17 @@ def bench(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
         rivals.deiqt_modules(order.against, table)  # what is missing is told before anything is measured
     used = table.iloc[np.unique(rows)].reset_index(drop=True)
     used.attrs = table.attrs
-    recipe = Recipe.from_dict({"pretrained": False, **order.changes})  # speed does not depend on the weights
+    # speed does not depend on the weights
+    recipe = Recipe.for_benchmark(order.benchmark, **{"pretrained": False, **order.changes})
     order = replace(order, device=resolve_device(order.device))
     measure = dict(store=_store, training=_training, scoring=_scoring, loss=_loss, growth=_growth)
+    parts: list[pd.DataFrame] = []
     with torch.random.fork_rng(devices=[]):  # of which others draw
-        found = [measure[part](order, used, recipe, log) for part in PARTS if part in order.parts]
-    return pd.concat(found, ignore_index=True).reindex(columns=COLUMNS)
+        for part in [part for part in PARTS if part in order.parts]:
+            parts.append(measure[part](order, used, recipe, log))
+            found = pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
+            done(found)
+    return found
 
 
 def take_turns(contenders: Mapping[str, Contender], repeats: int, calls: int = 1) -> pd.DataFrame:
@@ -187,18 +200,19 @@ def _cpu_lines() -> list[str]:
 
 def _store(order: Order, table: pd.DataFrame, recipe: Recipe, log: Callable) -> pd.DataFrame:
     log(f"store: {len(table)} pictures, decoded in parallel and one after another")
-    contenders = {"ours": partial(_build_store, table), "one after another": partial(_decode_all, table)}
+    side = recipe.short_side
+    contenders = {"ours": partial(_build_store, table, side), "one after another": partial(_decode_all, table, side)}
     return take_turns(contenders, order.repeats).assign(part="store", unit="images", size=np.nan, peak_mb=np.nan)
 
 
-def _build_store(table: pd.DataFrame) -> int:
+def _build_store(table: pd.DataFrame, short_side: int | None) -> int:
     """Decode everything into a store in an empty cache."""
     with tempfile.TemporaryDirectory() as folder:
-        return len(PictureStore.open(table, cache=Path(folder)))
+        return len(PictureStore.open(table, short_side, cache=Path(folder)))
 
 
-def _decode_all(table: pd.DataFrame) -> int:
-    return len([decode(Path(table.attrs["root"]) / image).shape for image in table["image"]])
+def _decode_all(table: pd.DataFrame, short_side: int | None) -> int:
+    return len([shrink(decode(Path(table.attrs["root"]) / image), short_side).shape for image in table["image"]])
 
 
 def _training(order: Order, table: pd.DataFrame, recipe: Recipe, log: Callable) -> pd.DataFrame:
@@ -215,7 +229,7 @@ def _training(order: Order, table: pd.DataFrame, recipe: Recipe, log: Callable) 
             continue
         log(f"training: {', '.join(chosen)}")
         memory = {name: peak.peak_megabytes(_trainer, kinds[name], *arguments) for name in chosen}
-        contenders = {name: _trainer(kinds[name], *arguments) for name in chosen}
+        contenders = {name: _trainer(kinds[name], *arguments) for name in _fitting(memory, log)}
         turns = take_turns(contenders, order.repeats, calls=_STEPS if "DEIQT" in chosen or order.device != "cpu" else 2)
         work = turns["contender"].map({name: operations(step) / step() for name, step in contenders.items()})
         turns["utilisation"] = work * turns["items"] / turns["seconds"] / most
@@ -244,7 +258,8 @@ def _scoring(order: Order, table: pd.DataFrame, recipe: Recipe, log: Callable) -
     log(f"scoring: {len(files)} pictures, in batches and one at a time")
     kinds = {"ours": "ours", "one at a time, bfloat16": "half", "one at a time, float32": "single"}
     memory = {name: peak.peak_megabytes(_scorer, kind, files, order.device) for name, kind in kinds.items()}
-    turns = take_turns({name: _scorer(kind, files, order.device) for name, kind in kinds.items()}, order.repeats)
+    contenders = {name: _scorer(kinds[name], files, order.device) for name in _fitting(memory, log)}
+    turns = take_turns(contenders, order.repeats)
     return turns.assign(part="scoring", unit="images", size=np.nan, peak_mb=turns["contender"].map(memory))
 
 
@@ -261,13 +276,18 @@ def _loss(order: Order, table: pd.DataFrame, recipe: Recipe, log: Callable) -> p
         log(f"loss: {size} embeddings of 128, forward and backward")
         names = list(rivals.losses())
         memory = {name: peak.peak_megabytes(_loss_step, name, size, order.device) for name in names}
-        for name in [name for name in names if memory[name] == np.inf]:
-            log(f"{name}: left out at {size} embeddings, it needs more memory than there is")
-            names.remove(name)
+        names = _fitting(memory, log, f" at {size} embeddings")
         calls = min(16, max(1, 2**22 // size**2))
         turns = take_turns({name: _loss_step(name, size, order.device) for name in names}, order.repeats, calls)
         parts.append(turns.assign(size=size, peak_mb=turns["contender"].map(memory)))
     return pd.concat(parts).assign(part="loss", unit="losses")
+
+
+def _fitting(memory: Mapping[str, float], log: Callable, where: str = "") -> list[str]:
+    """Those of the contenders that the machine has the memory for; the others are told."""
+    for name in [name for name, peak_mb in memory.items() if peak_mb == np.inf]:
+        log(f"{name}: left out{where}, it needs more memory than there is")
+    return [name for name, peak_mb in memory.items() if peak_mb < np.inf or np.isnan(peak_mb)]
 
 
 def _loss_step(name: str, size: int, device: str) -> Contender:
@@ -295,7 +315,7 @@ def _growth(order: Order, table: pd.DataFrame, recipe: Recipe, log: Callable) ->
 
     counts = [len(table) // 8, len(table) // 4, len(table) // 2, len(table)]
     curves = {
-        "store, images": {n: partial(_build_store, table.iloc[:n]) for n in counts},
+        "store, images": {n: partial(_build_store, table.iloc[:n], recipe.short_side) for n in counts},
         "scoring, images": {n: _scorer("ours", files[:n], order.device) for n in counts},
         "training step, images a batch": {n: trained(batch_images=n) for n in CURVES["batch_images"]},
         "training step, crops an image": {n: trained(crops=n) for n in CURVES["crops"]},

@@ -6,7 +6,6 @@ import signal
 import sys
 import warnings
 from collections import Counter
-from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -201,6 +200,7 @@ def score(
         raise InputError(f"{address} is an address: add --out FOLDER, or name files and folders")
     from PIL import Image
 
+    from .pictures import pictures_below
     from .score_files import picture_files, score_files
     from .score_writers import WRITERS
     from .scoring import load
@@ -208,13 +208,11 @@ def score(
     if form not in WRITERS:
         raise InputError(f"--format is {form!r}: it must be one of {', '.join(WRITERS)}")
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large pictures are wanted here
-    if overlays is not None and overlays.exists() and not overlays.is_dir():
-        raise InputError(f"--overlays is {overlays}, a file: name a folder")
-    scorer, files = load(weights, device), picture_files(paths)
-    first = next(files, None)
-    if first is None:
-        raise InputError(f"no pictures in {', '.join(map(str, paths))}: name picture files or a folder that holds some")
-    answers, faults = score_files(scorer, chain([first], files), batch_size), 0
+    overlays = None if overlays is None else _ready(overlays.expanduser())
+    if empty := next((path for path in map(Path, paths) if path.is_dir() and not pictures_below(path)), None):
+        raise InputError(f"no pictures in {empty}: name picture files, or folders that hold some")
+    scorer = load(weights, device)
+    answers, faults = score_files(scorer, picture_files(paths), batch_size), 0
     with WRITERS[form]() as write:
         for number, scored in enumerate(answers):
             if scored.fault is not None:
@@ -238,6 +236,16 @@ def _score_many(paths: list[str], out: str, weights: str, scheduler: str, worker
         raise typer.Exit(1)
 
 
+def _ready(overlays: Path) -> Path:
+    """A folder that overlays can be put into."""
+    from .files import ensure_writable
+
+    if overlays.exists() and not overlays.is_dir():
+        raise InputError(f"--overlays is {overlays}, a file: name a folder")
+    ensure_writable(overlays)
+    return overlays
+
+
 def _save_overlay(scorer, scored, folder: Path, number: int) -> None:
     from .figures import save_picture, score_overlay
 
@@ -251,41 +259,33 @@ def bench(
     data_root: Root = "",
     parts: Annotated[str, typer.Option(help="store, training, scoring, loss, growth; several with commas")] = "",
     repeats: Annotated[int, typer.Option(help="repetitions of each measurement")] = 5,
-    images: Annotated[int, typer.Option(help="how many of the benchmark's pictures are used")] = 64,
-    against: Annotated[str, typer.Option(help="a checkout of DEIQT, timed on the same pictures")] = "",
+    images: Annotated[int, typer.Option(help="how many of its pictures; scoring: 32 at most")] = 64,
+    against: Annotated[str, typer.Option(help="with LIVEC: a checkout of DEIQT, timed too")] = "",
     figures_dir: Annotated[str, typer.Option(help="default: figures/ of the checkout")] = "",
     device: Device = "auto",
     changes: Set = None,
 ) -> None:
     """Measure this machine: store, training, scoring, loss and memory beside plain loops, and how costs grow."""
     from . import bench as measure
-    from .figures import save, save_table
+    from .bench_report import Report
     from .paths import figures_folder
-    from .result_figures import costs, growth
 
-    chosen = tuple(part.strip() for part in parts.split(",")) if parts else measure.PARTS
     order = measure.Order(
         benchmark=benchmark,
         data_root=data_root,
         repeats=repeats,
         images=images,
         device=device,
-        parts=chosen,
+        parts=tuple(part.strip() for part in parts.split(",")) if parts else measure.PARTS,
         against=against,
         changes=parse_changes(changes),
     )
-    found, folder = measure.bench(order, log=_say), figures_folder("bench", figures_dir)
-    told, note = measure.summary(found[found["part"] != "growth"]), measure.machine(order.device)
-    some = "" if set(chosen) == set(measure.PARTS) else f"_{'-'.join(chosen)}"  # a whole bench is not written over
-    save_table(found, folder, f"repetitions{some}")
-    if len(told):
-        save(costs(told), told, folder, f"costs{some}", note)
-        print(told.to_string(index=False, float_format=lambda value: f"{value:.3g}", na_rep="-"))
-    if "growth" in chosen:
-        curves = found[found["part"] == "growth"]
-        save(growth(curves, measure.exponents(found)), curves, folder, f"growth{some}", note)
-        print(measure.exponents(found).to_string(index=False, float_format=lambda value: f"{value:.3g}"))
-    print(f"{note}; tables and pictures in {folder}")
+    report = Report(order, Path(figures_folder("bench", figures_dir), benchmark))
+    measure.bench(order, log=_say, done=report.write)
+    for told in (report.costs, report.growth):
+        if len(told):
+            print(told.to_string(index=False, float_format=lambda value: f"{value:.3g}", na_rep="-"))
+    print(f"{report.note}; tables and pictures in {report.folder}")
 
 
 def _kept(arguments: list[str]) -> str:
@@ -294,6 +294,8 @@ def _kept(arguments: list[str]) -> str:
         parts = any(argument.startswith("--out") for argument in arguments)
         rows = "the rows that were printed are whole; the other pictures are not scored"
         return "finished parts are kept, run the same command again to go on" if parts else rows
+    if arguments[:1] == ["bench"]:
+        return "the tables and pictures of parts that were measured whole are kept"
     trains = arguments[:1] in (["train"], ["reproduce"])
     return "finished epochs are kept, run the same command again to go on" if trains else ""
 

@@ -37,3 +37,18 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def ensure_writable(folder: str | Path) -> None:
+    """Find out before long work whether files can be put into a folder; it is made where it is missing.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        RunError: they cannot.
+    """
+    probe = Path(folder) / ".writable"
+    with replacing(probe):
+        pass
+    probe.unlink(missing_ok=True)

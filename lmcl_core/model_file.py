@@ -98,7 +98,7 @@ def read_model(weights: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, 
     Raises:
         InputError: no such file, or one that this package did not write.
     """
-    path = BUNDLED.get(str(weights), Path(weights))
+    path = BUNDLED.get(str(weights), Path(weights).expanduser())
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from .errors import RunError
 
 _STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -22,21 +24,43 @@ def peak_megabytes(work: Callable[..., Callable[[], Any]], *arguments: Any) -> f
         *arguments: its arguments, which can be pickled.
 
     Returns:
-        Megabytes: of the GPU where the work used one, else of the process, without the processes that it starts; NaN
-        where the system does not tell; infinity where the machine's memory is not enough.
+        Megabytes: of the GPU where the work used one, else of the process, without the files that it maps and the
+        processes that it starts; NaN where the system does not tell; infinity where the machine's memory is not enough.
+
+    Raises:
+        RunError: the process ended in another way than for want of memory.
     """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(_measure, work, arguments).result()
-        except BrokenProcessPool:  # how the system ends a process that asks for more than there is
+    context = multiprocessing.get_context("spawn")
+    ours, its = context.Pipe(duplex=False)
+    process = context.Process(target=_measure, args=(its, work, arguments))
+    process.start()
+    its.close()  # so that its end is seen here
+    try:
+        found = ours.recv()
+    except EOFError:
+        process.join()
+        if process.exitcode == -signal.SIGKILL:  # how the system ends what asks for more memory than there is
             return float("inf")
-        except RuntimeError as error:  # torch's, on a CPU; on a GPU it has a kind of its own
-            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
-                return float("inf")
-            raise
+        raise RunError(f"measuring memory ended with exit code {process.exitcode}: try again") from None
+    finally:
+        process.kill()  # it is done, or nobody waits for it any more
+        process.join()
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
-def _measure(work: Callable[..., Callable[[], Any]], arguments: tuple) -> float:
+def _measure(answer: Connection, work: Callable[..., Callable[[], Any]], arguments: tuple) -> None:
+    try:
+        answer.send(_peak(work, arguments))
+    except RuntimeError as error:  # torch's, on a CPU; on a GPU it has a kind of its own
+        enough = not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error)
+        answer.send(error if enough else float("inf"))
+    except Exception as error:  # raised again where it is waited for
+        answer.send(error)
+
+
+def _peak(work: Callable[..., Callable[[], Any]], arguments: tuple) -> float:
     torch.set_num_threads(torch.get_num_threads())  # its threads are there before the work
     call = work(*arguments)
     if torch.cuda.is_available() and torch.cuda.memory_allocated():
@@ -46,9 +70,9 @@ def _measure(work: Callable[..., Callable[[], Any]], arguments: tuple) -> float:
         return (torch.cuda.max_memory_allocated() - before) / 1e6
     if _FORGET.is_file():
         _FORGET.write_text("5")  # the mark begins anew
-    before = _status("VmRSS")
+    before, mapped = _status("VmRSS"), _status("RssFile")
     _twice(call)
-    return max(0.0, _status("VmHWM") - before)
+    return max(0.0, _status("VmHWM") - before - (_status("RssFile") - mapped))
 
 
 def _twice(call: Callable[[], Any]) -> None:

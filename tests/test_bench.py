@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from lmcl_core import InputError, Split, bench, load_benchmark, rivals
+from lmcl_core.bench_report import Report
 from lmcl_core.figures import save
-from lmcl_core.result_figures import costs, growth
+from lmcl_core.result_figures import costs
 
 SMALL = dict(backbone="resnet18", crop_size=32, crops=2, batch_images=4, embedding_dim=8)
 
@@ -61,8 +62,10 @@ def test_growth_has_a_curve_for_everything_that_grows(livec, monkeypatch, tmp_pa
     found = bench.bench(order(livec, parts=("growth",), changes=SMALL), log=lambda line: None)
     slopes = bench.exponents(found)
     assert len(slopes) == 5 and np.isfinite(slopes["exponent"]).all()
-    save(growth(found, slopes), found, tmp_path, "growth")
-    assert {path.name for path in tmp_path.glob("growth.*")} == {"growth.png", "growth.pdf", "growth.csv"}
+    report = Report(order(livec, parts=("growth",)), tmp_path / "figures")
+    report.write(found)
+    made = {"repetitions_growth.csv", *(f"growth_growth.{kind}" for kind in ("png", "pdf", "csv"))}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == made and report.growth.equals(slopes)
 
 
 def test_contenders_take_turns_and_the_first_round_does_not_count():

@@ -624,8 +624,49 @@ def test_bench_prints_its_table_and_leaves_tables_and_pictures(lmcl, tmp_path, s
     options = ["--parts", "loss,store", "--repeats", 1, "--images", 8, "--figures-dir", tmp_path]
     code, out, err = lmcl("bench", "--benchmark", "livec", "--data-root", sound, *options)
     assert code == 0 and err == "" and "ours v1" in out and "one after another" in out and "CPU threads" in out
-    made = {path.name for path in (tmp_path / "bench").iterdir()}
-    assert {f"{name}_loss-store.{kind}" for name, kind in (("repetitions", "csv"), ("costs", "png"))} <= made
+    made = tmp_path / "bench" / "livec"
+    assert {path.name for path in made.iterdir()} == {
+        "repetitions_store-loss.csv",
+        *(f"costs_store-loss.{kind}" for kind in ("csv", "png", "pdf")),
+    }
+    told = pd.read_csv(made / "repetitions_store-loss.csv")
+    assert (
+        set(told["part"]) == {"store", "loss"} and (told["benchmark"] == "livec").all() and (told["images"] == 8).all()
+    )
+
+
+def test_bench_keeps_the_parts_that_were_measured_when_it_is_stopped(lmcl, tmp_path, sound, monkeypatch):
+    def stopped(*rest):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lmcl_core.bench._loss", stopped)
+    options = ["--parts", "loss,store", "--repeats", 1, "--images", 8, "--figures-dir", tmp_path]
+    code, _, err = lmcl("bench", "--benchmark", "livec", "--data-root", sound, *options)
+    assert code == 130 and "measured whole are kept" in err
+    assert set(pd.read_csv(tmp_path / "bench" / "livec" / "repetitions_store-loss.csv")["part"]) == {"store"}
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--parts", "store", "--against", "x"], "--against means nothing to store: add training"),
+        (["--parts", "store,loss", "--set", "crops=2"], "--set means nothing to store, loss: add growth or training"),
+    ],
+)
+def test_options_of_bench_without_a_use_are_refused(refused, options, said):
+    assert said in refused(2, "bench", *options)
+
+
+def test_bench_finds_out_first_whether_its_folder_can_be_written(lmcl, tmp_path, monkeypatch):
+    monkeypatch.setattr("lmcl_core.bench.bench", None)
+    (tmp_path / "file").touch()
+    code, _, err = lmcl("bench", "--parts", "store", "--figures-dir", tmp_path / "file")
+    assert code == 1 and "cannot save" in err
+
+
+def test_an_empty_folder_beside_a_full_one_is_told(refused, weights, pictures, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "no pictures in" in refused(2, "score", "--weights", weights, pictures, tmp_path / "empty")
 
 
 @pytest.mark.parametrize(
@@ -634,7 +675,8 @@ def test_bench_prints_its_table_and_leaves_tables_and_pictures(lmcl, tmp_path, s
         (["train"], "finished epochs are kept"),
         (["score", "a.png"], "the other pictures are not scored"),
         (["score", "a.png", "--out=scores"], "finished parts are kept"),
-        (["bench"], ""),
+        (["bench"], "measured whole are kept"),
+        (["verify", "livec"], ""),
     ],
 )
 def test_who_stops_a_command_is_told_what_of_it_is_kept(arguments, said):

@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from lmcl_core import RunError
-from lmcl_core.files import replacing
+from lmcl_core.files import ensure_writable, replacing
 
 
 def test_replacing_puts_the_new_file_in_place_of_the_old(tmp_path):
@@ -43,3 +43,11 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
         replacing(tmp_path / "file" / "a.txt"),
     ):
         pass
+
+
+def test_a_folder_that_takes_no_files_is_told_before_work_begins(tmp_path):
+    ensure_writable(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot save"):
+        ensure_writable(tmp_path / "file" / "folder")

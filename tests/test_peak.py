@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 
 import pytest
 import torch
 
+from lmcl_core.errors import RunError
 from lmcl_core.peak import peak_megabytes
 
 
@@ -24,6 +27,17 @@ def hold_before(megabytes):
 def hold_too_much():
     """Work that no machine has the memory for."""
     return lambda: torch.ones(2**50)
+
+
+def end(how):
+    """Work that ends its process."""
+    return lambda: os.kill(os.getpid(), how)
+
+
+def test_what_the_system_kills_does_not_fit_and_what_crashes_is_told():
+    assert peak_megabytes(end, signal.SIGKILL) == math.inf
+    with pytest.raises(RunError, match="exit code -11"):
+        peak_megabytes(end, signal.SIGSEGV)
 
 
 def test_work_that_does_not_fit_has_an_infinite_peak_and_other_errors_are_told():
