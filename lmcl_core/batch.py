@@ -221,7 +221,7 @@ def _work(job: Job) -> float:
 
     from .jobs import run_notebook  # here, since whoever scores pictures on a cluster needs no notebooks
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a failure is told once, by who waits for it
+    logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)  # a failure is told once, by who waits for it
     worker, start = get_worker(), time.perf_counter()
     worker.log_event(_TOPIC, f"{job.title}: running")
     run_notebook(job, lambda line: worker.log_event(_TOPIC, f"{job.title}: {line.strip()}"))

@@ -22,7 +22,7 @@ from .benchmarks import load_benchmark
 from .devices import resolve_device
 from .errors import InputError, unknown
 from .pictures import decode, shrink
-from .recipe import Recipe
+from .recipe import BENCHMARK_PRESETS, Recipe
 from .rivals import Contender
 from .score_files import score_files
 from .scoring import load
@@ -50,8 +50,8 @@ class Order:
         device: as in `train`.
         parts: some of `PARTS`.
         against: a checkout of DEIQT that is timed too, for `training`; empty for none.
-        changes: recipe fields that differ from the benchmark's preset, for `training` and `growth`, which varies
-            batch_images, crops and crop_size itself.
+        changes: recipe fields that differ from the benchmark's preset, for `store` (short_side), `training` and
+            `growth`, which varies batch_images, crops and crop_size itself.
     """
 
     benchmark: str = "demo"
@@ -70,7 +70,9 @@ class Order:
         for part in self.parts:
             if part not in PARTS:
                 raise unknown("part", part, PARTS)
-        for name, users in (("against", {"training"}), ("changes", {"training", "growth"})):
+        if self.benchmark not in BENCHMARK_PRESETS:
+            raise unknown("benchmark", self.benchmark, BENCHMARK_PRESETS)
+        for name, users in (("against", {"training"}), ("changes", {"store", "training", "growth"})):
             if getattr(self, name) and not users & set(self.parts):
                 words = "--against" if name == "against" else "--set"
                 raise InputError(f"{words} means nothing to {', '.join(self.parts)}: add {' or '.join(sorted(users))}")
@@ -90,8 +92,9 @@ def bench(
     Returns:
         One row a repetition: part, contender, size (what grows, where something does), repetition, items, unit (of the
         items), seconds, peak_mb (megabytes above what the process had before, of the contender), utilisation
-        (operations a second beside those of plain bfloat16 matrix products, 0..1), waiting (share of the seconds in
-        which a step waits for its crops, 0..1); NaN where not measured.
+        (operations a second beside those of plain matrix products), waiting (share of the seconds in which a step waits
+        for its crops; on a GPU, which works on meanwhile, an upper bound); NaN where not measured. A contender that
+        needs more memory than there is has one row, without seconds.
 
     Raises:
         InputError: as `load_benchmark`, `train` and `rivals.DeiqtTraining`.
@@ -137,7 +140,8 @@ def take_turns(contenders: Mapping[str, Contender], repeats: int, calls: int = 1
             seconds = time.perf_counter() - start
             waiting = (getattr(contender, "waited", np.nan) - waited) / seconds
             rows.append(dict(contender=name, repetition=repetition, items=items, seconds=seconds, waiting=waiting))
-    return pd.DataFrame([row for row in rows if row["repetition"] >= 0])
+    columns = ["contender", "repetition", "items", "seconds", "waiting"]
+    return pd.DataFrame([row for row in rows if row["repetition"] >= 0], columns=columns)
 
 
 def summary(found: pd.DataFrame) -> pd.DataFrame:
@@ -222,7 +226,7 @@ def _training(order: Order, table: pd.DataFrame, recipe: Recipe, log: Callable) 
         kinds["ours, ViT-S"] = "vit"
     arguments = (order.against, table, everything, recipe, order.device)
     parts, most = [], matmul_rate(order.device)
-    log(f"training: plain matrix products reach {most / 1e12:.3g} TFLOP/s in bfloat16 here")
+    log(f"training: plain matrix products reach {most / 1e12:.3g} TFLOP/s here")
     for names in (("ours", "plain loop"), ("ours, ViT-S", "DEIQT")):  # those that are compared take turns
         chosen = [name for name in names if name in kinds]
         if not chosen:
@@ -234,7 +238,7 @@ def _training(order: Order, table: pd.DataFrame, recipe: Recipe, log: Callable) 
         work = turns["contender"].map({name: operations(step) / step() for name, step in contenders.items()})
         turns["utilisation"] = work * turns["items"] / turns["seconds"] / most
         part = "training" if not parts else "training ViT-S"
-        parts.append(turns.assign(part=part, peak_mb=turns["contender"].map(memory)))
+        parts.append(_with_memory(turns, memory).assign(part=part))
     return pd.concat(parts).assign(unit="crops", size=np.nan)
 
 
@@ -260,7 +264,7 @@ def _scoring(order: Order, table: pd.DataFrame, recipe: Recipe, log: Callable) -
     memory = {name: peak.peak_megabytes(_scorer, kind, files, order.device) for name, kind in kinds.items()}
     contenders = {name: _scorer(kinds[name], files, order.device) for name in _fitting(memory, log)}
     turns = take_turns(contenders, order.repeats)
-    return turns.assign(part="scoring", unit="images", size=np.nan, peak_mb=turns["contender"].map(memory))
+    return _with_memory(turns, memory).assign(part="scoring", unit="images", size=np.nan)
 
 
 def _scorer(kind: str, files: Sequence[Path], device: str) -> Contender:
@@ -279,7 +283,7 @@ def _loss(order: Order, table: pd.DataFrame, recipe: Recipe, log: Callable) -> p
         names = _fitting(memory, log, f" at {size} embeddings")
         calls = min(16, max(1, 2**22 // size**2))
         turns = take_turns({name: _loss_step(name, size, order.device) for name in names}, order.repeats, calls)
-        parts.append(turns.assign(size=size, peak_mb=turns["contender"].map(memory)))
+        parts.append(_with_memory(turns, memory).assign(size=size))
     return pd.concat(parts).assign(part="loss", unit="losses")
 
 
@@ -288,6 +292,15 @@ def _fitting(memory: Mapping[str, float], log: Callable, where: str = "") -> lis
     for name in [name for name, peak_mb in memory.items() if peak_mb == np.inf]:
         log(f"{name}: left out{where}, it needs more memory than there is")
     return [name for name, peak_mb in memory.items() if peak_mb < np.inf or np.isnan(peak_mb)]
+
+
+def _with_memory(turns: pd.DataFrame, memory: Mapping[str, float]) -> pd.DataFrame:
+    """Repetitions with the memory of each contender, and one without seconds of each that does not fit."""
+    left = [dict(contender=name, repetition=0) for name, peak_mb in memory.items() if peak_mb == np.inf]
+    rows = pd.DataFrame([*left, *turns.to_dict("records")])
+    rows["peak_mb"] = rows["contender"].map(memory)
+    place = {name: n for n, name in enumerate(memory)}  # the first stays the one that others are compared with
+    return rows.sort_values(["repetition", "contender"], key=lambda c: c.map(place) if c.name == "contender" else c)
 
 
 def _loss_step(name: str, size: int, device: str) -> Contender:

@@ -295,7 +295,7 @@ def _kept(arguments: list[str]) -> str:
         rows = "the rows that were printed are whole; the other pictures are not scored"
         return "finished parts are kept, run the same command again to go on" if parts else rows
     if arguments[:1] == ["bench"]:
-        return "the tables and pictures of parts that were measured whole are kept"
+        return "tables and pictures of parts that were measured whole are kept, under names that end in unfinished"
     trains = arguments[:1] in (["train"], ["reproduce"])
     return "finished epochs are kept, run the same command again to go on" if trains else ""
 

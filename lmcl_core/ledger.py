@@ -211,10 +211,11 @@ def main(arguments: list[str]) -> None:
         if len(arguments) not in (1, 2) or arguments[0] not in BENCHMARKS:
             raise InputError("use: python -m lmcl_core.ledger BENCHMARK [RUNS_DIR]")
         folder = runs_folder(*arguments[1:])
-        if not folder.is_dir():
-            raise InputError(f"there is no folder {folder}: name the one that holds the validation runs")
+        read = len(_validation_runs(folder / arguments[0]))
+        if not read:
+            raise InputError(f"{folder} holds no validation run of {arguments[0]}: name the folder of all runs")
         rows = update_ledger(committed(), folder, arguments[0])
-        print(f"{committed()}: {len(rows)} rows")
+        print(f"{committed()}: {len(rows)} rows, {read} read")
     except (InputError, RunError) as error:
         print(f"ledger: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)

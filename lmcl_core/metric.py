@@ -49,21 +49,24 @@ class QualityMetric(nn.Module):
             (N,) float32 scores in MOS units, on the model's device.
 
         Raises:
-            InputError: another shape or dtype, values outside 0..1, a file that cannot be read, or weights that were
-                rounded to another dtype.
+            InputError: another shape or dtype, values outside 0..1, a file that cannot be read, or weights of
+                another dtype than float32.
         """
         if isinstance(target, (str, Path)):
             shown = [as_picture(target, self.scorer.short_side)]
         else:
             _check(target)
-            pixels = (target.detach().clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
+            pixels = (target.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
             shown = [
                 as_picture(picture, self.scorer.short_side) for picture in pixels.permute(0, 2, 3, 1).cpu().numpy()
             ]
         self.net.eval()  # whatever was done to it
         weight = next(self.net.parameters())
         if weight.dtype != torch.float32:
-            raise InputError(f"the metric's weights were rounded to {weight.dtype}: make it anew, and pass such images")
+            raise InputError(
+                f"the metric's weights are {weight.dtype}, they must be float32: make it anew; images may be of any "
+                "floating-point type"
+            )
         self.scorer.device = weight.device  # where `.to` may have moved it
         scores = torch.cat([seen.score for seen in self.scorer.looks(shown)])
         return torch.from_numpy(self.scorer.to_mos(scores)).float().to(self.scorer.device)

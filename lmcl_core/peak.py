@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import signal
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,8 +26,9 @@ def peak_megabytes(work: Callable[..., Callable[[], Any]], *arguments: Any) -> f
         *arguments: its arguments, which can be pickled.
 
     Returns:
-        Megabytes: of the GPU where the work used one, else of the process, without the files that it maps and the
-        processes that it starts; NaN where the system does not tell; infinity where the machine's memory is not enough.
+        Megabytes: of the GPU where the work used one, else of the process, without the processes that it starts, and
+        without the pages of files that it mapped meanwhile; NaN where the system does not tell; infinity where the
+        machine's memory is not enough.
 
     Raises:
         RunError: the process ended in another way than for want of memory.
@@ -41,10 +44,13 @@ def peak_megabytes(work: Callable[..., Callable[[], Any]], *arguments: Any) -> f
         process.join()
         if process.exitcode == -signal.SIGKILL:  # how the system ends what asks for more memory than there is
             return float("inf")
-        raise RunError(f"measuring memory ended with exit code {process.exitcode}: try again") from None
-    finally:
-        process.kill()  # it is done, or nobody waits for it any more
-        process.join()
+        raise RunError(
+            f"{work.__name__}{arguments[:1]} ended its process with exit code {process.exitcode}: leave that part out"
+        ) from None
+    except BaseException:  # nobody waits for it any more
+        process.kill()
+        raise
+    process.join()
     if isinstance(found, Exception):
         raise found
     return found
@@ -55,9 +61,14 @@ def _measure(answer: Connection, work: Callable[..., Callable[[], Any]], argumen
         answer.send(_peak(work, arguments))
     except RuntimeError as error:  # torch's, on a CPU; on a GPU it has a kind of its own
         enough = not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error)
-        answer.send(error if enough else float("inf"))
+        answer.send(_noted(error) if enough else float("inf"))
     except Exception as error:  # raised again where it is waited for
-        answer.send(error)
+        answer.send(_noted(error))
+
+
+def _noted(error: Exception) -> Exception:
+    error.add_note(traceback.format_exc())  # which does not travel by itself
+    return error
 
 
 def _peak(work: Callable[..., Callable[[], Any]], arguments: tuple) -> float:
@@ -72,7 +83,9 @@ def _peak(work: Callable[..., Callable[[], Any]], arguments: tuple) -> float:
         _FORGET.write_text("5")  # the mark begins anew
     before, mapped = _status("VmRSS"), _status("RssFile")
     _twice(call)
-    return max(0.0, _status("VmHWM") - before - (_status("RssFile") - mapped))
+    files = _status("RssFile") - mapped
+    highest = _status("VmHWM") - before - (0.0 if math.isnan(files) else files)
+    return highest if math.isnan(highest) else max(0.0, highest)
 
 
 def _twice(call: Callable[[], Any]) -> None:
@@ -81,8 +94,7 @@ def _twice(call: Callable[[], Any]) -> None:
 
 
 def _status(field: str) -> float:
-    """A line of /proc/self/status in megabytes; NaN outside Linux."""
-    if not _STATUS.is_file():
-        return float("nan")
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
-    return int(line.split()[1]) * 1024 / 1e6
+    """A line of /proc/self/status in megabytes; NaN where there is none."""
+    lines = _STATUS.read_text().splitlines() if _STATUS.is_file() else []
+    found = [line for line in lines if line.startswith(f"{field}:")]
+    return int(found[0].split()[1]) * 1024 / 1e6 if found else float("nan")

@@ -101,11 +101,13 @@ def read_run(folder: str | Path, needed: Sequence[str] = ()) -> dict[str, Any] |
         record = json.loads(path.read_text())
         if not isinstance(record, dict):
             raise ValueError("it holds no record")
-        if lacking := [key for key in needed if key not in record]:
-            raise ValueError(f"it lacks {', '.join(lacking)}")
-        return record
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}): delete that folder and run again") from error
+    if lacking := [key for key in needed if key not in record]:
+        raise InputError(
+            f"{path} lacks {', '.join(lacking)}: it is damaged or of another version; train again elsewhere"
+        )
+    return record
 
 
 def finished_run(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:

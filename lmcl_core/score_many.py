@@ -13,12 +13,13 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import pyarrow
+from pyarrow import parquet
 
 from .devices import resolve_device
 from .errors import InputError, RunError
@@ -34,11 +35,7 @@ if TYPE_CHECKING:
 
 PART = 256  #: pictures a task, and a Parquet file
 _ORDER = "order.json"  # beside the parts: what was asked for
-_ORDERED = dict(
-    weights="of other weights",
-    part="in parts of another size",
-    files="of other files (some were added, changed or taken away, or others are named)",
-)
+_ORDERED = dict(weights="of other weights", part="in parts of another size", files="of another list of files")
 _TYPES = dict(image="string", score="float64", percentile="float64", fault="string")  # of a part's columns
 
 
@@ -53,7 +50,7 @@ def score_many(
     log: Callable[[str], None] = print,
 ) -> tuple[int, int]:
     """Score pictures on a Dask cluster. Called again, it does what is missing: whole parts, and in the others the
-    pictures that could not be read.
+    pictures that could not be read or have changed.
 
     Args:
         sources: pictures or folders of pictures, as paths or as addresses of fsspec.
@@ -76,25 +73,26 @@ def score_many(
     found = list_pictures(sources)
     files = list(found)
     weights, out = weights if weights in BUNDLED else _absolute(weights), _absolute(out)
-    digest, states = _digest(weights), json.dumps(found)
-    order = dict(weights=digest, part=PART, files=hashlib.sha256(states.encode()).hexdigest())
-    _check_same(out, order)
-    parts = {f"part-{n:05d}.parquet": files[first : first + PART] for n, first in enumerate(range(0, len(files), PART))}
-    before = {name: _finished(out, name) for name in parts}
-    log(
-        f"{len(files)} pictures in {len(parts)} parts, {sum(part is not None for part in before.values())} of them "
-        "finished before"
-    )
-    missing = {name: own for name, own in parts.items() if before[name] is None or before[name]["fault"].notna().any()}
-    if missing:
-        from .batch import connect  # here, since a worker imports this module and needs none of it
+    digest = _digest(weights)
+    order = dict(weights=digest, part=PART, files=hashlib.sha256(json.dumps(files).encode()).hexdigest())
+    starts = range(0, len(files), PART)
+    parts = {f"part-{n:05d}.parquet": files[start : start + PART] for n, start in enumerate(starts)}
+    states = {name: {file: found[file] for file in own} for name, own in parts.items()}
+    there = _names(out, order)
+    missing = {name: own for name, own in states.items() if name not in there or not _is_done(out, name, digest, own)}
+    log(f"{len(files)} pictures in {len(parts)} parts, {len(parts) - len(missing)} of them finished before")
+    if not missing:
+        return len(files), 0
+    from .batch import connect  # here, since a worker imports this module and needs none of it
 
-        if not scheduler:
-            resolve_device(device)  # workers of this machine would say the same, later
-        with connect(scheduler, workers) as client:
-            _write(out, _ORDER, json.dumps(order).encode())
-            _run(client, missing, (out, weights, digest, device), log)
-    faults = sum(int(_finished(out, name)["fault"].notna().sum()) for name in parts)
+    if not scheduler:
+        resolve_device(device)  # workers of this machine would say the same, later
+    with connect(scheduler, workers) as client:
+        _names(out, order)  # somebody else may have begun meanwhile
+        _write(out, _ORDER, json.dumps(order).encode())
+        faults = _run(client, missing, (out, weights, digest, device), log)
+    if unseen := set(parts) - _names(out, order):
+        raise RunError(f"{out} lacks {min(unseen)}, which a worker wrote: name a folder that this machine sees too")
     return len(files) - faults, faults
 
 
@@ -141,48 +139,63 @@ def _pictures_of_store(source: str) -> dict[str, str]:
     }
 
 
-def score_part(files: Sequence[str], name: str, out: str, weights: str, digest: str, device: str) -> int:
+def score_part(files: dict[str, str], name: str, out: str, weights: str, digest: str, device: str) -> tuple[int, int]:
     """Score some pictures and write one Parquet file, whole or not at all; a worker's task.
 
     Args:
-        files: of `list_pictures`.
-        name: of the file; rows of pictures that could be read are kept where it is already there.
+        files: some of `list_pictures`.
+        name: of the file. Where it is already there, what it says of pictures that could be read and are still the same
+            is kept.
         out: folder of the scores.
         weights: as in `lmcl_core.load`.
         digest: SHA-256 of the weights' file that was meant.
         device: as in `lmcl_core.load`.
 
     Returns:
-        Number of pictures that could not be read.
+        How many pictures were tried, and how many of them could not be read.
 
     Raises:
         InputError: the worker finds other weights there.
         RunError: the file cannot be written.
         OSError: a store did not answer.
     """
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a failure is told once, by who waits for it
-    before = _finished(out, name)
-    rows = {} if before is None else {row[0]: row for row in before[before["fault"].isna()].to_numpy().tolist()}
+    logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)  # a failure is told once, by who waits for it
+    rows = _kept(out, name, digest, files)
     wanted = [file for file in files if _text(file) not in rows]
     with _ONE_AT_A_TIME:  # threads of a worker share its model
         for one in score_files(_scorer(weights, digest, device), wanted, open_file=_fetch):
             rows[_text(one.image)] = [_text(one.image), one.score, one.percentile, one.fault and _text(one.fault)]
     table = pd.DataFrame([rows[_text(file)] for file in files], columns=list(_TYPES)).astype(_TYPES)
-    _write(out, name, table.to_parquet())
-    return int(table["fault"].notna().sum())
+    made_from = json.dumps(dict(weights=digest, states=list(files.values())))
+    content = io.BytesIO()
+    whole = pyarrow.Table.from_pandas(table)
+    parquet.write_table(whole.replace_schema_metadata({**whole.schema.metadata, b"lmcl": made_from}), content)
+    _write(out, name, content.getvalue())
+    return len(wanted), int(table["fault"].notna().sum())
 
 
-def _finished(out: str, name: str) -> pd.DataFrame | None:
-    """The rows of a part; None where it is not there, or damaged, and is to be done again."""
+def _is_done(out: str, name: str, digest: str, files: dict[str, str]) -> bool:
+    return len(_kept(out, name, digest, files)) == len(files)
+
+
+def _kept(out: str, name: str, digest: str, files: dict[str, str]) -> dict[str, list]:
+    """Rows of a part, by image, of pictures that could be read, with these weights, and are still the same."""
     system, folder = _place(out)
     try:
         content = system.cat_file(f"{folder}/{name}")
     except FileNotFoundError:
-        return None
+        return {}
     try:
-        return pd.read_parquet(io.BytesIO(content))[list(_TYPES)]
-    except (pyarrow.ArrowException, OSError, KeyError):
-        return None
+        found = parquet.read_table(io.BytesIO(content))
+        made_from = json.loads(found.schema.metadata[b"lmcl"])
+        rows = found.select(list(_TYPES)).to_pandas().to_numpy().tolist()
+    except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError):  # a damaged part is done again
+        return {}
+    now = {_text(file): state for file, state in files.items()}
+    if made_from["weights"] != digest:
+        return {}
+    same = [now.get(row[0]) == state for row, state in zip(rows, made_from["states"])]
+    return {row[0]: row for row, as_before in zip(rows, same) if as_before and pd.isna(row[3])}
 
 
 def _text(name: str) -> str:
@@ -213,7 +226,10 @@ def _scorer(weights: str, digest: str, device: str) -> Scorer:
     return load(weights, device)
 
 
-def _run(client: Client, parts: dict[str, list[str]], settings: tuple[str, ...], log: Callable[[str], None]) -> None:
+def _run(
+    client: Client, parts: dict[str, dict[str, str]], settings: tuple[str, ...], log: Callable[[str], None]
+) -> int:
+    """Have parts done; how many of their pictures could not be read."""
     from distributed import as_completed
 
     from .batch import told
@@ -223,30 +239,33 @@ def _run(client: Client, parts: dict[str, list[str]], settings: tuple[str, ...],
         client.submit(score_part, files, name, *settings, key=f"{name} {order}", retries=1, pure=False): name
         for name, files in parts.items()
     }
-    failed, done = {}, 0
-    for task in as_completed(tasks):
+    failed, faults = {}, 0
+    for done, task in enumerate(as_completed(tasks), start=1):
         name, error = tasks[task], task.exception()
-        if error is not None:
+        if error is None:
+            tried, unread = task.result()
+            faults += unread
+            said = f"{tried} pictures"
+        else:
             failed[name] = told(error)
-        done += 1
-        log(
-            f"{name}: {f'FAILED: {failed[name]}' if error else f'{len(parts[name])} pictures'} ({done} of {len(parts)})"
-        )
+            said = f"FAILED: {failed[name]}"
+        log(f"{name}: {said} ({done} of {len(parts)})")
         task.release()
     if failed:
         first = next(iter(failed.values()))
         raise RunError(f"{len(failed)} of {len(parts)} parts failed ({first}); call again to do those that are missing")
+    return faults
 
 
-def _check_same(out: str, order: dict[str, str | int]) -> None:
-    """Refuse a folder that holds scores of something else."""
+def _names(out: str, order: dict[str, str | int]) -> set[str]:
+    """Names of the files in a folder of scores, which is refused where they are of something else."""
     system, folder = _place(out)
     system.invalidate_cache()
     if system.isfile(folder):
         raise InputError(f"--out is {out}, a file: name a folder")
     names = {PurePosixPath(path).name for path in system.ls(folder, detail=False)} if system.exists(folder) else set()
     if not any(name.startswith("part-") for name in names):
-        return
+        return set()
     if _ORDER not in names:
         raise InputError(f"{out} holds scores that do not say what they are of: name another folder, or empty it")
     try:
@@ -256,6 +275,7 @@ def _check_same(out: str, order: dict[str, str | int]) -> None:
     differing = [_ORDERED[key] for key in order if found.get(key) != order[key]]
     if differing:
         raise InputError(f"{out} holds scores {' and '.join(differing)}: name another folder, or empty this one")
+    return names
 
 
 def _write(out: str, name: str, content: bytes) -> None:

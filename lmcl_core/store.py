@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .crops import resize_crop
-from .errors import InputError
+from .errors import InputError, save_failed
 from .files import replacing
 from .locks import alone
 from .paths import cache_folder
@@ -139,13 +139,15 @@ def _places(table: pd.DataFrame, short_side: int | None, cache: str | Path | Non
 def _key(table: pd.DataFrame, paths: Sequence[Path], short_side: int | None) -> str:
     """Name of the store: the data hash, and what it does not see: order, times of change and short side.
 
-    The folder is not part of it, so that a copy that kept its times, as an unpacked archive does, finds the same store.
+    Archives give their files back the old times of change; that of the last change of the file's entry tells.
     """
-    length = tail_length(table["image"])
     try:
-        times = [[tail(image, length), path.stat().st_mtime_ns] for image, path in zip(table["image"], paths)]
+        states = [path.stat() for path in paths]
     except OSError as error:
         raise InputError(f"missing image {error.filename}: unpack the archive again") from error
+    length = tail_length(table["image"])
+    names = [tail(image, length) for image in table["image"]]
+    times = [[name, state.st_mtime_ns, state.st_ctime_ns] for name, state in zip(names, states)]
     return f"{data_hash(table)}-{hashlib.sha256(json.dumps([short_side, times]).encode()).hexdigest()[:8]}"
 
 
@@ -154,8 +156,7 @@ def _build(paths: Sequence[Path], index: Path, short_side: int | None, log: Call
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         shapes = [shrunk(*size, short_side) for size in pool.map(upright_size, paths)]
         total = sum(height * width * 3 for height, width in shapes)
-        for left in index.parent.glob(f".{index.stem}.u8-*"):  # by a builder that was killed: we alone hold the lock
-            left.unlink()
+        _clear(index)
         log(f"decoding {len(paths)} pictures, once: {total / 1e9:.2f} GB in the cache")
         with replacing(index.with_suffix(".u8")) as temporary:
             _reserve(temporary, total)
@@ -170,6 +171,15 @@ def _build(paths: Sequence[Path], index: Path, short_side: int | None, log: Call
             flat.flush()
     with replacing(index) as temporary:
         temporary.write_text(json.dumps(shapes))
+
+
+def _clear(index: Path) -> None:
+    """Take away what a builder that was killed left of this store: who builds it alone holds its lock."""
+    for left in index.parent.glob(f".{index.stem}.*-*"):
+        try:
+            left.unlink(missing_ok=True)
+        except OSError as error:
+            raise save_failed(left, error) from error
 
 
 def _reserve(path: Path, size: int) -> None:

@@ -142,7 +142,8 @@ class Trainer:
 
     def _probe_crops(self) -> Iterator[Tensor]:
         """(b, 2K, 3, S, S) training crops of b images at a time, every training image once, in the split's order."""
-        recipe, sampler = self.recipe, replace(self.sampler, crops=2 * self.recipe.crops)
+        recipe, scales = self.recipe, self.sampler.scales[: self.recipe.crops]
+        sampler = replace(self.sampler, crops=2 * recipe.crops, scales=scales)
         generator = torch.Generator().manual_seed(_seed(recipe.seed, -1))
         for indices in torch.from_numpy(self.split.train).split(recipe.batch_images):
             boxes = sampler.sample(self.store.heights[indices], self.store.widths[indices], generator)

@@ -631,7 +631,9 @@ def test_bench_prints_its_table_and_leaves_tables_and_pictures(lmcl, tmp_path, s
     }
     told = pd.read_csv(made / "repetitions_store-loss.csv")
     assert (
-        set(told["part"]) == {"store", "loss"} and (told["benchmark"] == "livec").all() and (told["images"] == 8).all()
+        set(told["part"]) == {"store", "loss"}
+        and (told["benchmark"] == "livec").all()
+        and (told["images_at_most"] == 8).all()
     )
 
 
@@ -643,14 +645,19 @@ def test_bench_keeps_the_parts_that_were_measured_when_it_is_stopped(lmcl, tmp_p
     options = ["--parts", "loss,store", "--repeats", 1, "--images", 8, "--figures-dir", tmp_path]
     code, _, err = lmcl("bench", "--benchmark", "livec", "--data-root", sound, *options)
     assert code == 130 and "measured whole are kept" in err
-    assert set(pd.read_csv(tmp_path / "bench" / "livec" / "repetitions_store-loss.csv")["part"]) == {"store"}
+    made = tmp_path / "bench" / "livec" / "repetitions_store-loss_unfinished.csv"
+    assert set(pd.read_csv(made)["part"]) == {"store"}
+    monkeypatch.setattr("lmcl_core.bench._loss", lambda order, *rest: pd.DataFrame())
+    assert lmcl("bench", "--benchmark", "livec", "--data-root", sound, *options)[0] == 0
+    assert not made.exists() and (made.parent / "repetitions_store-loss.csv").exists()
 
 
 @pytest.mark.parametrize(
     "options, said",
     [
         (["--parts", "store", "--against", "x"], "--against means nothing to store: add training"),
-        (["--parts", "store,loss", "--set", "crops=2"], "--set means nothing to store, loss: add growth or training"),
+        (["--parts", "loss", "--set", "crops=2"], "--set means nothing to loss: add growth or store or training"),
+        (["--benchmark", "livecc"], "did you mean 'livec'"),
     ],
 )
 def test_options_of_bench_without_a_use_are_refused(refused, options, said):

@@ -129,7 +129,7 @@ def test_the_command_adds_runs_to_the_ledger_of_the_project(tmp_path, monkeypatc
     put_run(tmp_path / "runs", "a")
     monkeypatch.setattr(ledger, "committed", lambda: tmp_path / "figures" / "ledger.csv")
     main(["livec", str(tmp_path / "runs")])
-    assert capsys.readouterr().out.endswith("ledger.csv: 1 rows\n")
+    assert capsys.readouterr().out.endswith("ledger.csv: 1 rows, 1 read\n")
     assert read_ledger(tmp_path / "figures" / "ledger.csv")["name"].tolist() == ["a"]
 
 
@@ -137,14 +137,14 @@ def test_a_folder_that_is_not_there_is_no_success(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(ledger, "committed", lambda: tmp_path / "ledger.csv")
     with pytest.raises(SystemExit) as stopped:
         main(["livec", str(tmp_path / "typo")])
-    assert stopped.value.code == 2 and "there is no folder" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "holds no validation run of livec" in capsys.readouterr().err
     assert not (tmp_path / "ledger.csv").exists()
 
 
 def test_a_damaged_record_is_named_and_not_passed_over(tmp_path):
     put_run(tmp_path / "runs", "a")
     (tmp_path / "runs" / "livec" / "a" / "split-00-val" / "run.json").write_text("{}")
-    with pytest.raises(InputError, match="run.json is damaged .it lacks benchmark"):
+    with pytest.raises(InputError, match="run.json lacks benchmark"):
         update_ledger(tmp_path / "ledger.csv", tmp_path / "runs", "livec")
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lmcl_core import InputError, RunError, load
 from lmcl_core.model_file import BUNDLED
-from lmcl_core.score_many import _write, list_pictures, score_many, score_part
+from lmcl_core.score_many import _kept, _write, list_pictures, score_many, score_part
 
 
 @pytest.fixture
@@ -114,6 +114,33 @@ def test_called_again_it_tries_what_could_not_be_read_and_keeps_the_rest(folder,
     assert same.sum() == 3 and before[same].equals(after[same])
 
 
+def test_called_again_it_scores_pictures_that_were_changed_or_fetched_again(folder, tmp_path, here):
+    out, told = tmp_path / "out", []
+    score_many([folder], out, log=quiet)
+    before = scores(out).set_index("image")
+    shutil.copyfile(folder / "1.png", folder / "0.png")
+    shutil.copyfile(folder / "2.png", folder / "broken.jpg")
+    assert score_many([folder], out, log=told.append) == (5, 0)
+    after = scores(out).set_index("image")
+    tried = sorted(line.split(" (")[0] for line in told[1:])
+    assert tried == ["part-00000.parquet: 1 pictures", "part-00002.parquet: 1 pictures"]
+    assert after["score"][str(folder / "0.png")] == pytest.approx(before["score"][str(folder / "1.png")], abs=0.3)
+    assert after["score"][str(folder / "broken.jpg")] == pytest.approx(before["score"][str(folder / "2.png")], abs=0.3)
+
+
+def test_rows_of_other_weights_are_never_kept(folder, tmp_path, digest):
+    files, out = list_pictures([folder / "0.png"]), str(tmp_path)
+    assert score_part(files, "part-00000.parquet", out, "livec", digest, "cpu") == (1, 0)
+    assert score_part(files, "part-00000.parquet", out, "livec", digest, "cpu") == (0, 0)
+    assert _kept(out, "part-00000.parquet", digest, files) and not _kept(out, "part-00000.parquet", "other", files)
+
+
+def test_parts_that_this_machine_does_not_see_are_told(folder, tmp_path, here, monkeypatch):
+    monkeypatch.setattr("lmcl_core.score_many.score_part", lambda *rest: (2, 0))
+    with pytest.raises(RunError, match="lacks part-00000.parquet, which a worker wrote"):
+        score_many([folder], tmp_path / "out", log=quiet)
+
+
 def test_a_damaged_part_is_done_again(folder, tmp_path, here):
     out = tmp_path / "out"
     score_many([folder / "0.png", folder / "1.png"], out, log=quiet)
@@ -153,11 +180,8 @@ def test_a_file_as_folder_of_scores_is_refused(folder):
 def test_a_folder_with_the_scores_of_something_else_is_refused(folder, tmp_path, here, monkeypatch):
     out = tmp_path / "out"
     score_many([folder], out, log=quiet)
-    with pytest.raises(InputError, match="scores of other files"):
+    with pytest.raises(InputError, match="scores of another list of files"):
         score_many([folder / "0.png"], out, log=quiet)
-    shutil.copyfile(folder / "1.png", folder / "0.png")  # another picture of the same name
-    with pytest.raises(InputError, match="scores of other files"):
-        score_many([folder], out, log=quiet)
     monkeypatch.setattr("lmcl_core.score_many.PART", 3)
     with pytest.raises(InputError, match="scores in parts of another size"):
         score_many([folder], out, log=quiet)
@@ -185,9 +209,9 @@ def test_an_object_store_is_read_and_written(folder, digest):
     """fsspec's store in memory stands for all of them: nothing of a path works on it."""
     store = fsspec.filesystem("memory")
     store.put(str(folder), "/bucket/", recursive=True)
-    files = list(list_pictures(["memory://bucket"]))
+    files = list_pictures(["memory://bucket"])
     assert len(files) == 5 and all(file.startswith("memory://") for file in files)
-    assert score_part(files, "part-00000.parquet", "memory://scores", "livec", digest, "cpu") == 1
+    assert score_part(files, "part-00000.parquet", "memory://scores", "livec", digest, "cpu") == (5, 1)
     found = pd.read_parquet("memory://scores/part-00000.parquet")
     local = load("livec").score([str(folder / "0.png")])["score"].item()
     assert found["score"][0] == pytest.approx(local, abs=0.3)
@@ -195,7 +219,8 @@ def test_an_object_store_is_read_and_written(folder, digest):
 
 
 def test_what_is_gone_from_an_object_store_is_a_row_with_a_fault(digest):
-    assert score_part(["memory://gone/1.png"], "part-00000.parquet", "memory://lost", "livec", digest, "cpu") == 1
+    files = {"memory://gone/1.png": ""}
+    assert score_part(files, "part-00000.parquet", "memory://lost", "livec", digest, "cpu") == (1, 1)
     assert "missing image memory://gone/1.png" in pd.read_parquet("memory://lost/part-00000.parquet")["fault"][0]
 
 
@@ -205,13 +230,13 @@ def test_a_store_that_does_not_answer_fails_the_part_and_writes_nothing(digest, 
 
     monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.cat_file", silent)
     with pytest.raises(OSError, match="no answer"):
-        score_part(["memory://silent/1.png"], "part-00000.parquet", "memory://nothing", "livec", digest, "cpu")
+        score_part({"memory://silent/1.png": ""}, "part-00000.parquet", "memory://nothing", "livec", digest, "cpu")
     assert not fsspec.filesystem("memory").exists("/nothing/part-00000.parquet")
 
 
 def test_a_worker_that_finds_other_weights_refuses(digest):
     with pytest.raises(InputError, match="finds other weights at livec"):
-        score_part([], "part-00000.parquet", "memory://other", "livec", digest[::-1], "cpu")
+        score_part({"a.png": ""}, "part-00000.parquet", "memory://other", "livec", digest[::-1], "cpu")
 
 
 @pytest.mark.parametrize("address", ["nonsense://bucket", "abfs://bucket/pictures", "memory://nowhere"])
