@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -150,7 +151,10 @@ class DeiqtTraining:
         files.transform = build.build_transform(True, settings)
         self.device = torch.device(device)
         self.files = files
-        loader = DataLoader(files, batch_size=16, shuffle=True, num_workers=4, drop_last=True, persistent_workers=True)
+        # workers that begin anew would not find its modules; its own loop has them forked too
+        how = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+        options = dict(num_workers=4, persistent_workers=True, multiprocessing_context=how)
+        loader = DataLoader(files, batch_size=16, shuffle=True, drop_last=True, **options)
         self.batches = _forever(loader)
         self.model = deiqt.build_deiqt(pretrained=False, infer=False).to(self.device).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 2e-4, weight_decay=0.05)

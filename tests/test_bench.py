@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from lmcl_core import InputError, Split, bench, load_benchmark, rivals
+from lmcl_core import InputError, Recipe, Split, bench, load_benchmark, rivals
 from lmcl_core.bench_report import Report
 from lmcl_core.figures import save
+from lmcl_core.peak import peak_megabytes
 from lmcl_core.result_figures import costs
 
 SMALL = dict(backbone="resnet18", crop_size=32, crops=2, batch_images=4, embedding_dim=8)
@@ -147,6 +148,12 @@ def test_deiqt_s_pipeline_reads_the_same_pictures(livec, deiqt):
         names = {sample[0].split("/")[-1] for sample in contender.files.samples}
         assert names == {image.split("/")[-1] for image in wanted}
         assert contender() == 16
+
+
+def test_deiqt_s_memory_is_measured_in_a_process_of_its_own(livec, deiqt):
+    table = load_benchmark("livec", livec)
+    arguments = ("deiqt", str(deiqt), table, Split(np.arange(8), [], [], None), Recipe(), "cpu")
+    assert peak_megabytes(bench._trainer, *arguments) >= 0
 
 
 def test_a_loss_that_does_not_fit_is_left_out_and_told(livec, monkeypatch, tmp_path):
