@@ -10,7 +10,7 @@ import functools
 
 import torch
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d, Conv2dSame, pad_same
+from timm.layers import BatchNormAct2d, Conv2dSame, get_same_padding, pad_same
 from torch import Tensor, nn
 
 _gradients = torch.ops.aten.convolution_backward
@@ -45,10 +45,25 @@ def _convolve(conv: nn.Conv2d, norm: BatchNormAct2d, x: Tensor) -> Tensor:
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         weight, bias = weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
     if isinstance(conv, Conv2dSame):
-        x, padding = pad_same(x, conv.kernel_size, conv.stride, conv.dilation), (0, 0)
+        x, padding = _pad_same(x, conv), (0, 0)
     if _is_plain_depthwise(conv) and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         return _Depthwise.apply(x, weight, bias, conv.stride[0], padding[0])
     return F.conv2d(x, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
+
+
+def _pad_same(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Zeros around maps as TensorFlow places them. Without gradients on a CPU only the border is filled, not all."""
+    if torch.is_grad_enabled() or x.device.type != "cpu":
+        return pad_same(x, conv.kernel_size, conv.stride, conv.dilation)
+    N, C, *sides = x.shape
+    rows, columns = map(get_same_padding, sides, conv.kernel_size, conv.stride, conv.dilation)
+    top, left = rows // 2, columns // 2
+    height, width = sides[0] + rows, sides[1] + columns
+    padded = torch.empty_strided((N, C, height, width), (C * height * width, 1, C * width, C), dtype=x.dtype)
+    padded[:, :, top : top + sides[0], left : left + sides[1]] = x
+    padded[:, :, :top], padded[:, :, top + sides[0] :] = 0, 0
+    padded[..., :left], padded[..., left + sides[1] :] = 0, 0
+    return padded
 
 
 def _is_plain_depthwise(conv: nn.Conv2d) -> bool:

@@ -208,6 +208,8 @@ class QualityModel(nn.Module):
         return self
 
     def _from_transformer(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        for block in self.backbone.blocks[:-1]:  # on a CPU the fused attention is the slower one at such lengths
+            block.attn.fused_attn = self._fused and x.device.type != "cpu"
         caught: list[Tensor] = []
         drop = self.backbone.blocks[-1].attn.attn_drop
         hook = drop.register_forward_hook(lambda module, args, attention: caught.append(attention))
@@ -241,6 +243,7 @@ class QualityModel(nn.Module):
                 "this vision transformer has no CLS token, whose attention would be the saliency map; "
                 "choose one with a class token, such as deit3_small_patch16_224.fb_in22k_ft_in1k"
             )
+        self._fused = self.backbone.blocks[0].attn.fused_attn  # what timm found this machine to have
         self.backbone.blocks[-1].attn.fused_attn = False
 
 

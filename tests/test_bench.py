@@ -37,7 +37,7 @@ def test_training_and_store_are_timed_beside_the_plain_ways(livec, no_children):
     assert (
         by.loc[("training", "ours"), "items"] == by.loc[("training", "plain loop"), "items"] == 16
     )  # 2 steps of 4 images of 2 crops
-    assert by.loc[("store", "ours"), "items"] == by.loc[("store", "one after another"), "items"] >= 8
+    assert by.loc[("store", "ours"), "items"] == by.loc[("store", "decoding alone"), "items"] >= 8
     ours = by.loc[("training", "ours")]
     assert 0 < ours["waiting"].item() < 1 and np.isnan(by.loc[("training", "plain loop"), "waiting"].item())
     assert (by.loc["training", "utilisation"] > 0).all()

@@ -7,7 +7,7 @@ import copy
 import pytest
 import timm
 import torch
-from timm.layers import BatchNormAct2d, create_conv2d
+from timm.layers import BatchNormAct2d, create_conv2d, pad_same
 from torch import nn
 
 from lmcl_core import convolution
@@ -187,3 +187,16 @@ def test_convolutions_with_a_bias_of_their_own_and_without_a_normalisation_are_l
         lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1, bias=False), nn.ReLU())
     )
     assert speed_up(network) == 0
+
+
+@pytest.mark.parametrize("kernel, stride, side", [(3, 2, 12), (5, 2, 12), (5, 2, 13), (3, 1, 9), (3, 4, 5)])
+def test_zeros_lie_where_timm_puts_them_with_and_without_gradients(kernel, stride, side):
+    with torch.random.fork_rng(devices=[]):
+        conv = create_conv2d(3, 4, kernel, stride=stride, padding="same")
+    x = torch.randn(2, 3, side, side + 1, generator=torch.Generator().manual_seed(0))
+    x = x.to(memory_format=torch.channels_last)
+    wanted = pad_same(x, conv.kernel_size, conv.stride)
+    assert torch.equal(convolution._pad_same(x, conv), wanted)
+    with torch.no_grad():
+        found = convolution._pad_same(x, conv)
+    assert torch.equal(found, wanted) and found.is_contiguous(memory_format=torch.channels_last)
