@@ -1,7 +1,8 @@
 """EfficientNet's convolutions, made faster to train without changing what they compute.
 
-Frozen batch normalisation is folded into the convolution before it, and the gradients of depthwise convolutions are
-taken on the CPU in ways that were faster than PyTorch's own on a machine with AVX-512 and bfloat16.
+Frozen batch normalisation is folded into the convolution before it, with the activation after it where no gradient is
+wanted, and the gradients of depthwise convolutions are taken on the CPU in ways that were faster than PyTorch's own on
+a machine with AVX-512 and bfloat16.
 """
 
 from __future__ import annotations
@@ -40,15 +41,41 @@ def speed_up(network: nn.Module) -> int:
 
 
 def _convolve(conv: nn.Conv2d, norm: BatchNormAct2d, x: Tensor) -> Tensor:
-    weight, bias, padding = conv.weight, None, conv.padding
-    if not norm.training:
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        weight, bias = weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    """The convolution; where the normalisation is folded into it, with what follows that too."""
+    padding = conv.padding
     if isinstance(conv, Conv2dSame):
         x, padding = _pad_same(x, conv), (0, 0)
+    if norm.training:
+        return _plain_or_depthwise(conv, x, conv.weight, None, padding)
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    weight, bias = conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    if _can_be_one(norm, x):
+        x, weight, bias = (value.to(torch.bfloat16) for value in (x, weight, bias))
+        steps = (padding, conv.stride, conv.dilation, conv.groups)
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *steps, "hardtanh", [0.0, 6.0], "")
+    return norm.act(norm.drop(_plain_or_depthwise(conv, x, weight, bias, padding)))
+
+
+def _plain_or_depthwise(
+    conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]
+) -> Tensor:
     if _is_plain_depthwise(conv) and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         return _Depthwise.apply(x, weight, bias, conv.stride[0], padding[0])
     return F.conv2d(x, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
+
+
+def _can_be_one(norm: BatchNormAct2d, x: Tensor) -> bool:
+    """Whether oneDNN may clip within the convolution, to the same bits: on a CPU, in bfloat16, without gradients."""
+    plain = isinstance(norm.act, nn.ReLU6) and isinstance(norm.drop, nn.Identity) and x.device.type == "cpu"
+    half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return plain and half and not torch.is_grad_enabled() and _has_pointwise()
+
+
+@functools.cache
+def _has_pointwise() -> bool:
+    """Whether this build of torch and this processor have the convolution that TorchInductor clips within."""
+    there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    return there and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _pad_same(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -74,8 +101,8 @@ def _is_plain_depthwise(conv: nn.Conv2d) -> bool:
 
 
 def _normalise(norm: BatchNormAct2d, x: Tensor) -> Tensor:
-    """What is left of a normalisation that is folded: the activation at its end."""
-    return type(norm).forward(norm, x) if norm.training else norm.act(norm.drop(x))
+    """Nothing is left of a normalisation that is folded: its convolution applies the activation at its end too."""
+    return type(norm).forward(norm, x) if norm.training else x
 
 
 class _Depthwise(torch.autograd.Function):

@@ -52,4 +52,12 @@ def _convolution_backward(
     return sum(wanted[:2]) * 2 * math.prod(x if transposed else grad) * math.prod(weight[1:])
 
 
+def _clipped_convolution(
+    x: Sequence[int], weight: Sequence[int], *rest: Any, out_shape: Sequence[int], **_: Any
+) -> int:
+    return 2 * math.prod(out_shape) * math.prod(weight[1:])
+
+
 _CORRECTED = {torch.ops.aten.convolution_backward: _convolution_backward}
+if hasattr(torch.ops.mkldnn, "_convolution_pointwise"):  # which torch does not count
+    _CORRECTED[torch.ops.mkldnn._convolution_pointwise] = _clipped_convolution

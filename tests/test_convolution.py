@@ -142,6 +142,16 @@ def test_a_whole_backbone_says_the_same_in_float32_and_nearly_so_in_bfloat16(bac
     assert errors[1] < 1.2 * errors[0] < 0.2
 
 
+@pytest.mark.skipif(not convolution._has_pointwise(), reason="this processor or build of torch lacks the convolution")
+def test_clipping_within_the_convolution_changes_no_bit(backbones, monkeypatch):
+    faster = backbones[1]
+    x = noise(2, 3, 96, 96).to(memory_format=torch.channels_last)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        clipped = faster.forward_features(x)
+        monkeypatch.setattr(convolution, "_has_pointwise", lambda: False)
+        assert torch.equal(clipped, faster.forward_features(x))
+
+
 def test_names_and_parameters_stay_as_they_were(backbones):
     plain, faster = backbones
     assert list(plain.state_dict()) == list(faster.state_dict())

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lmcl_core import convolution
 from lmcl_core.utilisation import matmul_rate, operations
 
 
@@ -31,6 +32,14 @@ def test_transposed_convolutions_too():
     once = operations(lambda: F.conv_transpose2d(pictures, kernel, stride=2))
     assert once == 2 * 2 * 4 * 6 * 4 * 64
     assert operations(lambda: F.conv_transpose2d(pictures, kernel, stride=2).sum().backward()) == 3 * once
+
+
+@pytest.mark.skipif(not convolution._has_pointwise(), reason="this processor or build of torch lacks the convolution")
+def test_convolutions_that_clip_count_as_much_as_plain_ones():
+    pictures, kernel = torch.ones(2, 4, 8, 8).bfloat16(), torch.ones(6, 4, 3, 3).bfloat16()
+    clipped = torch.ops.mkldnn._convolution_pointwise
+    found = operations(lambda: clipped(pictures, kernel, None, [1, 1], [1, 1], [1, 1], 1, "hardtanh", [0.0, 6.0], ""))
+    assert found == 2 * 2 * 6 * 4 * 9 * 64
 
 
 def test_the_rate_is_that_of_the_fastest_product(monkeypatch):
