@@ -255,7 +255,7 @@ def umap_panels(data: pd.DataFrame, label: str) -> Figure:
 
 
 def costs(told: pd.DataFrame) -> Figure:
-    """Rate of every contender beside the first of its part.
+    """Rate of every contender, part by part; ours in blue.
 
     Args:
         told: from `bench.summary`: part, contender, size, unit, rate, lowest, highest.
@@ -265,8 +265,10 @@ def costs(told: pd.DataFrame) -> Figure:
     panels = figure.subplots(len(groups), 1, squeeze=False, gridspec_kw=dict(height_ratios=[len(g) for _, g in groups]))
     for axes, ((part, size), group) in zip(panels[:, 0], groups):
         spread = np.abs(group[["lowest", "highest"]].to_numpy() - group[["rate"]].to_numpy()).T
-        colours = [BLUE, *[GREY] * (len(group) - 1)]
+        colours = [BLUE if name.startswith("ours") else GREY for name in group["contender"]]
         axes.barh(group["contender"], group["rate"], xerr=spread, color=colours, ecolor="black", height=0.7)
+        for place in np.flatnonzero(group["rate"].isna()):
+            axes.text(0, place, " does not fit into memory", fontsize=8, color=GREY, va="center")
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         at = "" if pd.isna(size) else f", {size:.0f} embeddings"
