@@ -251,7 +251,10 @@ def scores_against_opinion(data: pd.DataFrame, label: str) -> Figure:
     figure = Figure(figsize=(2.9 * columns + 1.2, 3.1 * rows), layout="constrained")
     hue = "distortion" if "distortion" in data and data["distortion"].notna().any() else None
     low, high = data[["mos", "pred"]].min().min(), data[["mos", "pred"]].max().max()
-    for axes, split in zip(figure.subplots(rows, columns, squeeze=False).flat, splits):
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[len(splits) :]:
+        axes.remove()
+    for axes, split in zip(panels, splits):
         part = data[data["split"] == split]
         sns.scatterplot(
             part,

@@ -43,6 +43,11 @@ def test_scores_are_drawn_where_they_are_one_panel_a_split():
     np.testing.assert_allclose(np.asarray(drawn), SCORES.loc[SCORES["split"] == 1, ["pred", "mos"]].to_numpy())
 
 
+def test_splits_that_fill_no_whole_row_leave_no_empty_panel():
+    data = pd.concat([SCORES[SCORES["split"] == 0].assign(split=n) for n in range(6)])
+    assert len(figures.scores_against_opinion(data, "MOS").axes) == 6
+
+
 def test_every_image_is_in_the_histogram():
     bars = figures.mos_histogram(SCORES, "MOS").axes[0].patches
     assert sum(bar.get_height() for bar in bars) == len(SCORES)
