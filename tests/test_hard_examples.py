@@ -239,7 +239,7 @@ def test_umap_is_asked_for_no_more_neighbours_than_there_are(monkeypatch):
 def run(livec, tmp_path):
     """A folder with the model and predictions of a finished run, and its table."""
     table = load_benchmark("livec", livec)
-    recipe = Recipe(pretrained=False, crop_size=32, crops=2, test_crops=3, embedding_dim=8, precision="32-true")
+    recipe = Recipe(pretrained=False, crop_size=32, crops=4, test_crops=3, embedding_dim=8, precision="32-true")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = QualityModel(recipe.backbone, False, 8, 32)
