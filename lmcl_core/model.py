@@ -174,11 +174,23 @@ class QualityModel(nn.Module):
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"images are {tuple(images.shape)} {images.dtype}: they must be (N, 3, S, S) uint8 RGB")
         with torch.no_grad():
-            x = (images.float() - self.mean) / self.std
+            x = self._normalised(images)
             if self._early:
                 x = self.backbone.bn1(self.backbone.conv_stem(x))
                 x = self.backbone.blocks[: self._early](x)
         return x
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """Crops less their mean, over their spread, in float32 or, within autocast on a CPU, at once in its type.
+
+        A CPU takes a crop at a time, which its caches hold throughout.
+        """
+        if images.device.type != "cpu":
+            return (images.float() - self.mean) / self.std
+        out = torch.empty_like(images, dtype=_autocast_dtype())
+        for crop, place in zip(images, out):
+            place.copy_(crop.float().sub_(self.mean[0]).div_(self.std[0]))
+        return out
 
     def late(self, x: Tensor) -> ModelOutput:
         """The rest of `forward`, from what `early` returned."""
@@ -245,6 +257,11 @@ class QualityModel(nn.Module):
             )
         self._fused = self.backbone.blocks[0].attn.fused_attn  # what timm found this machine to have
         self.backbone.blocks[-1].attn.fused_attn = False
+
+
+def _autocast_dtype() -> torch.dtype:
+    """In what convolutions and products work on a CPU just now."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
 @torch.no_grad()
