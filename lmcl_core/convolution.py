@@ -1,8 +1,8 @@
-"""EfficientNet's convolutions, made faster to train without changing what they compute.
+"""EfficientNet's convolutions, made faster without changing what they compute.
 
-Frozen batch normalisation is folded into the convolution before it, with the activation after it where no gradient is
-wanted, and the gradients of depthwise convolutions are taken on the CPU in ways that were faster than PyTorch's own on
-a machine with AVX-512 and bfloat16.
+Frozen batch normalisation is folded into the convolution before it. On a CPU, in bfloat16, the activation after it is
+too, borders of zeros are never copied around maps, and the gradients of depthwise convolutions are taken in ways that
+were faster than PyTorch's own on a machine with AVX-512.
 """
 
 from __future__ import annotations
@@ -46,15 +46,14 @@ def speed_up(network: nn.Module) -> int:
 
 def _convolve(conv: nn.Conv2d, norm: BatchNormAct2d, x: Tensor) -> Tensor:
     """The convolution; where the normalisation is folded into it, with what follows that too."""
+    clip = isinstance(norm.act, nn.ReLU6) and isinstance(norm.drop, nn.Identity) and not norm.training
+    ours = _in_bfloat16(x) and conv.dilation == (1, 1)
     if norm.training:
-        return _plain_or_depthwise(conv, x, conv.weight, None)
-    if _can_be_one(conv, norm, x):
-        weight, bias = _folded_once(conv, norm)
-        kernel, edge = _evened(weight, *_edges(conv, x))
-        clip = ("hardtanh", [0.0, 6.0], "") if isinstance(norm.act, nn.ReLU6) else ("none", [], "")
-        steps = (edge, conv.stride, conv.dilation, conv.groups)
-        return torch.ops.mkldnn._convolution_pointwise(x.to(torch.bfloat16), kernel, bias, *steps, *clip)
-    return norm.act(norm.drop(_plain_or_depthwise(conv, x, *_folded(conv, norm))))
+        weight, bias = conv.weight, None
+    else:
+        weight, bias = _folded_once(conv, norm) if ours and not torch.is_grad_enabled() else _folded(conv, norm)
+    out = (_Convolution.apply if ours else _plain)(x, weight, bias, conv, clip)
+    return out if norm.training or ours and clip else norm.act(norm.drop(out))
 
 
 def _folded(conv: nn.Conv2d, norm: BatchNormAct2d) -> tuple[Tensor, Tensor]:
@@ -76,21 +75,18 @@ def _folded_once(conv: nn.Conv2d, norm: BatchNormAct2d) -> tuple[Tensor, Tensor]
     return _FOLDED[conv][2:]
 
 
-def _plain_or_depthwise(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _in_bfloat16(x: Tensor) -> bool:
+    """Whether convolutions of it are to be in bfloat16, on a CPU."""
+    half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return half and x.device.type == "cpu"
+
+
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d, clip: bool) -> Tensor:
+    """PyTorch's own convolution, which clips nothing."""
     before, behind = _edges(conv, x)
-    if _is_plain_depthwise(conv) and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        return _Depthwise.apply(x, weight, bias, conv.stride[0], before, behind)
     if before != behind:
         x, behind = pad_same(x, conv.kernel_size, conv.stride, conv.dilation), (0, 0)
     return F.conv2d(x, weight, bias, conv.stride, behind, conv.dilation, conv.groups)
-
-
-def _can_be_one(conv: nn.Conv2d, norm: BatchNormAct2d, x: Tensor) -> bool:
-    """Whether oneDNN may clip within the convolution, to the same bits: on a CPU, in bfloat16, without gradients."""
-    known = isinstance(norm.act, (nn.ReLU6, nn.Identity)) and isinstance(norm.drop, nn.Identity)
-    half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    there = x.device.type == "cpu" and conv.dilation == (1, 1) and not torch.is_grad_enabled()
-    return known and half and there and _has_pointwise()
 
 
 @functools.cache
@@ -134,7 +130,7 @@ def _bordered(x: Tensor, before: Sequence[int], behind: Sequence[int]) -> Tensor
 
 
 def _is_plain_depthwise(conv: nn.Conv2d) -> bool:
-    """Whether `_Depthwise` knows its kind: one kernel a channel, square in all, no holes, no step above 2."""
+    """Whether `_of_depthwise` knows its kind: one kernel a channel, square in all, no holes, no step above 2."""
     depthwise = conv.groups == conv.in_channels == conv.out_channels > 1 and conv.dilation == (1, 1)
     square = all(one == other for one, other in (conv.kernel_size, conv.stride, conv.padding))
     kernel, stride, padding = conv.kernel_size[0], conv.stride[0], conv.padding[0]
@@ -146,33 +142,62 @@ def _normalise(norm: BatchNormAct2d, x: Tensor) -> Tensor:
     return type(norm).forward(norm, x) if norm.training else x
 
 
-class _Depthwise(torch.autograd.Function):
-    """Depthwise convolution in bfloat16. PyTorch's own gradients of it are many times slower than its forward pass."""
+class _Convolution(torch.autograd.Function):
+    """Convolution in bfloat16 that may clip what comes of it to 0..6, of which it keeps no other copy.
+
+    Gradients of depthwise ones are our own: PyTorch's are many times slower than its forward pass.
+    """
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, before: tuple, behind: tuple):
-        """(N, C, H, W), (C, 1, k, k), (C,) -> (N, C, H', W') bfloat16; zeros as in `_edges`."""
-        ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.before, ctx.behind = stride, before, behind
-        kernel, edge = _evened(weight, before, behind)
-        return F.conv2d(x, kernel, bias, stride, edge, groups=weight.shape[0])
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d, clip: bool) -> Tensor:
+        """(N, C, H, W), (C', C/groups, k, k), (C',) -> (N, C', H', W') bfloat16; `conv` tells how."""
+        ctx.before, ctx.behind = _edges(conv, x)
+        kernel, edge = _evened(weight, ctx.before, ctx.behind)
+        if clip and _has_pointwise():
+            steps = (edge, conv.stride, (1, 1), conv.groups, "hardtanh", [0.0, 6.0], "")
+            out = torch.ops.mkldnn._convolution_pointwise(x, kernel, bias, *steps)
+        else:
+            out = F.conv2d(x, kernel, bias, conv.stride, edge, 1, conv.groups)
+            out = out.clamp_(0, 6) if clip else out
+        ctx.save_for_backward(x, weight, out if clip else None)
+        ctx.conv = conv
+        return out
 
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, grad: Tensor):
-        """Gradients of what is asked for, those of weight and bias in float32."""
-        x, weight = ctx.saved_tensors
+        """Gradients of what is asked for."""
+        x, weight, out = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
-        wanted = ctx.needs_input_grad
-        return (
-            _of_input(grad, weight, x.shape[2:], ctx.stride, ctx.before) if wanted[0] else None,
-            _of_weight(grad, x, weight, ctx.stride, ctx.before, ctx.behind) if wanted[1] else None,
-            grad.sum((0, 2, 3), dtype=torch.float32) if wanted[2] else None,
-            None,
-            None,
-            None,
-        )
+        if out is not None:
+            grad = torch.ops.aten.hardtanh_backward(grad, out, 0.0, 6.0)
+        of = _of_depthwise if _is_plain_depthwise(ctx.conv) else _of_any
+        return *of(grad, x, weight, ctx.conv, ctx.before, ctx.behind, ctx.needs_input_grad[:3]), None, None
+
+
+def _of_any(grad: Tensor, x: Tensor, weight: Tensor, conv: nn.Conv2d, before: tuple, behind: tuple, wanted: tuple):
+    """PyTorch's own gradients of input, weight and bias."""
+    (top, left), (height, width) = before, x.shape[2:]
+    uneven = before != behind
+    x, edge = (_bordered(x, before, behind), (0, 0)) if uneven else (x, behind)
+    steps = (conv.stride, edge, (1, 1), False, (0, 0), conv.groups)
+    of_input, of_weight, of_bias = _gradients(grad, x, weight, [len(weight)], *steps, wanted)
+    if wanted[0] and uneven:
+        of_input = of_input[:, :, top : top + height, left : left + width]
+    return of_input, of_weight, of_bias
+
+
+def _of_depthwise(
+    grad: Tensor, x: Tensor, weight: Tensor, conv: nn.Conv2d, before: tuple, behind: tuple, wanted: tuple
+):
+    """Gradients of input, weight and bias, those of weight and bias in float32."""
+    stride = conv.stride[0]
+    return (
+        _of_input(grad, weight, x.shape[2:], stride, before) if wanted[0] else None,
+        _of_weight(grad, x, weight, stride, before, behind) if wanted[1] else None,
+        grad.permute(0, 2, 3, 1).flatten(0, 2).sum(0, dtype=torch.float32) if wanted[2] else None,
+    )
 
 
 def _of_input(grad: Tensor, weight: Tensor, sides: Sequence[int], stride: int, before: Sequence[int]) -> Tensor:
@@ -211,8 +236,8 @@ def _of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: int, before: tup
     if four:
         return _of_5x5(grad, x, weight)
     if kernel <= 3:
-        return _plain(grad, x, weight, stride, before).float()
-    return _plain(grad.float(), x.float(), weight.float(), stride, before)
+        return _of_kernel(grad, x, weight, stride, before).float()
+    return _of_kernel(grad.float(), x.float(), weight.float(), stride, before)
 
 
 def _of_5x5(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -222,11 +247,11 @@ def _of_5x5(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     for i in (0, 2):
         for j in (0, 2):
             part = x[:, :, i : i + height, j : j + width].contiguous(memory_format=torch.channels_last)
-            whole[:, :, i : i + 3, j : j + 3] = _plain(grad, part, weight[:, :, :3, :3], 1, (0, 0))
+            whole[:, :, i : i + 3, j : j + 3] = _of_kernel(grad, part, weight[:, :, :3, :3], 1, (0, 0))
     return whole
 
 
-def _plain(grad: Tensor, x: Tensor, weight: Tensor, stride: int, edge: Sequence[int]) -> Tensor:
+def _of_kernel(grad: Tensor, x: Tensor, weight: Tensor, stride: int, edge: Sequence[int]) -> Tensor:
     """PyTorch's own gradient of the weight."""
     steps, of_weight = (stride, stride), (False, True, False)
     return _gradients(grad, x, weight, None, steps, edge, (1, 1), False, (0, 0), weight.shape[0], of_weight)[1]

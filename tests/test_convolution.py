@@ -11,7 +11,7 @@ from timm.layers import BatchNormAct2d, create_conv2d, pad_same
 from torch import nn
 
 from lmcl_core import convolution
-from lmcl_core.convolution import _Depthwise, speed_up
+from lmcl_core.convolution import _Convolution, speed_up
 from lmcl_core.freezing import freeze_batchnorm
 
 LITE0 = "tf_efficientnet_lite0"
@@ -80,29 +80,51 @@ def test_depthwise_outputs_and_gradients_are_those_of_the_plain_pair(kernel, str
             assert (got - wanted).norm() <= limit * wanted.norm()
 
 
-@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)])
-def test_the_gradients_of_the_depthwise_function_are_exact_up_to_bfloat16(kernel, stride):
-    x, weight, bias = noise(2, 4, 9, 9), noise(4, 1, kernel, kernel, seed=1), noise(4, seed=2)
-    x, weight = x.bfloat16().float(), weight.bfloat16().float()  # what the function rounds to
-    results = []
-    for call in (
-        lambda *a: nn.functional.conv2d(*a, stride, kernel // 2, groups=4),
-        lambda *a: _Depthwise.apply(*a, stride, kernel // 2),
-    ):
+def convolution_of(groups, kernel, stride, padding, channels=4):
+    return seeded(
+        lambda: create_conv2d(channels, channels, kernel, stride=stride, padding=padding, groups=groups, bias=True)
+    )
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("side", [8, 9])
+@pytest.mark.parametrize("padding", ["same", ""])
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2)])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_outputs_and_gradients_are_exact_up_to_bfloat16(groups, kernel, stride, padding, side, clip):
+    conv = convolution_of(groups, kernel, stride, padding)
+    x, weight, bias = noise(2, 4, side, side + 1), 0.5 * noise(*conv.weight.shape, seed=1), noise(4, seed=2)
+    x, weight, bias = (value.bfloat16().float() for value in (x, weight, bias))  # what the function rounds to
+    results, counted = [], None
+    for ours in (False, True):
         inputs = [value.clone().requires_grad_() for value in (x, weight, bias)]
-        with torch.autocast("cpu", torch.bfloat16, enabled=len(results) == 1):
-            out = call(*inputs)
-        out.float().sum().backward()  # a gradient of ones is the same in bfloat16
-        results.append([value.grad for value in inputs])
+        with torch.autocast("cpu", torch.bfloat16, enabled=ours):
+            out = (_Convolution.apply if ours else convolution._plain)(*inputs, conv, clip).float()
+        if not ours:  # where rounding could decide what is clipped, nothing is counted
+            counted = torch.where((out > 0.02) & (out < 5.9) | ~torch.tensor(clip), 1.0, 0.0).detach()
+            out = out.clamp(0, 6) if clip else out
+        (out * counted).sum().backward()
+        results.append([out, *(value.grad for value in inputs)])
     for wanted, got in zip(*results):
-        torch.testing.assert_close(got, wanted, rtol=0.01, atol=0.02)
+        assert got.shape == wanted.shape and got.dtype == torch.float32
+        torch.testing.assert_close(got, wanted, rtol=0.01, atol=0.03)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_what_lies_at_the_limits_of_clipping_gets_no_gradient(groups):
+    conv = convolution_of(groups, 1, 1, "")
+    x = torch.tensor([-1.0, 0.0, 1.0, 6.0, 7.0]).view(1, 1, 1, 5).repeat(1, 4, 1, 1).requires_grad_()
+    weight = torch.ones(4, 1, 1, 1) if groups == 4 else torch.eye(4)[:, :, None, None]
+    with torch.autocast("cpu", torch.bfloat16):
+        _Convolution.apply(x, weight, None, conv, True).float().sum().backward()
+    assert x.grad[0, 0, 0].tolist() == [0, 0, 1, 0, 0]
 
 
 def test_only_what_is_asked_for_is_computed(monkeypatch):
     monkeypatch.setattr(convolution, "_of_input", None)
-    weight = noise(4, 1, 5, 5).requires_grad_()
+    weight, conv = noise(4, 1, 5, 5).requires_grad_(), convolution_of(4, 5, 1, "")
     with torch.autocast("cpu", torch.bfloat16):
-        _Depthwise.apply(noise(1, 4, 8, 8), weight, None, 1, 2).float().sum().backward()
+        _Convolution.apply(noise(1, 4, 8, 8), weight, None, conv, False).float().sum().backward()
     assert weight.grad.shape == (4, 1, 5, 5)
 
 
@@ -200,13 +222,48 @@ def test_convolutions_with_a_bias_of_their_own_and_without_a_normalisation_are_l
 
 
 @pytest.mark.parametrize("kernel, stride, side", [(3, 2, 12), (5, 2, 12), (5, 2, 13), (3, 1, 9), (3, 4, 5)])
-def test_zeros_lie_where_timm_puts_them_with_and_without_gradients(kernel, stride, side):
-    with torch.random.fork_rng(devices=[]):
-        conv = create_conv2d(3, 4, kernel, stride=stride, padding="same")
-    x = torch.randn(2, 3, side, side + 1, generator=torch.Generator().manual_seed(0))
-    x = x.to(memory_format=torch.channels_last)
-    wanted = pad_same(x, conv.kernel_size, conv.stride)
-    assert torch.equal(convolution._pad_same(x, conv), wanted)
-    with torch.no_grad():
-        found = convolution._pad_same(x, conv)
-    assert torch.equal(found, wanted) and found.is_contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("groups", [1, 4])
+def test_zeros_lie_where_timm_puts_them(groups, kernel, stride, side):
+    conv = convolution_of(groups, kernel, stride, "same")
+    x = noise(2, 4, side, side + 1).to(memory_format=torch.channels_last)
+    edges = convolution._edges(conv, x)
+    assert torch.equal(convolution._bordered(x, *edges), pad_same(x, conv.kernel_size, conv.stride))
+    found = []
+    for call in (conv, lambda x: _Convolution.apply(x, conv.weight, conv.bias, conv, False)):
+        given = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = call(given)
+        out.float().sum().backward()
+        found.append((out.float(), given.grad))
+    for wanted, got in zip(*found):
+        torch.testing.assert_close(got, wanted, rtol=0.02, atol=0.03)
+
+
+@pytest.mark.parametrize("changed", ["in place", "loaded", "other memory", "other tensors"])
+def test_weights_folded_before_are_not_used_after_a_change(changed):
+    _, network = pair(3, 2)
+    network.eval()
+    x = noise(2, 8, 10, 10)
+    more = {key: value + 1 for key, value in network.state_dict().items()}
+    change = {
+        "in place": lambda: torch._foreach_lerp_([network[1].running_mean], [torch.ones(8)], 0.5),
+        "loaded": lambda: network.load_state_dict(more),
+        "other memory": lambda: setattr(network[0].weight, "data", 3 * network[0].weight.detach()),
+        "other tensors": lambda: network.load_state_dict(more, assign=True),
+    }[changed]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        before = network(x)
+        assert torch.equal(before, network(x))
+        change()
+        after = network(x)
+        assert torch.equal(after, copy.deepcopy(network)(x)) and not torch.equal(before, after)
+
+
+def test_weights_made_in_inference_mode_are_folded_anew():
+    with torch.inference_mode():
+        _, network = pair(3, 1)
+    network.eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        before = network(noise(2, 8, 10, 10))
+        network[0].weight.zero_()
+        assert not torch.equal(before, network(noise(2, 8, 10, 10)))
