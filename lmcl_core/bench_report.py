@@ -60,5 +60,6 @@ class Report:
             shown = curves[["contender", "size", "repetition", "seconds"]].merge(self.growth)
             save(result_figures.growth(curves, self.growth), shown, self.folder, f"growth{suffix}", self.note)
         if whole:
-            for left in self.folder.glob(f"*{self.suffix}_unfinished.*"):
-                left.unlink(missing_ok=True)
+            for name in ("repetitions", "costs", "growth"):
+                for left in self.folder.glob(f"{name}{self.suffix}_unfinished.*"):
+                    left.unlink(missing_ok=True)

@@ -12,6 +12,11 @@ from layouts import COUNTS, write_livec
 from lmcl_core import BENCHMARKS
 
 
+def pytest_collection_modifyitems(items):
+    """The longest module comes first, so that no process waits for another one at the end."""
+    items.sort(key=lambda item: item.path.name != "test_reproduce.py")
+
+
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path_factory, monkeypatch):
     """Caches, runs and figures of a test never touch the user's."""

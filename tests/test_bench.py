@@ -91,6 +91,17 @@ def test_the_summary_compares_with_the_first_contender_in_each_repetition(tmp_pa
     save(costs(told.reset_index()), told, tmp_path, "costs")
 
 
+def test_a_whole_report_takes_its_own_unfinished_files_away_and_no_others(tmp_path):
+    report, found = Report(bench.Order(device="cpu"), tmp_path), made_up("ours", 4.0, [1, 2])
+    (tmp_path / "costs_training_unfinished.csv").touch()
+    for part in report.parts:
+        unfinished = (tmp_path / "costs_unfinished.csv").exists()
+        assert unfinished == (part != report.parts[0]) and not (tmp_path / "costs.csv").exists()
+        report.write(found)
+    left = {path.stem for path in tmp_path.glob("*.csv")}
+    assert left == {"repetitions", "costs", "costs_training_unfinished"}
+
+
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
 def test_the_exponent_is_the_slope_of_the_logarithms(power):
     found = pd.concat([made_up("curve", n, [3 * n**power] * 2, part="growth") for n in (1.0, 4.0, 16.0)])

@@ -330,8 +330,10 @@ def test_a_table_without_a_column_is_refused(table, split, tmp_path):
 
 
 def test_a_crop_larger_than_every_image_is_refused(table, split, tmp_path):
-    recipe = dataclasses.replace(TINY, crop_size=5000)
-    with pytest.raises(InputError, match="crop_size is 5000: every image is smaller, choose one of at most"):
+    largest = max(min(decode(Path(table.attrs["root"]) / image).shape[:2]) for image in table["image"])
+    recipe = dataclasses.replace(TINY, crop_size=largest + 1)
+    refusal = f"crop_size is {largest + 1}: every image is smaller, choose one of at most {largest}"
+    with pytest.raises(InputError, match=refusal):
         train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
