@@ -119,14 +119,20 @@ def _empty_maps(like: Tensor, height: int, width: int) -> Tensor:
     return torch.empty_strided((N, C, height, width), (C * height * width, 1, C * width, C), dtype=like.dtype)
 
 
-def _bordered(x: Tensor, before: Sequence[int], behind: Sequence[int]) -> Tensor:
-    """Maps with zeros around them; only the border is filled, not all."""
-    (top, left), (height, width) = before, x.shape[2:]
-    out = _empty_maps(x, top + height + behind[0], left + width + behind[1])
-    out[:, :, top : top + height, left : left + width] = x
-    out[:, :, :top], out[:, :, top + height :] = 0, 0
-    out[..., :left], out[..., left + width :] = 0, 0
+def _window(x: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+    """Part of maps, channels last; where it reaches beyond them there are zeros."""
+    out, (rows, columns) = _empty_maps(x, height, width), x.shape[2:]
+    up, down = max(0, -top), min(height, rows - top)
+    first, last = max(0, -left), min(width, columns - left)
+    out[:, :, up:down, first:last] = x[:, :, top + up : top + down, left + first : left + last]
+    out[:, :, :up], out[:, :, down:], out[..., :first], out[..., last:] = 0, 0, 0, 0
     return out
+
+
+def _bordered(x: Tensor, before: Sequence[int], behind: Sequence[int]) -> Tensor:
+    """Maps with zeros around them."""
+    height, width = (before[n] + x.shape[2 + n] + behind[n] for n in (0, 1))
+    return _window(x, -before[0], -before[1], height, width)
 
 
 def _is_plain_depthwise(conv: nn.Conv2d) -> bool:
@@ -230,23 +236,23 @@ def _phase(odd: int, reach: int, taps: int, side: int, given: int) -> tuple[int,
 
 def _of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: int, before: tuple, behind: tuple) -> Tensor:
     """3x3 kernels are fast in bfloat16; one of 5x5 is taken as four of them, or in float32 where there is a stride."""
-    kernel, four = weight.shape[-1], weight.shape[-1] == 5 and stride == 1
-    if four or before != behind:
+    kernel = weight.shape[-1]
+    if kernel == 5 and stride == 1:
+        return _of_5x5(grad, x, weight, before)
+    if before != behind:
         x, before = _bordered(x, before, behind), (0, 0)
-    if four:
-        return _of_5x5(grad, x, weight)
     if kernel <= 3:
         return _of_kernel(grad, x, weight, stride, before).float()
     return _of_kernel(grad.float(), x.float(), weight.float(), stride, before)
 
 
-def _of_5x5(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """The gradient of a 5x5 kernel, from its four corners of 3x3; x with its border."""
+def _of_5x5(grad: Tensor, x: Tensor, weight: Tensor, before: tuple) -> Tensor:
+    """The gradient of a 5x5 kernel, from its four corners of 3x3."""
     height, width = grad.shape[2] + 2, grad.shape[3] + 2
     whole = torch.empty_like(weight, dtype=torch.float32)
     for i in (0, 2):
         for j in (0, 2):
-            part = x[:, :, i : i + height, j : j + width].contiguous(memory_format=torch.channels_last)
+            part = _window(x, i - before[0], j - before[1], height, width)
             whole[:, :, i : i + 3, j : j + 3] = _of_kernel(grad, part, weight[:, :, :3, :3], 1, (0, 0))
     return whole
 
