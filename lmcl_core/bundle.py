@@ -141,12 +141,18 @@ def _facts(run: Path, record: dict, table: pd.DataFrame, split: Split, path: Pat
         mean=mos.mean(),
         std=mos.std(),
         short_side=scorer.short_side,
-        threads="threads not recorded" if "threads" not in record else f"{record['threads']} CPU threads",
+        threads=_threads(record),
         torch=record["versions"]["torch"],
         minutes=record["seconds"] / 60,
         recipe_name=record["recipe"]["name"],
         recipe=", ".join(f"`{key}` {value}" for key, value in fields.items()),
     )
+
+
+def _threads(record: dict) -> str:
+    """How many threads a run worked with, in words."""
+    count = record.get("threads")
+    return "threads not recorded" if count is None else "one CPU thread" if count == 1 else f"{count} CPU threads"
 
 
 def main(arguments: list[str]) -> None:
