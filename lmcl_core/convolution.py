@@ -8,24 +8,23 @@ were faster than PyTorch's own on a machine with AVX-512.
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, Conv2dSame, get_same_padding, pad_same
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 _gradients = torch.ops.aten.convolution_backward
-#: Of each convolution: what was folded, in which state (see `_folded_once`), and the bfloat16 weight and bias.
-_FOLDED: weakref.WeakKeyDictionary[nn.Module, tuple] = weakref.WeakKeyDictionary()
 
 
 def speed_up(network: nn.Module) -> int:
     """Speed up every pair of a convolution and the batch normalisation that its block applies right after it.
 
     While a normalisation is in training mode it is not folded. Parameters and their names stay as they are, and so do
-    outputs and gradients, up to rounding.
+    outputs and first gradients, up to rounding, as long as pairs stay together: replace neither half of one.
+    Activations that are not numbers may be clipped to numbers.
 
     Args:
         network: a timm EfficientNet, or parts of one; changed in place.
@@ -37,52 +36,51 @@ def speed_up(network: nn.Module) -> int:
     for parent in network.modules():
         children = list(parent.children())
         for conv, norm in zip(children, children[1:]):  # timm's blocks register them in the order they apply them
-            if type(conv) in (nn.Conv2d, Conv2dSame) and conv.bias is None and isinstance(norm, BatchNormAct2d):
+            if type(conv) in (nn.Conv2d, Conv2dSame) and conv.bias is None and _can_be_folded(norm):
                 conv.forward = functools.partial(_convolve, conv, norm)
                 norm.forward = functools.partial(_normalise, norm)
                 pairs += 1
     return pairs
 
 
+def _can_be_folded(norm: nn.Module) -> bool:
+    return isinstance(norm, BatchNormAct2d) and norm.affine and norm.track_running_stats
+
+
 def _convolve(conv: nn.Conv2d, norm: BatchNormAct2d, x: Tensor) -> Tensor:
     """The convolution; where the normalisation is folded into it, with what follows that too."""
+    weight, bias = (conv.weight, None) if norm.training else _folded(conv, norm)
     clip = isinstance(norm.act, nn.ReLU6) and isinstance(norm.drop, nn.Identity) and not norm.training
-    ours = _in_bfloat16(x) and conv.dilation == (1, 1)
-    if norm.training:
-        weight, bias = conv.weight, None
+    if conv.dilation == (1, 1) and _runs_in_bfloat16(x):
+        out = _Convolution.apply(x, weight, bias, conv, clip)
     else:
-        weight, bias = _folded_once(conv, norm) if ours and not torch.is_grad_enabled() else _folded(conv, norm)
-    out = (_Convolution.apply if ours else _plain)(x, weight, bias, conv, clip)
-    return out if norm.training or ours and clip else norm.act(norm.drop(out))
+        out, clip = _plain(x, weight, bias, conv), False
+    return out if norm.training or clip else norm.act(norm.drop(out))
+
+
+def _normalise(norm: BatchNormAct2d, x: Tensor) -> Tensor:
+    """Nothing is left of a normalisation that is folded: its convolution applies the activation at its end too."""
+    return type(norm).forward(norm, x) if norm.training else x
 
 
 def _folded(conv: nn.Conv2d, norm: BatchNormAct2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution with the normalisation in them."""
+    """Weight and bias of the convolution with the normalisation in them.
+
+    Nothing of it is kept: fused optimisers and live statistics change values without a trace.
+    """
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    return conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    weight, bias = conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
 
 
-def _folded_once(conv: nn.Conv2d, norm: BatchNormAct2d) -> tuple[Tensor, Tensor]:
-    """`_folded` in bfloat16, kept until one of what it is made of is replaced, or changed in place."""
-    sources = [conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var]
-    if any(source.is_inference() for source in sources):  # these do not count their changes
-        return tuple(value.to(torch.bfloat16) for value in _folded(conv, norm))
-    # data_ptr tells memory apart while it is held, which the detached tensors see to; they share the count of changes
-    state = [(source.data_ptr(), source._version) for source in sources]
-    if conv not in _FOLDED or _FOLDED[conv][1] != state:
-        folded = [value.to(torch.bfloat16) for value in _folded(conv, norm)]
-        _FOLDED[conv] = ([source.detach() for source in sources], state, *folded)
-    return _FOLDED[conv][2:]
-
-
-def _in_bfloat16(x: Tensor) -> bool:
-    """Whether convolutions of it are to be in bfloat16, on a CPU."""
+def _runs_in_bfloat16(x: Tensor) -> bool:
+    """Whether autocast takes convolutions of it in bfloat16, on a CPU."""
     half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    return half and x.device.type == "cpu"
+    return half and x.device.type == "cpu" and x.dtype != torch.float64
 
 
-def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d, clip: bool) -> Tensor:
-    """PyTorch's own convolution, which clips nothing."""
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
+    """PyTorch's own convolution."""
     before, behind = _edges(conv, x)
     if before != behind:
         x, behind = pad_same(x, conv.kernel_size, conv.stride, conv.dilation), (0, 0)
@@ -143,11 +141,6 @@ def _is_plain_depthwise(conv: nn.Conv2d) -> bool:
     return depthwise and square and kernel in (3, 5, 7) and stride <= 2 and padding <= kernel // 2
 
 
-def _normalise(norm: BatchNormAct2d, x: Tensor) -> Tensor:
-    """Nothing is left of a normalisation that is folded: its convolution applies the activation at its end too."""
-    return type(norm).forward(norm, x) if norm.training else x
-
-
 class _Convolution(torch.autograd.Function):
     """Convolution in bfloat16 that may clip what comes of it to 0..6, of which it keeps no other copy.
 
@@ -172,14 +165,15 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
+    @once_differentiable
     def backward(ctx, grad: Tensor):
         """Gradients of what is asked for."""
         x, weight, out = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
         if out is not None:
             grad = torch.ops.aten.hardtanh_backward(grad, out, 0.0, 6.0)
-        of = _of_depthwise if _is_plain_depthwise(ctx.conv) else _of_any
-        return *of(grad, x, weight, ctx.conv, ctx.before, ctx.behind, ctx.needs_input_grad[:3]), None, None
+        gradients = _of_depthwise if _is_plain_depthwise(ctx.conv) else _of_any
+        return *gradients(grad, x, weight, ctx.conv, ctx.before, ctx.behind, ctx.needs_input_grad[:3]), None, None
 
 
 def _of_any(grad: Tensor, x: Tensor, weight: Tensor, conv: nn.Conv2d, before: tuple, behind: tuple, wanted: tuple):
@@ -218,6 +212,8 @@ def _of_input(grad: Tensor, weight: Tensor, sides: Sequence[int], stride: int, b
         tap, edge, rows = _phase(i, reach[0], weight.shape[2], sides[0], grad.shape[2])
         for j in (0, 1):
             tap_j, edge_j, columns = _phase(j, reach[1], weight.shape[3], sides[1], grad.shape[3])
+            if rows.start == rows.stop or columns.start == columns.stop:  # maps of one row have no odd one
+                continue
             part = F.conv2d(grad, turned[:, :, tap::2, tap_j::2], padding=(edge, edge_j), groups=channels)
             found[:, :, i::2, j::2] = part[:, :, rows, columns]
     return found

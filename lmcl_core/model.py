@@ -185,7 +185,7 @@ class QualityModel(nn.Module):
 
         A CPU takes a crop at a time, which its caches hold throughout.
         """
-        if images.device.type != "cpu":
+        if images.device.type != "cpu" or self.mean.dtype != torch.float32:
             return (images.float() - self.mean) / self.std
         out = torch.empty_like(images, dtype=_autocast_dtype())
         for crop, place in zip(images, out):
