@@ -237,7 +237,7 @@ def _of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: int, before: tup
         return _of_5x5(grad, x, weight, before)
     if before != behind:
         x, before = _bordered(x, before, behind), (0, 0)
-    if kernel <= 3:
+    if kernel <= 3 and min(x.shape[2:]) > 1:  # of one row, PyTorch's in bfloat16 is wrong
         return _of_kernel(grad, x, weight, stride, before).float()
     return _of_kernel(grad.float(), x.float(), weight.float(), stride, before)
 

@@ -178,9 +178,11 @@ class Trainer:
             )
         ]
         means = torch.stack(terms).mean(dim=0).tolist()
-        if not np.isfinite(means).all():
+        # activations that are no numbers may be clipped to numbers, and so be missing from the loss
+        whole = all(parameter.isfinite().all() for parameter in self.student.parameters())
+        if not (np.isfinite(means).all() and whole):
             raise RunError(
-                f"the loss is no longer a finite number in epoch {self.epoch + 1} of {self.recipe.name}: "
+                f"loss or weights are no longer finite numbers in epoch {self.epoch + 1} of {self.recipe.name}: "
                 f"lower lr (now {self.recipe.lr}) or use precision 32-true"
             )
         self.epoch += 1

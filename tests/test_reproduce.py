@@ -135,7 +135,7 @@ def test_failed_runs_are_named_and_only_what_needs_them_is_left_out(tmp_path):
     """A learning rate beyond all bounds makes the loss of every run infinite; the tables are made and stay empty."""
     lines: list[str] = []
     wild = order(tmp_path, changes={**TINY, "lr": 1e30, "precision": "32-true"})
-    with pytest.raises(RunError, match="2 notebooks failed: 02_training  demo  .*loss is no longer a finite number"):
+    with pytest.raises(RunError, match="2 notebooks failed: 02_training  demo  .*loss or weights are no longer finite"):
         reproduce(wild, log=lines.append)
     assert {line.split("  ")[0] for line in running(lines)} == {
         "01_data_preparation",

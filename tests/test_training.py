@@ -183,8 +183,35 @@ def test_a_split_that_does_not_fit_is_refused(table, tmp_path, bad):
 
 def test_a_diverged_loss_stops_the_run(table, split, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "quality_loss", lambda *args: args[0].sum() * float("nan"))
-    with pytest.raises(RunError, match="no longer a finite number.*lower lr"):
+    with pytest.raises(RunError, match="no longer finite numbers.*lower lr"):
         train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
+
+
+def test_weights_that_are_no_numbers_stop_the_run_where_the_loss_does_not_show_it(table, split, tmp_path, monkeypatch):
+    update = trainer.update_teacher
+
+    def broken(teacher, student, momentum):
+        update(teacher, student, momentum)
+        with torch.no_grad():
+            student.embedding_head[0].bias[0] = float("nan")
+
+    monkeypatch.setattr(trainer, "update_teacher", broken)
+    recipe = dataclasses.replace(TINY, epochs=1, batch_images=64)  # one step: its loss was still one
+    with pytest.raises(RunError, match="no longer finite numbers.*lower lr"):
+        train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
+
+
+@pytest.mark.parametrize("tested", ["student", "teacher"])
+def test_predictions_and_history_are_those_of_the_weights_of_their_epoch(table, split, tmp_path, tested):
+    """In bfloat16, where most is done to be fast: after several epochs and evaluations, and for a probe."""
+    changes = dict(epochs=3, lr=0.01, tested=tested, precision="bf16-mixed", batch_images=4)
+    train(table, split, dataclasses.replace(TINY, **changes), tmp_path / "run", "cpu", log=quiet)
+    predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    files = [Path(table.attrs["root"]) / image for image in predictions["image"]]
+    again = load(tmp_path / "run").score(files)["score"]
+    assert again.to_numpy() == pytest.approx(
+        predictions["pred"].to_numpy(), abs=1e-3 * predictions["pred"].std() + 1e-3
+    )
 
 
 def test_no_training_image_is_left_out_of_an_epoch(table, split, tmp_path, monkeypatch):
