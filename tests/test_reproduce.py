@@ -209,7 +209,7 @@ def test_the_forecast_counts_runs_and_learns_from_finished_ones(walked, tmp_path
 
 def test_a_killed_main_process_loses_no_epoch(tmp_path):
     """Its workers end with it and leave the run folder; whoever comes next goes on after the last saved epoch."""
-    changes = {**TINY, "epochs": 12}
+    changes = {**TINY, "epochs": 6}
     code = (
         "import json, sys; from lmcl_core.reproduce import Order, reproduce\n"
         "if __name__ == '__main__': reproduce(Order(**json.loads(sys.argv[1])), lambda line: print(line, flush=True))"
@@ -220,7 +220,7 @@ def test_a_killed_main_process_loses_no_epoch(tmp_path):
         [sys.executable, str(tmp_path / "main.py"), wanted], stdout=subprocess.PIPE, text=True
     ) as main:
         for line in main.stdout:
-            if "lmcl  split 0: epoch 2/12" in line:
+            if "lmcl  split 0: epoch 2/6" in line:
                 break
         main.kill()
     table = load_benchmark("demo")
@@ -228,7 +228,7 @@ def test_a_killed_main_process_loses_no_epoch(tmp_path):
     recipe = Recipe.for_benchmark("demo", **changes)
     train(table, make_split(table, 0), recipe, folder, "cpu", log=lines.append)
     epochs = [int(line.split()[1].split("/")[0]) for line in lines if line.startswith("epoch ")]
-    assert 2 <= epochs[0] < 12 and epochs == list(range(epochs[0], 13))
+    assert 2 <= epochs[0] < 6 and epochs == list(range(epochs[0], 7))
 
 
 def test_several_benchmarks_share_one_table_and_keep_their_own_folders(tmp_path):
