@@ -1,8 +1,8 @@
 """EfficientNet's convolutions, made faster without changing what they compute.
 
 Frozen batch normalisation is folded into the convolution before it. On a CPU, in bfloat16, the activation after it is
-too, borders of zeros are never copied around maps, and the gradients of depthwise convolutions are taken in ways that
-were faster than PyTorch's own on a machine with AVX-512.
+too, no forward pass copies maps to give them borders of zeros, and the gradients of depthwise convolutions are taken in
+ways that were faster than PyTorch's own on a machine with AVX-512.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _edges(conv: nn.Conv2d, x: Tensor) -> tuple[tuple[int, int], tuple[int, int]
 def _evened(weight: Tensor, before: Sequence[int], behind: Sequence[int]) -> tuple[Tensor, tuple[int, int]]:
     """A kernel for as many zeros before maps as behind them, so that no copy of the maps with a border is made.
 
-    Where there is one more behind, a row of zeros is put in front of the kernel: the sums are the same to the bit.
+    Where there is one more behind, a row of zeros is put in front of the kernel: sums of finite numbers are the same to the bit.
     """
     return F.pad(weight, (behind[1] - before[1], 0, behind[0] - before[0], 0)), tuple(behind)
 
