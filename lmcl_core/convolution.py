@@ -106,7 +106,8 @@ def _edges(conv: nn.Conv2d, x: Tensor) -> tuple[tuple[int, int], tuple[int, int]
 def _evened(weight: Tensor, before: Sequence[int], behind: Sequence[int]) -> tuple[Tensor, tuple[int, int]]:
     """A kernel for as many zeros before maps as behind them, so that no copy of the maps with a border is made.
 
-    Where there is one more behind, a row of zeros is put in front of the kernel: sums of finite numbers are the same to the bit.
+    Where there is one more behind, a row of zeros is put in front of the kernel: sums of finite numbers stay the same
+    to the bit.
     """
     return F.pad(weight, (behind[1] - before[1], 0, behind[0] - before[0], 0)), tuple(behind)
 
