@@ -202,8 +202,8 @@ def test_weights_that_are_no_numbers_stop_the_run_where_the_loss_does_not_show_i
 
 
 @pytest.mark.parametrize("tested", ["student", "teacher"])
-def test_predictions_and_history_are_those_of_the_weights_of_their_epoch(table, split, tmp_path, tested):
-    """In bfloat16, where most is done to be fast: after several epochs and evaluations, and for a probe."""
+def test_predictions_are_those_of_the_saved_weights(table, split, tmp_path, tested):
+    """In bfloat16, where most is done to be fast, and after several epochs with an evaluation each."""
     changes = dict(epochs=3, lr=0.01, tested=tested, precision="bf16-mixed", batch_images=4)
     train(table, split, dataclasses.replace(TINY, **changes), tmp_path / "run", "cpu", log=quiet)
     predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
