@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from . import peak, rivals
 from .benchmarks import load_benchmark
-from .devices import resolve_device
+from .devices import computes_in_bfloat16, resolve_device
 from .errors import InputError, unknown
 from .pictures import decode, shrink
 from .recipe import BENCHMARK_PRESETS, Recipe
@@ -261,6 +261,8 @@ def _scoring(order: Order, table: pd.DataFrame, recipe: Recipe, log: Callable) -
     files = [Path(table.attrs["root"]) / image for image in table["image"]][:32]
     log(f"scoring: {len(files)} pictures, in batches and one at a time")
     kinds = {"ours": "ours", "one at a time, bfloat16": "half", "one at a time, float32": "single"}
+    if not computes_in_bfloat16(order.device):
+        del kinds["one at a time, bfloat16"]
     memory = {name: peak.peak_megabytes(_scorer, kind, files, order.device) for name, kind in kinds.items()}
     contenders = {name: _scorer(kinds[name], files, order.device) for name in _fitting(memory, log)}
     turns = take_turns(contenders, order.repeats)

@@ -1,8 +1,9 @@
 """EfficientNet's convolutions, made faster without changing what they compute.
 
-Frozen batch normalisation is folded into the convolution before it. On a CPU, in bfloat16, the activation after it is
-too, no forward pass copies maps to give them borders of zeros, and the gradients of depthwise convolutions are taken in
-ways that were faster than PyTorch's own on a machine with AVX-512.
+Frozen batch normalisation is folded into the convolution before it. On a CPU the activation after it is too, and no
+forward pass copies maps to give them borders of zeros. Gradients are taken in ways that were faster than PyTorch's own:
+in bfloat16, those of depthwise convolutions (on a machine with AVX-512); in float32, those of biases and of what begins
+with an uneven border (on one with AVX2).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, Conv2dSame, get_same_padding, pad_same
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from .devices import computes_in_bfloat16
 
 _gradients = torch.ops.aten.convolution_backward
 
@@ -51,7 +54,7 @@ def _convolve(conv: nn.Conv2d, norm: BatchNormAct2d, x: Tensor) -> Tensor:
     """The convolution; where the normalisation is folded into it, with what follows that too."""
     weight, bias = (conv.weight, None) if norm.training else _folded(conv, norm)
     clip = isinstance(norm.act, nn.ReLU6) and isinstance(norm.drop, nn.Identity) and not norm.training
-    if conv.dilation == (1, 1) and _runs_in_bfloat16(x):
+    if conv.dilation == (1, 1) and _runs_on_a_cpu(x):
         out = _Convolution.apply(x, weight, bias, conv, clip)
     else:
         out, clip = _plain(x, weight, bias, conv), False
@@ -73,10 +76,13 @@ def _folded(conv: nn.Conv2d, norm: BatchNormAct2d) -> tuple[Tensor, Tensor]:
     return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
 
 
-def _runs_in_bfloat16(x: Tensor) -> bool:
-    """Whether autocast takes convolutions of it in bfloat16, on a CPU."""
-    half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    return half and x.device.type == "cpu" and x.dtype != torch.float64
+def _runs_on_a_cpu(x: Tensor) -> bool:
+    """Whether convolutions of it are taken on a CPU, by autocast in bfloat16, or else in float32."""
+    if x.device.type != "cpu" or x.dtype == torch.float64:
+        return False
+    if torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return x.dtype == torch.float32
 
 
 def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
@@ -88,10 +94,10 @@ def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> T
 
 
 @functools.cache
-def _has_pointwise() -> bool:
+def _has_pointwise(dtype: torch.dtype) -> bool:
     """Whether this build of torch and this processor have the convolution that TorchInductor clips within."""
     there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-    return there and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return there and (dtype == torch.float32 or computes_in_bfloat16("cpu"))
 
 
 def _edges(conv: nn.Conv2d, x: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -143,18 +149,19 @@ def _is_plain_depthwise(conv: nn.Conv2d) -> bool:
 
 
 class _Convolution(torch.autograd.Function):
-    """Convolution in bfloat16 that may clip what comes of it to 0..6, of which it keeps no other copy.
+    """Convolution in float32, or within autocast in bfloat16, that may clip what comes of it to 0..6, of which it keeps
+    no other copy.
 
-    Gradients of depthwise ones are our own: PyTorch's are many times slower than its forward pass.
+    In bfloat16 gradients of depthwise ones are our own: PyTorch's are many times slower than its forward pass.
     """
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d, clip: bool) -> Tensor:
-        """(N, C, H, W), (C', C/groups, k, k), (C',) -> (N, C', H', W') bfloat16; `conv` tells how."""
+        """(N, C, H, W), (C', C/groups, k, k), (C',) -> (N, C', H', W'); `conv` tells how."""
         ctx.before, ctx.behind = _edges(conv, x)
         kernel, edge = _evened(weight, ctx.before, ctx.behind)
-        if clip and _has_pointwise():
+        if clip and _has_pointwise(x.dtype):
             steps = (edge, conv.stride, (1, 1), conv.groups, "hardtanh", [0.0, 6.0], "")
             out = torch.ops.mkldnn._convolution_pointwise(x, kernel, bias, *steps)
         else:
@@ -173,20 +180,29 @@ class _Convolution(torch.autograd.Function):
         grad = grad.contiguous(memory_format=torch.channels_last)
         if out is not None:
             grad = torch.ops.aten.hardtanh_backward(grad, out, 0.0, 6.0)
-        gradients = _of_depthwise if _is_plain_depthwise(ctx.conv) else _of_any
+        gradients = _of_depthwise if x.dtype == torch.bfloat16 and _is_plain_depthwise(ctx.conv) else _of_any
         return *gradients(grad, x, weight, ctx.conv, ctx.before, ctx.behind, ctx.needs_input_grad[:3]), None, None
 
 
 def _of_any(grad: Tensor, x: Tensor, weight: Tensor, conv: nn.Conv2d, before: tuple, behind: tuple, wanted: tuple):
-    """PyTorch's own gradients of input, weight and bias."""
-    (top, left), (height, width) = before, x.shape[2:]
-    uneven = before != behind
-    x, edge = (_bordered(x, before, behind), (0, 0)) if uneven else (x, behind)
-    steps = (conv.stride, edge, (1, 1), False, (0, 0), conv.groups)
-    of_input, of_weight, of_bias = _gradients(grad, x, weight, [len(weight)], *steps, wanted)
-    if wanted[0] and uneven:
-        of_input = of_input[:, :, top : top + height, left : left + width]
+    """PyTorch's own gradients of input, weight and bias; in float32 its sums over maps for a bias alone are faster."""
+    how, sizes = ((1, 1), False, (0, 0), conv.groups), [len(weight)]
+    of_input, of_weight, of_bias = None, None, None
+    if wanted[0]:
+        kernel, edge = _evened(weight, before, behind)
+        of_input = _gradients(grad, x, kernel, sizes, conv.stride, edge, *how, (True, False, False))[0]
+    if wanted[2] and x.dtype == torch.float32:
+        of_bias, wanted = _sums(grad), (wanted[0], wanted[1], False)
+    if wanted[1] or wanted[2]:
+        x, edge = (x, behind) if before == behind else (_bordered(x, before, behind), (0, 0))
+        found = _gradients(grad, x, weight, sizes, conv.stride, edge, *how, (False, *wanted[1:]))
+        of_weight, of_bias = found[1], found[2] if wanted[2] else of_bias
     return of_input, of_weight, of_bias
+
+
+def _sums(grad: Tensor) -> Tensor:
+    """Sums over maps, (C',) float32: the gradient of a bias."""
+    return grad.permute(0, 2, 3, 1).flatten(0, 2).sum(0, dtype=torch.float32)
 
 
 def _of_depthwise(
@@ -197,7 +213,7 @@ def _of_depthwise(
     return (
         _of_input(grad, weight, x.shape[2:], stride, before) if wanted[0] else None,
         _of_weight(grad, x, weight, stride, before, behind) if wanted[1] else None,
-        grad.permute(0, 2, 3, 1).flatten(0, 2).sum(0, dtype=torch.float32) if wanted[2] else None,
+        _sums(grad) if wanted[2] else None,
     )
 
 

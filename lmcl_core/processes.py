@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .devices import resolve_device
+from .devices import resolve_device, usable_precision
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
 
     Args:
         device: "auto", "cpu", "cuda" or "mps".
-        precision: as in `Recipe`.
+        precision: as in `Recipe`; `usable_precision` says what becomes of it.
 
     Returns:
         The `lightning.fabric.Fabric`, launched.
@@ -65,8 +65,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
             precision or for several processes.
     """
     device = resolve_device(device)
-    if device == "cpu" and precision == "16-mixed":
-        raise InputError("precision 16-mixed needs a GPU: choose bf16-mixed or 32-true on the CPU")
+    precision = usable_precision(device, precision)
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import DDPStrategy
 

@@ -113,7 +113,7 @@ class Recipe:
         backbone_lr: None, or a peak learning rate of the pretrained layers' own.
         tested: which of the two is evaluated and saved, "student" or "teacher".
         weight_decay: decoupled weight decay.
-        precision: "bf16-mixed", "16-mixed" (GPU only) or "32-true".
+        precision: "bf16-mixed" (float32 on processors that only imitate bfloat16), "16-mixed" (GPU only) or "32-true".
         seed: seed of everything random in the run.
 
     Raises:

@@ -27,6 +27,7 @@ from torchvision import transforms
 
 from .catalogue import BENCHMARKS
 from .crops import CropSampler, fixed_boxes, resize_crop
+from .devices import computes_in_bfloat16
 from .errors import InputError
 from .losses import LocalManifoldContrastiveLoss
 from .recipe import Recipe
@@ -72,7 +73,8 @@ class OurTraining:
 
 
 class PlainTraining:
-    """Steps of the plain loop: one file decoded a crop, bfloat16 autocast, channels_last, no teacher, one loss.
+    """Steps of the plain loop: one file decoded a crop, channels_last, no teacher, one loss; bfloat16 autocast where
+    the device has that type, float32 elsewhere.
 
     Args:
         table: from `load_benchmark`.
@@ -109,13 +111,14 @@ class PlainTraining:
         self.model = timm.create_model(recipe.backbone, pretrained=False, num_classes=1)
         self.model.to(self.device, memory_format=torch.channels_last).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), recipe.lr)
+        self.half = computes_in_bfloat16(device)
 
     def __call__(self) -> int:
         """One step; returns its crops."""
         crops, mos = next(self.batches)
         crops, mos = crops.to(self.device), mos.float().to(self.device)
         crops = crops.to(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             score = self.model(crops).squeeze(1)
         self.optimizer.zero_grad()
         F.smooth_l1_loss(score.float(), mos).backward()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .cpu import keep_freed_memory
 from .crops import CropSampler
-from .devices import resolve_device
+from .devices import resolve_device, usable_precision
 from .errors import InputError
 from .looking import Look, look_at_all
 from .model import QualityModel
@@ -140,10 +140,13 @@ class Scorer:
         )
 
     def _autocast(self):
-        if self.recipe.precision == "32-true":
+        precision, device = self.recipe.precision, self.device.type
+        if device == "cpu" and precision == "16-mixed":  # as GPUs train; a CPU has no convolutions of that type
+            precision = "bf16-mixed"
+        precision = usable_precision(device, precision)
+        if precision == "32-true":
             return nullcontext()
-        half = torch.float16 if self.recipe.precision == "16-mixed" and self.device.type != "cpu" else torch.bfloat16
-        return torch.autocast(self.device.type, half)
+        return torch.autocast(device, torch.float16 if precision == "16-mixed" else torch.bfloat16)
 
 
 def as_picture(item: str | Path | Image.Image | np.ndarray, short_side: int | None = None) -> Tensor:

@@ -20,6 +20,7 @@ from . import evaluation, looking, processes
 from .ahead import ahead
 from .cpu import keep_freed_memory
 from .crops import CropSampler, crop_saliency, crop_weights, salient_crop
+from .devices import usable_precision
 from .errors import InputError, RunError
 from .losses import LocalManifoldContrastiveLoss, correlation_loss, mutual_loss, quality_loss
 from .freezing import batchnorm_frozen, freeze_batchnorm, set_batchnorm_momentum
@@ -66,6 +67,7 @@ class Trainer:
         self.table, self.split, self.recipe = table, split, recipe
         self.fabric = processes.make_fabric(device, recipe.precision)
         self.device = self.fabric.device
+        self.precision = usable_precision(self.device.type, recipe.precision)
         if self.device.type == "cpu":
             keep_freed_memory()
         mos = table["mos"].to_numpy(dtype=float)

@@ -95,7 +95,10 @@ def _train(
             f"processes find different checkpoints in {out_dir}: it must be one folder that all of them see"
         )
     _tell_of_small_images(trainer, log)
-    log(f"{recipe.name}: {len(split.train)} images to train, {len(split.test)} to test, on {trainer.device}")
+    how = f"{trainer.device} in {trainer.precision}"
+    if trainer.precision != recipe.precision:
+        how += f" ({recipe.precision} would only be imitated by this processor, slowly)"
+    log(f"{recipe.name}: {len(split.train)} images to train, {len(split.test)} to test, on {how}")
     while trainer.epoch < recipe.epochs:
         log(trainer.run_epoch())
         if processes.rank() == 0:
@@ -179,6 +182,7 @@ def _finish(trainer: Trainer, out_dir: Path, identity: dict[str, Any], metrics: 
             split_index=trainer.split.index,
             seed=recipe.seed,
             device=device,
+            precision=trainer.precision,
             threads=torch.get_num_threads(),
             processes=trainer.fabric.world_size,
             seconds=round(trainer.seconds, 1),

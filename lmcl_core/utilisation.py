@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from .devices import computes_in_bfloat16
+
 
 def operations(work: Callable[[], Any]) -> int:
     """Floating point operations of one call: two for each multiply-add of matrix products and convolutions.
@@ -32,7 +34,7 @@ def matmul_rate(device: str, size: int | None = None, repeats: int = 5) -> float
     """
     size = size or (2048 if device == "cpu" else 8192)
     seconds = []
-    for dtype in (torch.bfloat16, torch.float32):
+    for dtype in (torch.bfloat16, torch.float32) if computes_in_bfloat16(device) else (torch.float32,):
         left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
         for _ in range(repeats + 1):  # the first warms up, and is hardly the fastest
             start = time.perf_counter()

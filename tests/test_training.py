@@ -56,6 +56,7 @@ def test_a_run_writes_its_folder_and_the_metrics_it_returns(table, split, tmp_pa
         "dirty",
         "versions",
         "device",
+        "precision",
         "threads",
         "seconds",
         "seed",
@@ -212,6 +213,17 @@ def test_predictions_are_those_of_the_saved_weights(table, split, tmp_path, test
     assert again.to_numpy() == pytest.approx(
         predictions["pred"].to_numpy(), abs=1e-3 * predictions["pred"].std() + 1e-3
     )
+
+
+@pytest.mark.parametrize("able, used", [(True, "bf16-mixed"), (False, "32-true")])
+def test_what_the_run_was_computed_in_is_told_and_recorded(table, split, tmp_path, monkeypatch, able, used):
+    monkeypatch.setattr("lmcl_core.devices.computes_in_bfloat16", lambda device: able)
+    lines: list[str] = []
+    recipe = dataclasses.replace(TINY, epochs=1, precision="bf16-mixed")
+    train(table, split, recipe, tmp_path / "run", "cpu", log=lines.append)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["precision"] == used
+    assert any(f"on cpu in {used}" in line for line in lines)
+    assert any("only be imitated" in line for line in lines) is not able
 
 
 def test_no_training_image_is_left_out_of_an_epoch(table, split, tmp_path, monkeypatch):

@@ -34,9 +34,11 @@ def test_transposed_convolutions_too():
     assert operations(lambda: F.conv_transpose2d(pictures, kernel, stride=2).sum().backward()) == 3 * once
 
 
-@pytest.mark.skipif(not convolution._has_pointwise(), reason="this processor or build of torch lacks the convolution")
-def test_convolutions_that_clip_count_as_much_as_plain_ones():
-    pictures, kernel = torch.ones(2, 4, 8, 8).bfloat16(), torch.ones(6, 4, 3, 3).bfloat16()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_convolutions_that_clip_count_as_much_as_plain_ones(dtype):
+    if not convolution._has_pointwise(dtype):
+        pytest.skip("this processor or build of torch lacks the convolution")
+    pictures, kernel = torch.ones(2, 4, 8, 8).to(dtype), torch.ones(6, 4, 3, 3).to(dtype)
     clipped = torch.ops.mkldnn._convolution_pointwise
     found = operations(lambda: clipped(pictures, kernel, None, [1, 1], [1, 1], [1, 1], 1, "hardtanh", [0.0, 6.0], ""))
     assert found == 2 * 2 * 6 * 4 * 9 * 64
@@ -45,4 +47,5 @@ def test_convolutions_that_clip_count_as_much_as_plain_ones():
 def test_the_rate_is_that_of_the_fastest_product(monkeypatch):
     ticks = iter([0, 9, 10, 14, 20, 23, 30, 39, 40, 48, 50, 57])  # products take 9, 4, 3 and 9, 8, 7 seconds
     monkeypatch.setattr("lmcl_core.utilisation.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("lmcl_core.utilisation.computes_in_bfloat16", lambda device: True)
     assert matmul_rate("cpu", size=64, repeats=2) == 2 * 64**3 / 3
