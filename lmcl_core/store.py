@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +25,9 @@ from .pictures import DAMAGED, decode, open_picture, shrink, shrunk
 from .progress import bar
 from .splits import data_hash, tail, tail_length
 
+
+#: Bytes of pixels after which the disk is told to write, while further pictures are decoded.
+PORTION = 2**26
 
 #: Share of a GPU's free memory that decoded pictures may take; the rest is left to the network's activations.
 GPU_SHARE = 0.5
@@ -160,17 +163,35 @@ def _build(paths: Sequence[Path], index: Path, short_side: int | None, log: Call
         log(f"decoding {len(paths)} pictures, once: {total / 1e9:.2f} GB in the cache")
         with replacing(index.with_suffix(".u8")) as temporary:
             _reserve(temporary, total)
-            flat = np.memmap(temporary, dtype=np.uint8, mode="r+")
-            start = 0
             pictures = bar(pool.map(lambda p: shrink(decode(p), short_side), paths), len(paths), "decoding")
-            for path, shape, picture in zip(paths, shapes, pictures):
-                if picture.shape[:2] != shape:
-                    raise InputError(f"unreadable image {path}: header and pixels disagree: fetch this file again")
-                flat[start : start + picture.size] = picture.ravel()
-                start += picture.size
-            flat.flush()
+            _fill(temporary, _checked(pictures, paths, shapes))
     with replacing(index) as temporary:
         temporary.write_text(json.dumps(shapes))
+
+
+def _checked(
+    pictures: Iterable[np.ndarray], paths: Sequence[Path], shapes: Sequence[tuple[int, int]]
+) -> Iterator[np.ndarray]:
+    """The pictures, of which none may be larger or smaller than its header says."""
+    for path, shape, picture in zip(paths, shapes, pictures):
+        if picture.shape[:2] != shape:
+            raise InputError(f"unreadable image {path}: header and pixels disagree: fetch this file again")
+        yield picture
+
+
+def _fill(path: Path, pictures: Iterable[np.ndarray]) -> None:
+    """Write pixels one after another, and see to it that the disk has them; it works while pictures are awaited."""
+    flat, start, given = np.memmap(path, dtype=np.uint8, mode="r+"), 0, 0
+    with ThreadPoolExecutor(1) as disk, open(path, "r+b") as file:
+        writing = disk.submit(os.fsync, file.fileno())
+        for picture in pictures:
+            flat[start : start + picture.size] = picture.ravel()
+            start += picture.size
+            if start - given >= PORTION and writing.done():
+                writing.result()
+                writing, given = disk.submit(os.fsync, file.fileno()), start
+        writing.result()
+        flat.flush()
 
 
 def _clear(index: Path) -> None:

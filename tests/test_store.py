@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from PIL import Image
 
 from lmcl_core import InputError, RunError, data_hash, load_benchmark
 from lmcl_core.paths import cache_folder
-from lmcl_core.store import PictureStore, decode
+from lmcl_core.store import PictureStore, _fill, decode
 
 
 @pytest.fixture(autouse=True)
@@ -314,3 +315,21 @@ def test_a_store_whose_pixels_are_not_whole_is_built_again(table, spoil):
     PictureStore.open(table)
     spoil(next((cache_folder() / "store").glob("*.u8")))
     assert np.array_equal(PictureStore.open(table).picture(0).numpy(), decode(path_of(table, 0)))
+
+
+def test_the_disk_writes_while_further_pictures_are_awaited(tmp_path, monkeypatch):
+    path, written = tmp_path / "pixels", []
+    path.write_bytes(bytes(12))
+    monkeypatch.setattr("lmcl_core.store.PORTION", 1)
+    monkeypatch.setattr(os, "fsync", lambda file: written.append(file))
+
+    def pictures():
+        for n in range(1, 4):
+            end = time.monotonic() + 20
+            while len(written) < n:
+                assert time.monotonic() < end, f"nothing was written before picture {n}"
+                time.sleep(0.001)
+            yield np.full((1, 1, 3), n, dtype=np.uint8)
+
+    _fill(path, pictures())
+    assert path.read_bytes() == bytes([1, 1, 1, 2, 2, 2, 3, 3, 3, 0, 0, 0])
