@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from . import runs, tables
+from . import tables
 from .errors import InputError, unknown
 from .recipe import Recipe, check_changes, variants_of
 from .splits import make_split, thinned
@@ -73,7 +73,13 @@ def choose(benchmark: str, variants: str, changes: Mapping[str, Any]) -> dict[st
     }
 
 
-def results(table: pd.DataFrame, recipes: Mapping[str, Recipe], runs_dir: str | Path, splits: int) -> pd.DataFrame:
+def results(
+    table: pd.DataFrame,
+    recipes: Mapping[str, Recipe],
+    runs_dir: str | Path,
+    splits: int,
+    recorded: pd.DataFrame | None = None,
+) -> pd.DataFrame:
     """The last epoch of every finished run of every variant.
 
     Args:
@@ -81,6 +87,7 @@ def results(table: pd.DataFrame, recipes: Mapping[str, Recipe], runs_dir: str | 
         recipes: by name, as in `recipe.VARIANTS`.
         runs_dir: folder of run folders.
         splits: how many of the numbered splits are looked for, from 0.
+        recorded: from `records.read_records`; runs that are not in the folder count where they are recorded there.
 
     Returns:
         Columns recipe, title, split, srcc, plcc, rmse (MOS units), n_train, n_test (images), share (percent of the
@@ -91,8 +98,11 @@ def results(table: pd.DataFrame, recipes: Mapping[str, Recipe], runs_dir: str | 
     """
     rows = []
     for name, recipe in recipes.items():
-        for index in tables.finished_splits(table, recipe, runs_dir, splits):
-            record = runs.read_run(runs.run_folder(runs_dir, table.attrs["benchmark"], name, index))
+        for index in range(splits):
+            result = tables.finished_result(table, recipe, runs_dir, index, recorded)
+            if result is None:
+                continue
+            record = result[0]
             trained = len(thinned(table, make_split(table, index), recipe.train_share))
             row = dict(recipe=name, title=TITLES[name], split=index, n_train=trained, n_test=record["metrics"]["n"])
             row |= {key: record["metrics"][key] for key in ("srcc", "plcc", "rmse")}

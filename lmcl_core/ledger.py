@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -26,6 +27,10 @@ COLUMNS = [
     *("benchmark", "split", "name", "changes", "plcc", "srcc", "plcc_student", "plcc_teacher", "seconds", "device"),
     *("commit", "recipe_hash", "data_hash", "split_hash", "recipe"),
 ]
+_TEXTS = (
+    *("benchmark", "name", "changes", "device", "precision", "commit", "recipe_hash", "data_hash", "split_hash"),
+    *("recipe", "predictions"),
+)
 _NEEDED = (*runs.IDENTITY, "split_index", "seconds", "device", "commit", "dirty", "recipe", "metrics")  # of a record
 
 
@@ -47,16 +52,32 @@ def read_ledger(path: str | Path) -> pd.DataFrame:
         InputError: not a ledger.
     """
     path = Path(path)
-    if not path.is_file():
-        return pd.DataFrame(columns=COLUMNS)
-    texts = ["name", "changes", "device", "commit", *KEY, "recipe"]
+    return read_rows(path, COLUMNS, "ledger", split=str) if path.is_file() else pd.DataFrame(columns=COLUMNS)
+
+
+def read_rows(path: str | Path, columns: Sequence[str], kind: str, **types: type) -> pd.DataFrame:
+    """Read a table of runs; texts that are not there are empty, numbers are NaN.
+
+    Args:
+        path: CSV file.
+        columns: which it must have.
+        kind: what it is called in messages.
+        **types: of columns that are neither text nor numbers by their name.
+
+    Returns:
+        The table, with all its columns.
+
+    Raises:
+        InputError: not such a table.
+    """
+    empty = {column: [""] for column in columns if column not in _TEXTS}
     try:
-        rows = pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False)
+        rows = pd.read_csv(path, dtype=dict.fromkeys(_TEXTS, str) | types, keep_default_na=False, na_values=empty)
     except ValueError as error:  # of the reader: not text, empty, rows of unequal length
-        raise InputError(f"{path} is no ledger ({error}): name another file, or restore it") from error
-    missing = [column for column in COLUMNS if column not in rows]
+        raise InputError(f"{path} is no {kind} ({error}): name another file, or restore it") from error
+    missing = [column for column in columns if column not in rows]
     if missing:
-        raise InputError(f"{path} is no ledger, it lacks {', '.join(missing)}: name another file")
+        raise InputError(f"{path} is no {kind}, it lacks {', '.join(missing)}: name another file")
     return rows
 
 

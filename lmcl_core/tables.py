@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import runs
+from . import records, runs
 from .benchmarks import BENCHMARKS, rows_of
 from .evaluation import bootstrap_interval, median_interval
 from .recipe import Recipe
@@ -20,7 +20,9 @@ _BY_SPLIT = [
 ]
 
 
-def finished_splits(table: pd.DataFrame, recipe: Recipe, runs_dir: str | Path, splits: int) -> list[int]:
+def finished_splits(
+    table: pd.DataFrame, recipe: Recipe, runs_dir: str | Path, splits: int, recorded: pd.DataFrame | None = None
+) -> list[int]:
     """Which of the numbered splits have a finished run.
 
     Args:
@@ -28,66 +30,99 @@ def finished_splits(table: pd.DataFrame, recipe: Recipe, runs_dir: str | Path, s
         recipe: the runs' recipe.
         runs_dir: folder of run folders.
         splits: how many are looked for, from 0.
+        recorded: from `records.read_records`; runs that are not in the folder count where they are recorded there.
 
     Raises:
         InputError: a folder that holds a run of another recipe, data or split.
     """
-    name = table.attrs["benchmark"]
-    found = []
-    for index in range(splits):
-        wanted = runs.identity(table, make_split(table, index), recipe)
-        if runs.finished_run(runs.run_folder(runs_dir, name, recipe.name, index), wanted) is not None:
-            found.append(index)
-    return found
+    found = (finished_result(table, recipe, runs_dir, index, recorded) for index in range(splits))
+    return [index for index, result in enumerate(found) if result is not None]
 
 
-def read_predictions(table: pd.DataFrame, recipe: Recipe, runs_dir: str | Path, splits: list[int]) -> pd.DataFrame:
+def finished_result(
+    table: pd.DataFrame, recipe: Recipe, runs_dir: str | Path, index: int, recorded: pd.DataFrame | None = None
+) -> tuple[dict, pd.DataFrame] | None:
+    """What came of a run, from its folder or, where that holds none, from records.
+
+    Args:
+        table: from `load_benchmark`.
+        recipe: the run's.
+        runs_dir: folder of run folders.
+        index: the split's.
+        recorded: as in `finished_splits`.
+
+    Returns:
+        The record as in ``run.json``, and the predictions (image, mos, pred; no rows where they were not recorded);
+        None where there is no such run.
+
+    Raises:
+        InputError: as `finished_splits`.
+    """
+    folder = runs.run_folder(runs_dir, table.attrs["benchmark"], recipe.name, index)
+    record = runs.finished_run(folder, runs.identity(table, make_split(table, index), recipe))
+    if record is not None:
+        return record, pd.read_csv(folder / "predictions.csv")
+    record = None if recorded is None else records.recall(recorded, table, recipe, index)
+    return None if record is None else (record, records.predictions(record, table, index))
+
+
+def read_predictions(
+    table: pd.DataFrame,
+    recipe: Recipe,
+    runs_dir: str | Path,
+    splits: list[int],
+    recorded: pd.DataFrame | None = None,
+) -> pd.DataFrame:
     """Predictions of finished runs on their test parts.
 
     Args:
         table: from `load_benchmark`.
         recipe: the runs' recipe.
         runs_dir: folder of run folders.
-        splits: which ones, e.g. from `finished_splits`.
+        splits: which ones, from `finished_splits`.
+        recorded: as in `finished_splits`.
 
     Returns:
         Columns split, image, mos, pred, content, distortion.
     """
-    parts = [
-        pd.read_csv(runs.run_folder(runs_dir, table.attrs["benchmark"], recipe.name, index) / "predictions.csv").assign(
-            split=index
-        )
-        for index in splits
-    ]
-    if not parts:
+    parts = [finished_result(table, recipe, runs_dir, index, recorded)[1].assign(split=index) for index in splits]
+    if not any(len(part) for part in parts):
         return pd.DataFrame(columns=["split", "image", "mos", "pred", "content", "distortion"])
-    together = pd.concat(parts, ignore_index=True)
+    together = pd.concat([part for part in parts if len(part)], ignore_index=True)
     rows = rows_of(table, together["image"])
     for column in ("content", "distortion"):
         together[column] = table[column].to_numpy()[rows]
     return together
 
 
-def by_split(table: pd.DataFrame, recipe: Recipe, runs_dir: str | Path, splits: list[int]) -> pd.DataFrame:
+def by_split(
+    table: pd.DataFrame,
+    recipe: Recipe,
+    runs_dir: str | Path,
+    splits: list[int],
+    recorded: pd.DataFrame | None = None,
+) -> pd.DataFrame:
     """One row a finished run: the last epoch, with a bootstrap interval over test contents, and what is optimistic.
 
     Args:
         table: from `load_benchmark`.
         recipe: the runs' recipe.
         runs_dir: folder of run folders.
-        splits: which ones, e.g. from `finished_splits`.
+        splits: which ones, from `finished_splits`.
+        recorded: as in `finished_splits`.
 
     Returns:
         benchmark, split, srcc, plcc, plcc_low, plcc_high (95 %), rmse (MOS units), plcc_logistic_optimistic,
         srcc_best_epoch_optimistic, plcc_best_epoch_optimistic (columns named optimistic looked at the test labels),
         n (test images), seconds.
     """
-    predictions, rows = read_predictions(table, recipe, runs_dir, splits), []
+    predictions, rows = read_predictions(table, recipe, runs_dir, splits, recorded), []
     for index in splits:
-        record = runs.read_run(runs.run_folder(runs_dir, table.attrs["benchmark"], recipe.name, index))
+        record, _ = finished_result(table, recipe, runs_dir, index, recorded)
         last, best = record["metrics"], record["metrics"]["test_best_optimistic"]
-        part = predictions[predictions["split"] == index]
-        low, high = bootstrap_interval(pred=part["pred"], mos=part["mos"], content=part["content"])
+        part, low, high = predictions[predictions["split"] == index], float("nan"), float("nan")
+        if len(part):
+            low, high = bootstrap_interval(pred=part["pred"], mos=part["mos"], content=part["content"])
         rows.append(
             dict(
                 benchmark=table.attrs["benchmark"],

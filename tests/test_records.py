@@ -1,0 +1,166 @@
+"""Recorded results stand in for runs that are not there, and for no others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lmcl_core import InputError, Recipe, ablation, load_benchmark, make_split, metrics, records, runs, tables
+from lmcl_core.records import main, read_records, recall, update_records
+
+
+@pytest.fixture
+def table(livec):
+    """The tiny benchmark twice over, so that a test part has enough images."""
+    once = load_benchmark("livec", livec)
+    names = {
+        column: once[column].str.replace(r"(\w+\.\w+)$", r"again-\1", regex=True) for column in ("image", "content")
+    }
+    table = pd.concat([once, once.assign(**names, mos=once["mos"] + 1)], ignore_index=True)
+    table.attrs = once.attrs
+    for image, copied in zip(once["image"], names["image"]):
+        shutil.copy(livec / image, livec / copied)
+    return table
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "records.csv"
+
+
+def put_run(where, table, index: int, name: str = "lmcl", plcc: float = 0.8, **changes) -> list[float]:
+    """A finished run; returns its predictions in the order of the test part, which its file has the other way round."""
+    split, recipe = make_split(table, index), Recipe.for_benchmark("livec", name, **changes)
+    test = table.iloc[split.test]
+    pred = [round(50 + plcc + n, 4) for n in range(len(test))]
+    folder = runs.run_folder(where, "livec", name, index)
+    folder.mkdir(parents=True)
+    pd.DataFrame(dict(image=test["image"], mos=test["mos"], pred=pred))[::-1].to_csv(
+        folder / "predictions.csv", index=False
+    )
+    for other in ("history.csv", "model.safetensors"):
+        (folder / other).touch()
+    scores = dict(plcc=plcc, srcc=plcc - 0.01, krcc=0.6, rmse=9.0, plcc_logistic=plcc + 0.01, n=len(test))
+    record = runs.identity(table, split, recipe) | dict(
+        split_index=index, seconds=60.5, device="cpu", precision="32-true", commit="c" * 40, dirty=False
+    )
+    record["metrics"] = scores | dict(test_best_optimistic=dict(plcc=plcc + 0.02, srcc=plcc))
+    (folder / "run.json").write_text(json.dumps(record))
+    return pred
+
+
+def test_what_was_recorded_comes_back_when_the_run_is_gone(table, file, tmp_path):
+    pred = put_run(tmp_path / "runs", table, 3)
+    assert update_records(file, tmp_path / "runs", table) == 1
+    recipe, known, nowhere = Recipe.for_benchmark("livec"), read_records(file), tmp_path / "nowhere"
+    assert tables.finished_splits(table, recipe, nowhere, 5) == []
+    assert tables.finished_splits(table, recipe, nowhere, 5, known) == [3]
+    seen = tables.read_predictions(table, recipe, nowhere, [3], known)
+    assert (
+        seen["pred"].tolist() == pred and seen["image"].tolist() == table["image"][make_split(table, 3).test].tolist()
+    )
+    row = tables.by_split(table, recipe, nowhere, [3], known).iloc[0]
+    there = tables.by_split(table, recipe, tmp_path / "runs", [3]).iloc[0]
+    pd.testing.assert_series_equal(row, there)
+    kept = known.iloc[0]
+    assert (kept["commit"], kept["device"], kept["precision"]) == ("c" * 40, "cpu", "32-true")
+
+
+def test_a_run_that_is_there_comes_before_a_recorded_one(table, file, tmp_path):
+    put_run(tmp_path / "old", table, 0, plcc=0.5)
+    update_records(file, tmp_path / "old", table)
+    put_run(tmp_path / "new", table, 0, plcc=0.9)
+    recipes = {"lmcl": Recipe.for_benchmark("livec")}
+    for where, plcc in (("new", 0.9), ("old", 0.5), ("nowhere", 0.5)):
+        found = ablation.results(table, recipes, tmp_path / where, 1, read_records(file))
+        assert found["plcc"].tolist() == [plcc]
+
+
+def test_other_recipes_splits_and_data_are_not_taken_for_it(table, file, tmp_path):
+    put_run(tmp_path / "runs", table, 0)
+    update_records(file, tmp_path / "runs", table)
+    known, recipe = read_records(file), Recipe.for_benchmark("livec")
+    assert recall(known, table, recipe, 0)["metrics"]["plcc"] == 0.8
+    assert recall(known, table, Recipe.for_benchmark("livec", lr=1e-3), 0) is None
+    assert recall(known, table, recipe, 1) is None
+    other = table.assign(mos=table["mos"] + 1)
+    other.attrs = table.attrs
+    assert recall(known, other, recipe, 0) is None
+
+
+def test_rows_stay_and_a_run_made_again_replaces_its_own(table, file, tmp_path):
+    put_run(tmp_path / "first", table, 0, plcc=0.5)
+    put_run(tmp_path / "first", table, 1, "quality", plcc=0.6)
+    put_run(tmp_path / "second", table, 0, plcc=0.7)
+    for where in ("first", "second", "nowhere"):
+        update_records(file, tmp_path / where, table)
+    assert read_records(file)[["name", "split", "plcc"]].values.tolist() == [["lmcl", 0, 0.7], ["quality", 1, 0.6]]
+
+
+def test_validation_and_official_runs_are_not_recorded(table, file, tmp_path):
+    put_run(tmp_path / "runs", table, 0)
+    folder = tmp_path / "runs" / "livec" / "lmcl"
+    (folder / "split-00").rename(folder / "split-00-val")
+    assert update_records(file, tmp_path / "runs", table) == 0
+
+
+def test_a_run_of_other_data_is_refused(table, file, tmp_path):
+    put_run(tmp_path / "runs", table, 0)
+    other = table.assign(mos=table["mos"] + 1)
+    other.attrs = table.attrs
+    with pytest.raises(InputError, match="another run .different: data_hash"):
+        update_records(file, tmp_path / "runs", other)
+    assert not file.exists()
+
+
+def test_predictions_that_were_not_recorded_leave_their_cells_empty(table, file, tmp_path):
+    put_run(tmp_path / "runs", table, 0)
+    update_records(file, tmp_path / "runs", table)
+    rows = pd.read_csv(file).assign(predictions=np.nan, seconds=np.nan)
+    rows.to_csv(file, index=False)
+    recipe, known = Recipe.for_benchmark("livec"), read_records(file)
+    assert len(tables.read_predictions(table, recipe, tmp_path / "nowhere", [0], known)) == 0
+    row = tables.by_split(table, recipe, tmp_path / "nowhere", [0], known).iloc[0]
+    assert row["plcc"] == 0.8 and np.isnan(row["plcc_low"]) and np.isnan(row["seconds"])
+
+
+def test_a_missing_or_other_table_is_named(file):
+    with pytest.raises(InputError, match="records.csv is not there"):
+        read_records(file)
+    file.write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="no table of records, it lacks"):
+        read_records(file)
+
+
+def test_the_command_adds_the_runs_of_a_folder(livec, tmp_path, monkeypatch, capsys):
+    put_run(tmp_path / "runs", load_benchmark("livec", livec), 0)
+    monkeypatch.setattr(records, "committed", lambda benchmark: tmp_path / f"{benchmark}.csv")
+    main(["livec", str(livec), str(tmp_path / "runs")])
+    assert "livec.csv: 1 rows" in capsys.readouterr().out
+    for arguments, message in (
+        (["livec"], "use: python"),
+        (["live", str(livec)], "records: "),
+        (["livec", str(livec), str(tmp_path / "nowhere")], "no finished run of livec"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_the_records_of_livec_are_whole_and_their_metrics_are_those_of_their_predictions():
+    known = read_records(records.committed("livec"))
+    assert not known.duplicated(records.KEY).any() and known["commit"].str.fullmatch("[0-9a-f]{40}").all()
+    for row in known.to_dict("records"):
+        assert Recipe.from_dict(json.loads(row["recipe"])).hash == row["recipe_hash"]
+    scores = pd.read_csv(records.committed("livec").parent / "03_scores.csv")
+    method = known[known["name"] == "lmcl"].set_index("split")
+    assert set(method.index) == set(scores["split"])
+    for index, part in scores.groupby("split"):
+        assert json.loads(method.loc[index, "predictions"]) == pytest.approx(part["pred"].tolist(), abs=1e-3)
+        again = metrics(pred=part["pred"], mos=part["mos"])
+        for name in ("plcc", "srcc", "krcc", "rmse"):
+            assert method.loc[index, name] == pytest.approx(again[name], rel=1e-3)
