@@ -1,9 +1,8 @@
 """EfficientNet's convolutions, made faster without changing what they compute.
 
 Frozen batch normalisation is folded into the convolution before it. On a CPU the activation after it is too, and no
-forward pass copies maps to give them borders of zeros. Gradients are taken in ways that were faster than PyTorch's own:
-in bfloat16, those of depthwise convolutions (on a machine with AVX-512); in float32, those of biases and of what begins
-with an uneven border (on one with AVX2).
+forward pass copies maps to give them borders of zeros. Gradients are taken in ways that were faster than PyTorch's own,
+in bfloat16 on a machine with AVX-512, in float32 on one with AVX2.
 """
 
 from __future__ import annotations
@@ -152,7 +151,7 @@ class _Convolution(torch.autograd.Function):
     """Convolution in float32, or within autocast in bfloat16, that may clip what comes of it to 0..6, of which it keeps
     no other copy.
 
-    In bfloat16 gradients of depthwise ones are our own: PyTorch's are many times slower than its forward pass.
+    Gradients of depthwise ones are our own: PyTorch's are many times slower than its forward pass.
     """
 
     @staticmethod
@@ -180,28 +179,32 @@ class _Convolution(torch.autograd.Function):
         grad = grad.contiguous(memory_format=torch.channels_last)
         if out is not None:
             grad = torch.ops.aten.hardtanh_backward(grad, out, 0.0, 6.0)
-        gradients = _of_depthwise if x.dtype == torch.bfloat16 and _is_plain_depthwise(ctx.conv) else _of_any
+        gradients = _of_depthwise if _is_plain_depthwise(ctx.conv) else _of_any
         return *gradients(grad, x, weight, ctx.conv, ctx.before, ctx.behind, ctx.needs_input_grad[:3]), None, None
 
 
 def _of_any(grad: Tensor, x: Tensor, weight: Tensor, conv: nn.Conv2d, before: tuple, behind: tuple, wanted: tuple):
     """PyTorch's own gradients of input, weight and bias; in float32 its sums over maps for a bias alone are faster."""
-    how, sizes = ((1, 1), False, (0, 0), conv.groups), [len(weight)]
-    of_input, of_weight, of_bias = None, None, None
-    if wanted[0]:
-        kernel, edge = _evened(weight, before, behind)
-        of_input = _gradients(grad, x, kernel, sizes, conv.stride, edge, *how, (True, False, False))[0]
-    if wanted[2] and x.dtype == torch.float32:
-        of_bias, wanted = _sums(grad), (wanted[0], wanted[1], False)
-    if wanted[1] or wanted[2]:
+    of_input = _of_any_input(grad, x, weight, conv, before, behind) if wanted[0] else None
+    of_weight, of_bias = None, _of_bias(grad) if wanted[2] and x.dtype == torch.float32 else None
+    wanted = (False, wanted[1], wanted[2] and of_bias is None)
+    if any(wanted):
         x, edge = (x, behind) if before == behind else (_bordered(x, before, behind), (0, 0))
-        found = _gradients(grad, x, weight, sizes, conv.stride, edge, *how, (False, *wanted[1:]))
-        of_weight, of_bias = found[1], found[2] if wanted[2] else of_bias
+        steps = (conv.stride, edge, (1, 1), False, (0, 0), conv.groups)
+        _, of_weight, summed = _gradients(grad, x, weight, [len(weight)], *steps, wanted)
+        of_bias = summed if wanted[2] else of_bias
     return of_input, of_weight, of_bias
 
 
-def _sums(grad: Tensor) -> Tensor:
-    """Sums over maps, (C',) float32: the gradient of a bias."""
+def _of_any_input(grad: Tensor, x: Tensor, weight: Tensor, conv: nn.Conv2d, before: tuple, behind: tuple) -> Tensor:
+    """PyTorch's own gradient of the input."""
+    kernel, edge = _evened(weight, before, behind)
+    steps = (conv.stride, edge, (1, 1), False, (0, 0), conv.groups)
+    return _gradients(grad, x, kernel, None, *steps, (True, False, False))[0]
+
+
+def _of_bias(grad: Tensor) -> Tensor:
+    """Sums over maps, (C',) float32."""
     return grad.permute(0, 2, 3, 1).flatten(0, 2).sum(0, dtype=torch.float32)
 
 
@@ -209,12 +212,13 @@ def _of_depthwise(
     grad: Tensor, x: Tensor, weight: Tensor, conv: nn.Conv2d, before: tuple, behind: tuple, wanted: tuple
 ):
     """Gradients of input, weight and bias, those of weight and bias in float32."""
-    stride = conv.stride[0]
-    return (
-        _of_input(grad, weight, x.shape[2:], stride, before) if wanted[0] else None,
-        _of_weight(grad, x, weight, stride, before, behind) if wanted[1] else None,
-        _sums(grad) if wanted[2] else None,
-    )
+    of_input, stride = None, conv.stride[0]
+    if wanted[0] and x.dtype == torch.bfloat16:
+        of_input = _of_input(grad, weight, x.shape[2:], stride, before)
+    elif wanted[0]:
+        of_input = _of_any_input(grad, x, weight, conv, before, behind)
+    of_weight = _of_weight(grad, x, weight, stride, before, behind) if wanted[1] else None
+    return of_input, of_weight, _of_bias(grad) if wanted[2] else None
 
 
 def _of_input(grad: Tensor, weight: Tensor, sides: Sequence[int], stride: int, before: Sequence[int]) -> Tensor:
@@ -248,25 +252,27 @@ def _phase(odd: int, reach: int, taps: int, side: int, given: int) -> tuple[int,
 
 
 def _of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: int, before: tuple, behind: tuple) -> Tensor:
-    """3x3 kernels are fast in bfloat16; one of 5x5 is taken as four of them, or in float32 where there is a stride."""
-    kernel = weight.shape[-1]
-    if kernel == 5 and stride == 1:
-        return _of_5x5(grad, x, weight, before)
-    if before != behind:
+    """Kernels of three columns are fast, in bfloat16 those of three rows alone; one of 5x5 is taken in such parts, or
+    in float32 where it makes steps in bfloat16. Borders of zeros are slow where they are most of what the kernel sees.
+    """
+    kernel, half = weight.shape[-1], x.dtype == torch.bfloat16
+    if kernel == 5 and not (half and stride > 1):
+        return _of_5x5(grad, x, weight, stride, before, rows=3 if half else 5)
+    if before != behind or (not half and min(x.shape[2:]) < kernel):
         x, before = _bordered(x, before, behind), (0, 0)
-    if kernel <= 3 and min(x.shape[2:]) > 1:  # of one row, PyTorch's in bfloat16 is wrong
-        return _of_kernel(grad, x, weight, stride, before).float()
-    return _of_kernel(grad.float(), x.float(), weight.float(), stride, before)
+    if half and (kernel > 3 or min(x.shape[2:]) == 1):  # of one row, PyTorch's in bfloat16 is wrong
+        grad, x, weight = grad.float(), x.float(), weight.float()
+    return _of_kernel(grad, x, weight, stride, before).float()
 
 
-def _of_5x5(grad: Tensor, x: Tensor, weight: Tensor, before: tuple) -> Tensor:
-    """The gradient of a 5x5 kernel, from its four corners of 3x3."""
-    height, width = grad.shape[2] + 2, grad.shape[3] + 2
+def _of_5x5(grad: Tensor, x: Tensor, weight: Tensor, stride: int, before: tuple, rows: int) -> Tensor:
+    """The gradient of a 5x5 kernel, from parts of three columns and three or five rows, which overlap."""
+    height, width = (grad.shape[2] - 1) * stride + rows, (grad.shape[3] - 1) * stride + 3
     whole = torch.empty_like(weight, dtype=torch.float32)
-    for i in (0, 2):
+    for i in (0, 2) if rows == 3 else (0,):
         for j in (0, 2):
             part = _window(x, i - before[0], j - before[1], height, width)
-            whole[:, :, i : i + 3, j : j + 3] = _of_kernel(grad, part, weight[:, :, :3, :3], 1, (0, 0))
+            whole[:, :, i : i + rows, j : j + 3] = _of_kernel(grad, part, weight[:, :, :rows, :3], stride, (0, 0))
     return whole
 
 

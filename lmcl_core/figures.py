@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from torch import Tensor
 
-from .score_files import FileScore
 from .files import replacing
+
+if TYPE_CHECKING:  # drawing needs no torch, whose import takes seconds
+    from torch import Tensor
+
+    from .score_files import FileScore
 
 BLUE, ORANGE, GREY = "#2f6db3", "#d9792b", "#8a8f98"
 sns.set_theme(
