@@ -13,7 +13,7 @@ reproduce: $(READY)  ## the main job on the demo: runs/demo, figures/demo
 
 test: $(READY)  ## every test, then every committed notebook, in folders of their own
 	rm -rf $(CHECKS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses auto --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses auto --dist loadscope --no-loadscope-reorder
 	LMCL_RUNS="$(CURDIR)/$(CHECKS)/runs" LMCL_FIGURES="$(CURDIR)/$(CHECKS)/figures" \
 		$(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
 

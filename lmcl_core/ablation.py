@@ -99,10 +99,9 @@ def results(
     rows = []
     for name, recipe in recipes.items():
         for index in range(splits):
-            result = tables.finished_result(table, recipe, runs_dir, index, recorded)
-            if result is None:
+            record = tables.finished_record(table, recipe, runs_dir, index, recorded)
+            if record is None:
                 continue
-            record = result[0]
             trained = len(thinned(table, make_split(table, index), recipe.train_share))
             row = dict(recipe=name, title=TITLES[name], split=index, n_train=trained, n_test=record["metrics"]["n"])
             row |= {key: record["metrics"][key] for key in ("srcc", "plcc", "rmse")}

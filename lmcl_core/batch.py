@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _TOPIC = "lmcl"  # of the events by which a worker tells of its epochs
 _SECONDS_TO_JOIN = 60
 _SECONDS_TO_LOOK = 5  # at workers that joined
+#: Dask gives up a worker that died where it is not back after 15 seconds, which a busy machine may need to import.
+_PATIENT = {"distributed.deploy.lost-worker-timeout": "10 minutes"}
 _SLURM_SETTINGS = (
     "SLURM settings are incomplete: write job-cpu, memory and walltime into ~/.config/dask/jobqueue.yaml under "
     "jobqueue.slurm, as the README shows"
@@ -75,6 +77,9 @@ def run_jobs(
 
     Returns:
         The error of each job that failed, by its title; the others are finished.
+
+    Raises:
+        RunError: every worker that was started on this machine is lost.
     """
     from distributed import TimeoutError as NothingYet
     from distributed import wait
@@ -91,12 +96,22 @@ def run_jobs(
             try:
                 ended = wait(list(running), timeout=_SECONDS_TO_LOOK, return_when="FIRST_COMPLETED").done
             except NothingYet:
-                continue  # workers may have joined meanwhile
+                _check_for_workers(client)
+                continue  # some may have joined meanwhile
             for future in ended:
                 _settle(running.pop(future), future, failed, finished, log)
     finally:
         client.unsubscribe_topic(_TOPIC)
     return failed
+
+
+def _check_for_workers(client: Client) -> None:
+    """Nobody brings back the workers that were started on this machine once their keepers have given them up."""
+    from distributed import Nanny
+
+    kinds = {kind["cls"] for kind in getattr(client.cluster, "worker_spec", {}).values()}
+    if kinds == {Nanny} and not client.cluster.workers:
+        raise RunError("every worker was lost and none could be started again: free memory, then call again")
 
 
 def _settle(
@@ -181,15 +196,19 @@ def _cluster(scheduler: str, workers: int) -> Iterator:
             raise InputError(f"scheduler is {scheduler!r}: write tcp://HOST:PORT, or slurm, or leave it out")
         yield scheduler
     else:
+        import dask
         from distributed import Nanny, Scheduler, SpecCluster
 
         environments = local_workers(workers, _visible_gpus(), os.cpu_count() or 1)
         options = dict(nthreads=1, memory_limit=0, dashboard=False, silence_logs=logging.CRITICAL)
-        with SpecCluster(
-            scheduler=dict(cls=Scheduler, options=dict(dashboard=False, dashboard_address=":0", host="127.0.0.1")),
-            workers={n: dict(cls=Nanny, options=dict(options, env=env)) for n, env in enumerate(environments)},
-            silence_logs=logging.CRITICAL,
-        ) as cluster:
+        with (
+            dask.config.set(_PATIENT),
+            SpecCluster(
+                scheduler=dict(cls=Scheduler, options=dict(dashboard=False, dashboard_address=":0", host="127.0.0.1")),
+                workers={n: dict(cls=Nanny, options=dict(options, env=env)) for n, env in enumerate(environments)},
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+        ):
             yield cluster
 
 

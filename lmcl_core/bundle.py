@@ -142,6 +142,7 @@ def _facts(run: Path, record: dict, table: pd.DataFrame, split: Split, path: Pat
         std=mos.std(),
         short_side=scorer.short_side,
         threads=_threads(record),
+        precision=record.get("precision", record["recipe"]["precision"]),
         torch=record["versions"]["torch"],
         minutes=record["seconds"] / 60,
         recipe_name=record["recipe"]["name"],

@@ -151,7 +151,8 @@ class _Convolution(torch.autograd.Function):
     """Convolution in float32, or within autocast in bfloat16, that may clip what comes of it to 0..6, of which it keeps
     no other copy.
 
-    Gradients of depthwise ones are our own: PyTorch's are many times slower than its forward pass.
+    Of depthwise ones the gradients of weights, and in bfloat16 of inputs too, are our own: PyTorch's are many times
+    slower than its forward pass.
     """
 
     @staticmethod
@@ -184,7 +185,7 @@ class _Convolution(torch.autograd.Function):
 
 
 def _of_any(grad: Tensor, x: Tensor, weight: Tensor, conv: nn.Conv2d, before: tuple, behind: tuple, wanted: tuple):
-    """PyTorch's own gradients of input, weight and bias; in float32 its sums over maps for a bias alone are faster."""
+    """PyTorch's own gradients of input, weight and bias; in float32 the bias is summed apart, which is faster."""
     of_input = _of_any_input(grad, x, weight, conv, before, behind) if wanted[0] else None
     of_weight, of_bias = None, _of_bias(grad) if wanted[2] and x.dtype == torch.float32 else None
     wanted = (False, wanted[1], wanted[2] and of_bias is None)
@@ -252,8 +253,10 @@ def _phase(odd: int, reach: int, taps: int, side: int, given: int) -> tuple[int,
 
 
 def _of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: int, before: tuple, behind: tuple) -> Tensor:
-    """Kernels of three columns are fast, in bfloat16 those of three rows alone; one of 5x5 is taken in such parts, or
-    in float32 where it makes steps in bfloat16. Borders of zeros are slow where they are most of what the kernel sees.
+    """Kernels of three columns are fast (in bfloat16: and of three rows), so that one of 5x5 is taken in such parts.
+
+    In bfloat16 larger ones, and those of 5x5 with a stride, are raised to float32. On maps that are narrower than the
+    kernel, oneDNN's own borders are slow in float32.
     """
     kernel, half = weight.shape[-1], x.dtype == torch.bfloat16
     if kernel == 5 and not (half and stride > 1):

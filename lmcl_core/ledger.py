@@ -31,7 +31,7 @@ _TEXTS = (
     *("benchmark", "name", "changes", "device", "precision", "commit", "recipe_hash", "data_hash", "split_hash"),
     *("recipe", "predictions"),
 )
-_NEEDED = (*runs.IDENTITY, "split_index", "seconds", "device", "commit", "dirty", "recipe", "metrics")  # of a record
+NEEDED = (*runs.IDENTITY, "split_index", "seconds", "device", "commit", "dirty", "recipe", "metrics")  # of a record
 
 
 def committed() -> Path:
@@ -62,7 +62,7 @@ def read_rows(path: str | Path, columns: Sequence[str], kind: str, **types: type
         path: CSV file.
         columns: which it must have.
         kind: what it is called in messages.
-        **types: of columns that are neither text nor numbers by their name.
+        **types: of columns that would else be read as something else.
 
     Returns:
         The table, with all its columns.
@@ -202,7 +202,7 @@ def _plain(value: object) -> str:
 
 
 def _validation_runs(folder: Path) -> list[dict]:
-    records = [runs.read_run(path, _NEEDED) for path in sorted(folder.glob("*/split-*-val"))]
+    records = [runs.read_run(path, NEEDED) for path in sorted(folder.glob("*/split-*-val"))]
     return [record for record in records if record is not None]
 
 

@@ -1,8 +1,8 @@
 """Results of finished runs as one table, so that tables and figures can be made where the runs are not at hand.
 
 A row is a run of a numbered split: what it was a run of, by hashes, where it was made, what came of it, and its
-predictions. Training that run again checks the row. ``python -m lmcl_core.records BENCHMARK DATA_ROOT [RUNS_DIR]`` adds
-the runs of a folder to ``figures/<benchmark>/records.csv`` of the checkout.
+predictions. ``python -m lmcl_core.records BENCHMARK DATA_ROOT [RUNS_DIR]`` adds the runs of a folder to
+``figures/<benchmark>/records.csv`` of the checkout; rows that it replaces are told, with what they said before.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from . import runs
@@ -19,19 +18,16 @@ from .benchmarks import load_benchmark, rows_of
 from .catalogue import BENCHMARKS
 from .errors import InputError, RunError
 from .files import replacing
-from .ledger import read_rows
+from .ledger import KEY, NEEDED, read_rows
 from .paths import project_folder, runs_folder
 from .recipe import Recipe
 from .splits import make_split
 
-#: What makes two rows the same run.
-KEY = ["benchmark", "split", "recipe_hash", "data_hash", "split_hash"]
 _METRICS = ("plcc", "srcc", "krcc", "rmse", "plcc_logistic")
 COLUMNS = [
     *("benchmark", "name", "split", *_METRICS, "plcc_best", "srcc_best", "n", "seconds", "device", "precision"),
     *("commit", "recipe_hash", "data_hash", "split_hash", "recipe", "predictions"),
 ]
-_NEEDED = (*runs.IDENTITY, "split_index", "seconds", "device", "commit", "dirty", "recipe", "metrics")  # of a record
 
 
 def committed(benchmark: str) -> Path:
@@ -58,47 +54,47 @@ def read_records(path: str | Path) -> pd.DataFrame:
     return read_rows(path, COLUMNS, "table of records")
 
 
-def update_records(path: str | Path, runs_dir: str | Path, table: pd.DataFrame) -> int:
+def update_records(path: str | Path, runs_dir: str | Path, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Add the finished runs of a benchmark's numbered splits; rows whose runs are no longer there stay.
 
     Args:
-        path: the records; made where they are missing.
+        path: the records; made where they are missing, unless there is no run.
         runs_dir: folder of run folders.
         table: the benchmark, from `load_benchmark`.
 
     Returns:
-        How many runs were read.
+        The rows that were added, and those that they replaced, which another machine or version had made.
 
     Raises:
-        InputError: no records, a damaged run, or one of other data or of another split.
+        InputError: no records, a damaged run, or one of other data, of another split or of another version.
         RunError: they cannot be saved.
     """
     found = pd.DataFrame([_row(folder, table) for folder in _finished(runs_dir, table)], columns=COLUMNS)
-    before = read_records(path) if Path(path).is_file() else pd.DataFrame(columns=COLUMNS)
-    rows = pd.concat([part for part in (before, found) if len(part)] or [before], ignore_index=True)
-    rows = rows.drop_duplicates(KEY, keep="last").sort_values(["benchmark", "name", "split"])
+    before = read_records(path) if Path(path).is_file() else found.head(0)
+    if found.empty:
+        return found, before.head(0)
+    again = before.set_index(KEY).index.isin(found.set_index(KEY).index)
+    rows = pd.concat([before[~again], found], ignore_index=True) if len(before) else found
     with replacing(Path(path)) as temporary:
-        rows.to_csv(temporary, index=False, float_format="%.6g")
-    return len(found)
+        rows.sort_values(["benchmark", "name", "split"]).to_csv(temporary, index=False, float_format="%.6g")
+    return found, before[again]
 
 
-def recall(records: pd.DataFrame, table: pd.DataFrame, recipe: Recipe, index: int) -> dict | None:
-    """The recorded run of a recipe on a numbered split of these very data.
+def recall(records: pd.DataFrame, wanted: dict, index: int) -> dict | None:
+    """The recorded run of a recipe on a numbered split of certain data.
 
     Args:
         records: from `read_records`.
-        table: the benchmark, from `load_benchmark`.
-        recipe: the run's.
+        wanted: from `runs.identity`.
         index: the split's.
 
     Returns:
-        What ``run.json`` would say of benchmark, hashes, seconds, commit and metrics, or None where there is none.
+        The row, with its metrics under ``metrics`` as ``run.json`` has them; None where there is none.
     """
-    wanted = {**runs.identity(table, make_split(table, index), recipe), "split": index}
-    rows = records[(records[KEY] == [wanted[key] for key in KEY]).all(axis=1)]
-    if rows.empty:
+    same = (records[KEY] == [{**wanted, "split": index}[key] for key in KEY]).all(axis=1)
+    if not same.any():
         return None
-    row = rows.iloc[-1].to_dict()
+    row = records[same].iloc[-1].to_dict()
     best = dict(plcc=row["plcc_best"], srcc=row["srcc_best"])
     return dict(row, metrics={**{key: row[key] for key in (*_METRICS, "n")}, "test_best_optimistic": best})
 
@@ -113,35 +109,50 @@ def predictions(record: dict, table: pd.DataFrame, index: int) -> pd.DataFrame:
 
     Returns:
         Columns image, mos, pred (MOS units); no row where predictions were not recorded.
+
+    Raises:
+        InputError: they are damaged.
     """
-    test = table.iloc[make_split(table, index).test]
-    values = json.loads(record["predictions"] or "[]")
-    return pd.DataFrame(dict(image=test["image"], mos=test["mos"])).head(len(values)).assign(pred=values)
+    test = table.iloc[make_split(table, index).test][["image", "mos"]]
+    if not record["predictions"]:
+        return test.head(0).assign(pred=[])
+    try:
+        return test.assign(pred=json.loads(record["predictions"]))
+    except ValueError as error:  # no JSON, or of another length
+        raise InputError(f"recorded predictions of {record['name']}, split {index}, are damaged ({error})") from error
 
 
 def _finished(runs_dir: str | Path, table: pd.DataFrame) -> list[Path]:
     """Folders of the finished runs of numbered splits; validation runs are the ledger's."""
     folders = sorted((Path(runs_dir) / table.attrs["benchmark"]).glob("*/split-[0-9]*"))
-    return [path for path in folders if not path.name.endswith("-val") and runs.read_run(path) is not None]
+    folders = [path for path in folders if not path.name.endswith("-val") and (path / "predictions.csv").is_file()]
+    return [path for path in folders if runs.read_run(path) is not None]
 
 
 def _row(folder: Path, table: pd.DataFrame) -> dict[str, object]:
-    record = runs.read_run(folder, _NEEDED)
-    split = make_split(table, record["split_index"])
-    runs.check_same(record, {**record, **runs.identity(table, split, Recipe.from_dict(record["recipe"]))}, folder)
-    metrics, predicted = record["metrics"], pd.read_csv(folder / "predictions.csv")
-    places = pd.Series(predicted["pred"].to_numpy(), index=rows_of(table, predicted["image"]))
+    record = runs.read_run(folder, NEEDED)
+    try:
+        split = make_split(table, record["split_index"])
+        same = runs.identity(table, split, Recipe.from_dict(record["recipe"]))
+        if any(record[key] != same[key] for key in runs.IDENTITY):
+            raise InputError("it is of other data, or of another version")
+        metrics, predicted = record["metrics"], pd.read_csv(folder / "predictions.csv")
+        places = pd.Series(predicted["pred"].to_numpy(), index=rows_of(table, predicted["image"]))
+        values = [float(f"{value:.6g}") for value in places[split.test]]
+        scores = {key: metrics[key] for key in (*_METRICS, "n")}
+        best = {f"{key}_best": metrics["test_best_optimistic"][key] for key in ("plcc", "srcc")}
+    except (InputError, KeyError, ValueError) as error:  # of the readers: not text, empty, columns or images missing
+        raise InputError(f"{folder} cannot be recorded ({error}): move it out of the folder of runs") from error
     return dict(
         **{key: record[key] for key in ("benchmark", "seconds", "device", "recipe_hash", "data_hash", "split_hash")},
+        **scores,
+        **best,
         name=record["recipe"]["name"],
         split=record["split_index"],
-        **{key: metrics[key] for key in (*_METRICS, "n")},
-        plcc_best=metrics["test_best_optimistic"]["plcc"],
-        srcc_best=metrics["test_best_optimistic"]["srcc"],
         precision=record.get("precision", record["recipe"]["precision"]),
-        commit=f"{record['commit']}{' with changes' if record['dirty'] else ''}",
+        commit=f"{record['commit'] or 'not known'}{' with changes' if record['dirty'] else ''}",
         recipe=json.dumps(record["recipe"], sort_keys=True),
-        predictions=json.dumps(np.round(places[split.test], 4).tolist()),
+        predictions=json.dumps(values),
     )
 
 
@@ -152,9 +163,14 @@ def main(arguments: list[str]) -> None:
             raise InputError("use: python -m lmcl_core.records BENCHMARK DATA_ROOT [RUNS_DIR]")
         table, folder = load_benchmark(arguments[0], arguments[1] or None), runs_folder(*arguments[2:])
         path = committed(arguments[0])
-        if not update_records(path, folder, table):
+        found, replaced = update_records(path, folder, table)
+        if found.empty:
             raise InputError(f"{folder} holds no finished run of {arguments[0]}: name the folder of all runs")
-        print(f"{path}: {len(read_records(path))} rows")
+        print(f"{path}: {len(read_records(path))} rows, {len(found)} read")
+        for old in replaced.to_dict("records"):
+            new = found[(found["name"] == old["name"]) & (found["split"] == old["split"])].iloc[-1]
+            words = f"PLCC {new['plcc']:.4f} ({new['precision']}), was {old['plcc']:.4f} ({old['precision']})"
+            print(f"replaced: {old['name']}, split {old['split']}: {words}")
     except (InputError, RunError) as error:
         print(f"records: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)

@@ -182,7 +182,7 @@ def _checked(
 def _fill(path: Path, pictures: Iterable[np.ndarray]) -> None:
     """Write pixels one after another, and see to it that the disk has them; it works while pictures are awaited."""
     flat, start, given = np.memmap(path, dtype=np.uint8, mode="r+"), 0, 0
-    with ThreadPoolExecutor(1) as disk, open(path, "r+b") as file:
+    with open(path, "r+b") as file, ThreadPoolExecutor(1) as disk:
         writing = disk.submit(os.fsync, file.fileno())
         for picture in pictures:
             flat[start : start + picture.size] = picture.ravel()

@@ -9,6 +9,7 @@ import pandas as pd
 
 from . import records, runs
 from .benchmarks import BENCHMARKS, rows_of
+from .errors import InputError
 from .evaluation import bootstrap_interval, median_interval
 from .recipe import Recipe
 from .splits import make_split
@@ -35,14 +36,14 @@ def finished_splits(
     Raises:
         InputError: a folder that holds a run of another recipe, data or split.
     """
-    found = (finished_result(table, recipe, runs_dir, index, recorded) for index in range(splits))
-    return [index for index, result in enumerate(found) if result is not None]
+    found = (finished_record(table, recipe, runs_dir, index, recorded) for index in range(splits))
+    return [index for index, record in enumerate(found) if record is not None]
 
 
-def finished_result(
+def finished_record(
     table: pd.DataFrame, recipe: Recipe, runs_dir: str | Path, index: int, recorded: pd.DataFrame | None = None
-) -> tuple[dict, pd.DataFrame] | None:
-    """What came of a run, from its folder or, where that holds none, from records.
+) -> dict | None:
+    """What is known of a finished run, from its folder or, where that holds none, from records.
 
     Args:
         table: from `load_benchmark`.
@@ -52,18 +53,15 @@ def finished_result(
         recorded: as in `finished_splits`.
 
     Returns:
-        The record as in ``run.json``, and the predictions (image, mos, pred; no rows where they were not recorded);
-        None where there is no such run.
+        Benchmark, hashes, seconds, commit and metrics as in ``run.json``; None where there is no such run.
 
     Raises:
         InputError: as `finished_splits`.
     """
     folder = runs.run_folder(runs_dir, table.attrs["benchmark"], recipe.name, index)
-    record = runs.finished_run(folder, runs.identity(table, make_split(table, index), recipe))
-    if record is not None:
-        return record, pd.read_csv(folder / "predictions.csv")
-    record = None if recorded is None else records.recall(recorded, table, recipe, index)
-    return None if record is None else (record, records.predictions(record, table, index))
+    wanted = runs.identity(table, make_split(table, index), recipe)
+    record = runs.finished_run(folder, wanted)
+    return records.recall(recorded, wanted, index) if record is None and recorded is not None else record
 
 
 def read_predictions(
@@ -84,11 +82,22 @@ def read_predictions(
 
     Returns:
         Columns split, image, mos, pred, content, distortion.
+
+    Raises:
+        InputError: a split that has no finished run.
     """
-    parts = [finished_result(table, recipe, runs_dir, index, recorded)[1].assign(split=index) for index in splits]
-    if not any(len(part) for part in parts):
+    parts = []
+    for index in splits:
+        folder = runs.run_folder(runs_dir, table.attrs["benchmark"], recipe.name, index)
+        record = finished_record(table, recipe, runs_dir, index, recorded)
+        if record is None:
+            raise InputError(f"{folder} holds no finished run: train it, or leave split {index} out")
+        was_recorded = "predictions" in record
+        part = records.predictions(record, table, index) if was_recorded else pd.read_csv(folder / "predictions.csv")
+        parts += [part.assign(split=index)] if len(part) else []
+    if not parts:
         return pd.DataFrame(columns=["split", "image", "mos", "pred", "content", "distortion"])
-    together = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    together = pd.concat(parts, ignore_index=True)
     rows = rows_of(table, together["image"])
     for column in ("content", "distortion"):
         together[column] = table[column].to_numpy()[rows]
@@ -118,7 +127,7 @@ def by_split(
     """
     predictions, rows = read_predictions(table, recipe, runs_dir, splits, recorded), []
     for index in splits:
-        record, _ = finished_result(table, recipe, runs_dir, index, recorded)
+        record = finished_record(table, recipe, runs_dir, index, recorded)
         last, best = record["metrics"], record["metrics"]["test_best_optimistic"]
         part, low, high = predictions[predictions["split"] == index], float("nan"), float("nan")
         if len(part):

@@ -67,7 +67,7 @@ class Trainer:
         self.table, self.split, self.recipe = table, split, recipe
         self.fabric = processes.make_fabric(device, recipe.precision)
         self.device = self.fabric.device
-        self.precision = usable_precision(self.device.type, recipe.precision)
+        self.precisions = [usable_precision(self.device.type, recipe.precision)]  # more where a run changes machines
         if self.device.type == "cpu":
             keep_freed_memory()
         mos = table["mos"].to_numpy(dtype=float)
@@ -173,12 +173,8 @@ class Trainer:
         generator = torch.Generator().manual_seed(_seed(self.recipe.seed, self.epoch))
         self.begin()
         batches = self.batches(generator)
-        terms = [
-            self.step(batch)
-            for batch in bar(
-                self.drawn(batches, generator), len(batches), f"epoch {self.epoch + 1}/{self.recipe.epochs}"
-            )
-        ]
+        drawn = bar(self.drawn(batches, generator), len(batches), f"epoch {self.epoch + 1}/{self.recipe.epochs}")
+        terms = [self.step(batch) for batch in drawn]
         means = torch.stack(terms).mean(dim=0).tolist()
         # activations that are no numbers may be clipped to numbers, and so be missing from the loss
         whole = all(parameter.isfinite().all() for parameter in self.student.parameters())
@@ -328,6 +324,7 @@ class Trainer:
             history=self.history,
             best=self.best,
             last=self.last,
+            precisions=self.precisions,
             predicted=torch.from_numpy(self.predicted),
             student=self.student.state_dict(),
             teacher=self.teacher.state_dict(),
@@ -342,6 +339,7 @@ class Trainer:
         for name in ("epoch", "seconds", "history", "best", "last"):
             setattr(self, name, state[name])
         self.predicted = state["predicted"].cpu().numpy()
+        self.precisions = list(dict.fromkeys([*state.get("precisions", []), *self.precisions]))
 
 
 def _seed(seed: int, epoch: int) -> int:

@@ -38,7 +38,7 @@ def train(
 
     The folder receives run.json (last), history.csv, predictions.csv, model.safetensors, and checkpoint.pt while
     unfinished. A finished run of the same recipe, data and split is returned as it stands; a killed one goes on from
-    its last whole epoch, on the CPU to bit-identical weights.
+    its last whole epoch, on the CPU that it was killed on to bit-identical weights.
 
     Args:
         table: from `load_benchmark`.
@@ -95,8 +95,8 @@ def _train(
             f"processes find different checkpoints in {out_dir}: it must be one folder that all of them see"
         )
     _tell_of_small_images(trainer, log)
-    how = f"{trainer.device} in {trainer.precision}"
-    if trainer.precision != recipe.precision:
+    how = f"{trainer.device} in {trainer.precisions[-1]}"
+    if trainer.precisions[-1] != recipe.precision:
         how += f" ({recipe.precision} would only be imitated by this processor, slowly)"
     log(f"{recipe.name}: {len(split.train)} images to train, {len(split.test)} to test, on {how}")
     while trainer.epoch < recipe.epochs:
@@ -182,7 +182,7 @@ def _finish(trainer: Trainer, out_dir: Path, identity: dict[str, Any], metrics: 
             split_index=trainer.split.index,
             seed=recipe.seed,
             device=device,
-            precision=trainer.precision,
+            precision=", ".join(trainer.precisions),
             threads=torch.get_num_threads(),
             processes=trainer.fabric.world_size,
             seconds=round(trainer.seconds, 1),

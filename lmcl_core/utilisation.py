@@ -16,6 +16,8 @@ from .devices import computes_in_bfloat16
 def operations(work: Callable[[], Any]) -> int:
     """Floating point operations of one call: two for each multiply-add of matrix products and convolutions.
 
+    Those of the zeros in `convolution`'s evened kernels, and of what its parts of kernels share, count too.
+
     Args:
         work: it is called once.
     """

@@ -13,7 +13,8 @@ from lmcl_core import BENCHMARKS
 
 
 def pytest_collection_modifyitems(items):
-    """The longest module comes first, so that no process waits for another one at the end."""
+    """The longest module comes first, so that no process waits for another one at the end: `make test` hands modules
+    out whole, in this order."""
     items.sort(key=lambda item: item.path.name != "test_reproduce.py")
 
 

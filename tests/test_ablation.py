@@ -139,9 +139,7 @@ def test_a_change_that_a_variant_would_undo_is_refused():
 def test_results_tell_what_was_trained_on(tmp_path, livec, monkeypatch):
     table = load_benchmark("livec", livec)
     record = dict(metrics=dict(srcc=0.1, plcc=0.2, rmse=3.0, n=2), seconds=4.0, commit="c" * 40)
-    monkeypatch.setattr(
-        ablation.tables, "finished_result", lambda t, r, w, index, k: None if index == 2 else (record, None)
-    )
+    monkeypatch.setattr(ablation.tables, "finished_record", lambda t, r, w, index, k: None if index == 2 else record)
     recipes = {name: Recipe.for_benchmark("livec", name) for name in ("train-40", "lmcl")}
     rows = ablation.results(table, recipes, tmp_path, 3)
     assert rows["n_train"].tolist() == [5, 5, 10, 10] and rows["n_test"].tolist() == [2] * 4 and len(table) == 12

@@ -133,3 +133,13 @@ def test_incomplete_slurm_settings_are_an_error(settings):
     with dask.config.set({f"jobqueue.slurm.{key}": value for key, value in settings.items()}):
         with pytest.raises(InputError, match="SLURM settings are incomplete: write job-cpu, memory"):
             slurm_cluster()
+
+
+def test_workers_that_nobody_starts_again_end_the_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr("lmcl_core.batch._SECONDS_TO_LOOK", 0.2)
+    with connect(workers=1) as client:
+        assert dask.config.get("distributed.deploy.lost-worker-timeout") == "10 minutes"
+        _, keeper = client.cluster.workers.popitem()
+        client.cluster.sync(keeper.close)
+        with pytest.raises(RunError, match="every worker was lost"):
+            run_jobs(client, [job(tmp_path, "1 + 1")], lambda job: None, lambda line: None)

@@ -55,7 +55,8 @@ def put_run(where, table, index: int, name: str = "lmcl", plcc: float = 0.8, **c
 
 def test_what_was_recorded_comes_back_when_the_run_is_gone(table, file, tmp_path):
     pred = put_run(tmp_path / "runs", table, 3)
-    assert update_records(file, tmp_path / "runs", table) == 1
+    found, replaced = update_records(file, tmp_path / "runs", table)
+    assert len(found) == 1 and replaced.empty
     recipe, known, nowhere = Recipe.for_benchmark("livec"), read_records(file), tmp_path / "nowhere"
     assert tables.finished_splits(table, recipe, nowhere, 5) == []
     assert tables.finished_splits(table, recipe, nowhere, 5, known) == [3]
@@ -84,35 +85,76 @@ def test_other_recipes_splits_and_data_are_not_taken_for_it(table, file, tmp_pat
     put_run(tmp_path / "runs", table, 0)
     update_records(file, tmp_path / "runs", table)
     known, recipe = read_records(file), Recipe.for_benchmark("livec")
-    assert recall(known, table, recipe, 0)["metrics"]["plcc"] == 0.8
-    assert recall(known, table, Recipe.for_benchmark("livec", lr=1e-3), 0) is None
-    assert recall(known, table, recipe, 1) is None
     other = table.assign(mos=table["mos"] + 1)
     other.attrs = table.attrs
-    assert recall(known, other, recipe, 0) is None
+
+    def found(table, recipe, index):
+        return recall(known, runs.identity(table, make_split(table, index), recipe), index)
+
+    assert found(table, recipe, 0)["metrics"]["plcc"] == 0.8
+    assert found(table, Recipe.for_benchmark("livec", lr=1e-3), 0) is None
+    assert found(table, recipe, 1) is None and found(other, recipe, 0) is None
 
 
 def test_rows_stay_and_a_run_made_again_replaces_its_own(table, file, tmp_path):
     put_run(tmp_path / "first", table, 0, plcc=0.5)
     put_run(tmp_path / "first", table, 1, "quality", plcc=0.6)
     put_run(tmp_path / "second", table, 0, plcc=0.7)
-    for where in ("first", "second", "nowhere"):
-        update_records(file, tmp_path / where, table)
+    told = {where: update_records(file, tmp_path / where, table)[1] for where in ("first", "second", "nowhere")}
+    assert told["first"].empty and told["nowhere"].empty and told["second"]["plcc"].tolist() == [0.5]
     assert read_records(file)[["name", "split", "plcc"]].values.tolist() == [["lmcl", 0, 0.7], ["quality", 1, 0.6]]
 
 
-def test_validation_and_official_runs_are_not_recorded(table, file, tmp_path):
+@pytest.mark.parametrize("place", ["split-00-val", "split-official"])
+def test_validation_and_official_runs_are_not_recorded(table, file, tmp_path, place):
     put_run(tmp_path / "runs", table, 0)
     folder = tmp_path / "runs" / "livec" / "lmcl"
-    (folder / "split-00").rename(folder / "split-00-val")
-    assert update_records(file, tmp_path / "runs", table) == 0
+    (folder / "split-00").rename(folder / place)
+    assert update_records(file, tmp_path / "runs", table)[0].empty and not file.exists()
+
+
+def cut(folder):
+    (folder / "predictions.csv").write_text("")
+
+
+def without_metrics(folder):
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**record, "metrics": {"plcc": 0.5}}))
+
+
+def of_another_version(folder):
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**record, "recipe": {**record["recipe"], "gone": 1}}))
+
+
+@pytest.mark.parametrize("spoil", [cut, without_metrics, of_another_version])
+def test_a_run_that_cannot_be_recorded_is_named(table, file, tmp_path, spoil):
+    put_run(tmp_path / "runs", table, 0)
+    spoil(tmp_path / "runs" / "livec" / "lmcl" / "split-00")
+    with pytest.raises(InputError, match=r"split-00 cannot be recorded .*move it out"):
+        update_records(file, tmp_path / "runs", table)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("damaged", ["[1.0, 2.0", "[1.0]"])
+def test_damaged_predictions_are_named(table, file, tmp_path, damaged):
+    put_run(tmp_path / "runs", table, 0)
+    update_records(file, tmp_path / "runs", table)
+    known = read_records(file).assign(predictions=damaged)
+    with pytest.raises(InputError, match="recorded predictions of lmcl, split 0, are damaged"):
+        tables.read_predictions(table, Recipe.for_benchmark("livec"), tmp_path / "nowhere", [0], known)
+
+
+def test_a_split_without_a_run_is_named(table, tmp_path):
+    with pytest.raises(InputError, match="no finished run: train it, or leave split 0 out"):
+        tables.read_predictions(table, Recipe.for_benchmark("livec"), tmp_path, [0])
 
 
 def test_a_run_of_other_data_is_refused(table, file, tmp_path):
     put_run(tmp_path / "runs", table, 0)
     other = table.assign(mos=table["mos"] + 1)
     other.attrs = table.attrs
-    with pytest.raises(InputError, match="another run .different: data_hash"):
+    with pytest.raises(InputError, match="of other data, or of another version"):
         update_records(file, tmp_path / "runs", other)
     assert not file.exists()
 
@@ -140,10 +182,12 @@ def test_the_command_adds_the_runs_of_a_folder(livec, tmp_path, monkeypatch, cap
     put_run(tmp_path / "runs", load_benchmark("livec", livec), 0)
     monkeypatch.setattr(records, "committed", lambda benchmark: tmp_path / f"{benchmark}.csv")
     main(["livec", str(livec), str(tmp_path / "runs")])
-    assert "livec.csv: 1 rows" in capsys.readouterr().out
+    assert "livec.csv: 1 rows, 1 read" in capsys.readouterr().out
+    main(["livec", str(livec), str(tmp_path / "runs")])
+    assert "replaced: lmcl, split 0: PLCC 0.8000 (32-true), was 0.8000 (32-true)" in capsys.readouterr().out
     for arguments, message in (
         (["livec"], "use: python"),
-        (["live", str(livec)], "records: "),
+        (["live", str(livec)], "records: missing_folder"),
         (["livec", str(livec), str(tmp_path / "nowhere")], "no finished run of livec"),
     ):
         with pytest.raises(SystemExit) as ended:
@@ -156,6 +200,7 @@ def test_the_records_of_livec_are_whole_and_their_metrics_are_those_of_their_pre
     assert not known.duplicated(records.KEY).any() and known["commit"].str.fullmatch("[0-9a-f]{40}").all()
     for row in known.to_dict("records"):
         assert Recipe.from_dict(json.loads(row["recipe"])).hash == row["recipe_hash"]
+        assert Recipe.for_benchmark("livec", row["name"]).hash == row["recipe_hash"], "the preset has moved"
     scores = pd.read_csv(records.committed("livec").parent / "03_scores.csv")
     method = known[known["name"] == "lmcl"].set_index("split")
     assert set(method.index) == set(scores["split"])
@@ -164,3 +209,16 @@ def test_the_records_of_livec_are_whole_and_their_metrics_are_those_of_their_pre
         again = metrics(pred=part["pred"], mos=part["mos"])
         for name in ("plcc", "srcc", "krcc", "rmse"):
             assert method.loc[index, name] == pytest.approx(again[name], rel=1e-3)
+
+
+def test_the_records_of_livec_are_what_its_tables_were_made_from():
+    folder = records.committed("livec").parent
+    known = read_records(folder / "records.csv")
+    both = pd.read_csv(folder / "05_results.csv").merge(
+        known, left_on=["recipe", "split"], right_on=["name", "split"], suffixes=("", "_recorded"), how="left"
+    )
+    for name in ("plcc", "srcc", "rmse", "commit"):
+        assert (both[name] == both[f"{name}_recorded"]).all()
+    method = pd.read_csv(folder / "03_results.csv").merge(known[known["name"] == "lmcl"], on="split")
+    assert (method["plcc_best_epoch_optimistic"] == method["plcc_best"]).all() and len(method)
+    assert (method["srcc_best_epoch_optimistic"] == method["srcc_best"]).all()

@@ -17,7 +17,6 @@ from lmcl_core.reproduce import Order, _lacks_input, plan, prepare, reproduce
 
 TINY = {"epochs": 1, "crop_size": 32, "crops": 2, "test_crops": 2, "pretrained": False, "batch_images": 32}
 TINY["train_share"] = 0.2
-together = pytest.mark.xdist_group("walked")  # the chain is run once: tests that look at it share a process
 
 
 def order(base: Path, **options) -> Order:
@@ -46,7 +45,6 @@ def running(lines: list[str]) -> list[str]:
     return [line.removesuffix(": running") for line in lines if line.endswith(": running")]
 
 
-@together
 def test_the_chain_runs_every_notebook_in_order(walked):
     base, outputs, lines = walked
     assert running(lines)[:3] == [
@@ -62,7 +60,6 @@ def test_the_chain_runs_every_notebook_in_order(walked):
     assert len(outputs) == 6 and all(path.is_file() for path in outputs)
 
 
-@together
 def test_each_run_folder_holds_its_notebook_and_results(walked):
     base, _, _ = walked
     for recipe in ("lmcl", "no-manifold"):
@@ -82,7 +79,6 @@ def test_each_run_folder_holds_its_notebook_and_results(walked):
     assert folder.parent.name == "no-manifold" and weight == 0
 
 
-@together
 def test_every_picture_stands_beside_the_table_it_was_drawn_from(walked):
     figures = walked[0] / "figures" / "demo"
     pictures = sorted(figures.glob("*.png"))
@@ -91,13 +87,11 @@ def test_every_picture_stands_beside_the_table_it_was_drawn_from(walked):
         assert path.with_suffix(".csv").stat().st_size > 0 and path.with_suffix(".pdf").stat().st_size > 0
 
 
-@together
 def test_a_second_call_computes_nothing(walked):
     lines = again(walked[0])
     assert len(lines) == 6 and all(line.endswith("finished before") for line in lines)
 
 
-@together
 def test_a_removed_figure_is_drawn_again(walked):
     base, _, _ = walked
     (base / "figures" / "demo" / "03_scores.png").unlink()
@@ -105,7 +99,6 @@ def test_a_removed_figure_is_drawn_again(walked):
     assert (base / "figures" / "demo" / "03_scores.png").is_file()
 
 
-@together
 def test_a_training_notebook_that_did_not_end_is_run_again_and_its_run_is_kept(walked):
     base, _, _ = walked
     folder = base / "runs" / "demo" / "lmcl" / "split-00"
@@ -115,12 +108,10 @@ def test_a_training_notebook_that_did_not_end_is_run_again_and_its_run_is_kept(w
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
 
 
-@together
 def test_each_epoch_is_told_while_a_notebook_runs(walked):
     assert sum(": epoch 1/1" in line for line in walked[2]) == 2
 
 
-@together
 def test_a_run_with_another_recipe_in_its_place_is_refused(walked):
     base, _, _ = walked
     with pytest.raises(InputError, match="holds another run"):
@@ -173,7 +164,6 @@ def test_a_relative_data_root_is_found_from_the_notebooks_too(tmp_path, livec, m
     assert all(Path(job.parameters["data_root"]) == livec for stage in plan(relative, ["livec"]) for job in stage)
 
 
-@together
 def test_a_folder_that_holds_another_run_is_told_before_anything_is_run(walked):
     lines: list[str] = []
     with pytest.raises(InputError, match="delete that folder"):
@@ -207,7 +197,6 @@ def test_all_takes_what_is_there_and_says_what_is_not(tmp_path, livec):
     assert left_out == {"live", "csiq", "tid2013", "kadid10k", "koniq10k", "livefb", "spaq"}
 
 
-@together
 def test_the_forecast_counts_runs_and_learns_from_finished_ones(walked, tmp_path):
     done = forecast(order(walked[0], splits=2)).iloc[0]
     assert (done["runs"], done["finished"], done["basis"]) == (2, 2, "finished runs")
