@@ -127,12 +127,30 @@ def test_what_lies_at_the_limits_of_clipping_gets_no_gradient(groups, half):
     assert x.grad[0, 0, 0].tolist() == [0, 0, 1, 0, 0]
 
 
-def test_only_what_is_asked_for_is_computed(monkeypatch):
-    monkeypatch.setattr(convolution, "_of_input", None)
-    weight, conv = noise(4, 1, 5, 5).requires_grad_(), convolution_of(4, 5, 1, "")
-    with torch.autocast("cpu", torch.bfloat16):
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_only_what_is_asked_for_is_computed(monkeypatch, groups, half):
+    for name in ("_of_input", "_of_any_input", "_of_bias"):
+        monkeypatch.setattr(convolution, name, None)
+    conv = convolution_of(groups, 5, 1, "")
+    weight = noise(*conv.weight.shape).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
         _Convolution.apply(noise(1, 4, 8, 8), weight, None, conv, False).float().sum().backward()
-    assert weight.grad.shape == (4, 1, 5, 5)
+    assert weight.grad.shape == (4, 4 // groups, 5, 5)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 6])
+@pytest.mark.parametrize("padding", ["same", ""])
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)])
+def test_gradients_in_float32_are_exact_on_maps_smaller_than_the_kernel_too(kernel, stride, padding, side):
+    conv, found = convolution_of(4, kernel, stride, padding), []
+    for convolve in (convolution._plain, lambda x, w, b, conv: _Convolution.apply(x, w, b, conv, False)):
+        inputs = [value.requires_grad_() for value in (noise(2, 4, side, 4), noise(4, 1, kernel, kernel), noise(4))]
+        out = convolve(*inputs, conv)
+        (out * noise(*out.shape, seed=9)).sum().backward()
+        found.append([out, *(value.grad for value in inputs)])
+    for wanted, got in zip(*found):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (5, 1), (5, 2)])
@@ -203,15 +221,17 @@ def test_a_copy_runs_its_own_weights_and_statistics():
         assert torch.equal(twin(x), before) and not torch.equal(network(x), before)
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("options", [dict(dilation=2), dict(padding=(2, 1)), dict(stride=(1, 2))])
-def test_kinds_that_the_function_does_not_know_are_left_to_pytorch(options):
+def test_kinds_that_the_function_does_not_know_are_left_to_pytorch(options, half):
     conv = seeded(lambda: nn.Conv2d(6, 6, 3, groups=6, bias=False, **options))
     plain = with_statistics(nn.Sequential(conv, BatchNormAct2d(6, apply_act=False))).eval()
     faster = copy.deepcopy(plain)
     assert speed_up(faster) == 1
     x = noise(2, 6, 11, 11)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(faster(x), plain(x), rtol=0.02, atol=0.03)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        rtol, atol = (0.02, 0.03) if half else (1e-4, 1e-5)
+        torch.testing.assert_close(faster(x), plain(x), rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("name", ["mixnet_s", "efficientnet_es", "efficientnet_b0", "mnasnet_050"])
@@ -315,9 +335,10 @@ def test_weights_have_gradients_where_the_input_has_none():
     assert all(parameter.grad.abs().max() > 0 for parameter in network.parameters())
 
 
-def test_second_gradients_are_refused():
+@pytest.mark.parametrize("half", [False, True])
+def test_second_gradients_are_refused(half):
     conv, x = convolution_of(4, 3, 1, ""), noise(1, 4, 8, 8).requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
         out = _Convolution.apply(x, conv.weight, None, conv, True)
     (grad,) = torch.autograd.grad(out.float().square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
@@ -368,14 +389,15 @@ def test_holes_are_left_to_pytorch_where_padding_is_uneven_too():
     torch.testing.assert_close(score(faster, x), score(plain, x), rtol=0.02, atol=0.03)
 
 
+@pytest.mark.parametrize("half, limit", [(False, 1e-5), (True, 0.03)])
 @pytest.mark.parametrize(
     "options", [dict(padding=2), dict(padding=(1, 0)), dict(stride=3, padding=1), dict(stride=(1, 2))]
 )
-def test_gradients_of_kinds_without_a_way_of_their_own_are_right(options):
+def test_gradients_of_kinds_without_a_way_of_their_own_are_right(options, half, limit):
     conv = seeded(lambda: nn.Conv2d(6, 6, 3, groups=6, bias=False, **options))
     plain = with_statistics(nn.Sequential(conv, BatchNormAct2d(6, apply_act=False))).eval()
     faster = copy.deepcopy(plain)
     speed_up(faster)
     x = noise(4, 6, 11, 12)
-    for wanted, got in zip(gradients(plain, x, half=False), gradients(faster, x, half=True), strict=True):
-        assert (got - wanted).norm() <= 0.03 * wanted.norm()
+    for wanted, got in zip(gradients(plain, x, half=False), gradients(faster, x, half), strict=True):
+        assert (got - wanted).norm() <= limit * wanted.norm()

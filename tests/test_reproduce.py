@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from lmcl_core import InputError, Recipe, RunError, load_benchmark, make_split, train
 from lmcl_core.estimates import forecast
+from lmcl_core.jobs import Job, run_notebook
 from lmcl_core.recipe import VARIANTS, variants_of
+from lmcl_core.records import update_records
 from lmcl_core.reproduce import Order, _lacks_input, plan, prepare, reproduce
 
 TINY = {"epochs": 1, "crop_size": 32, "crops": 2, "test_crops": 2, "pretrained": False, "batch_images": 32}
@@ -106,6 +109,18 @@ def test_a_training_notebook_that_did_not_end_is_run_again_and_its_run_is_kept(w
     (folder / "02_training.json").unlink()
     assert running(again(base)) == ["02_training  demo  lmcl  split 0"]
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_tables_are_made_from_records_where_runs_are_not_at_hand(walked, tmp_path):
+    base, known = walked[0], tmp_path / "records.csv"
+    update_records(known, base / "runs", load_benchmark("demo"))
+    parameters = dict(splits=1, train_missing=False, recipe_changes=json.dumps(TINY), recorded=str(known))
+    folders = dict(runs_dir=str(tmp_path / "nowhere"), figures_dir=str(tmp_path / "figures"))
+    run_notebook(
+        Job("03_benchmark_evaluation.ipynb", tmp_path / "03.ipynb", dict(benchmark="demo", **parameters, **folders))
+    )
+    made, first = (pd.read_csv(folder / "figures" / "demo" / "03_results.csv") for folder in (tmp_path, base))
+    pd.testing.assert_frame_equal(made, first, rtol=1e-4)
 
 
 def test_each_epoch_is_told_while_a_notebook_runs(walked):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,17 @@ def test_a_loaded_model_gives_the_scores_of_the_saved_one_bit_for_bit(run, score
     original = Scorer(model, RECIPE, about, torch.device("cpu"))
     pictures = [noise(90, 80, 3), noise(64, 64, 3, seed=1)]
     assert scorer.score(pictures).equals(original.score(pictures))
+
+
+@pytest.mark.parametrize("able, used", [(True, torch.bfloat16), (False, None)])
+@pytest.mark.parametrize("trained_in", ["bf16-mixed", "16-mixed"])
+def test_half_precision_is_bfloat16_on_a_cpu_that_has_it_and_float32_elsewhere(
+    model, scorer, monkeypatch, trained_in, able, used
+):
+    monkeypatch.setattr("lmcl_core.devices.computes_in_bfloat16", lambda device: able)
+    other = Scorer(model, replace(RECIPE, precision=trained_in), scorer.about, torch.device("cpu"))
+    with other._autocast():
+        assert (torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None) == used
 
 
 def test_a_loaded_model_knows_how_it_was_trained(scorer):

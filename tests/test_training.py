@@ -226,6 +226,23 @@ def test_what_the_run_was_computed_in_is_told_and_recorded(table, split, tmp_pat
     assert any("only be imitated" in line for line in lines) is not able
 
 
+def test_a_run_that_went_on_elsewhere_tells_both_precisions(table, split, tmp_path, monkeypatch):
+    recipe = dataclasses.replace(TINY, epochs=2, precision="bf16-mixed")
+    monkeypatch.setattr("lmcl_core.devices.computes_in_bfloat16", lambda device: True)
+    save = training.save_checkpoint
+
+    def killed(*args):
+        save(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "save_checkpoint", killed)
+        train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
+    monkeypatch.setattr("lmcl_core.devices.computes_in_bfloat16", lambda device: False)
+    train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["precision"] == "bf16-mixed, 32-true"
+
+
 def test_no_training_image_is_left_out_of_an_epoch(table, split, tmp_path, monkeypatch):
     seen: list[int] = []
     draw = trainer.Trainer.draw

@@ -44,6 +44,12 @@ def test_convolutions_that_clip_count_as_much_as_plain_ones(dtype):
     assert found == 2 * 2 * 6 * 4 * 9 * 64
 
 
+def test_a_processor_that_imitates_bfloat16_is_not_measured_in_it(monkeypatch):
+    monkeypatch.setattr("lmcl_core.utilisation.computes_in_bfloat16", lambda device: False)
+    monkeypatch.setattr(torch, "bfloat16", None)  # of which no product could be made
+    assert matmul_rate("cpu", size=64, repeats=1) > 0
+
+
 def test_the_rate_is_that_of_the_fastest_product(monkeypatch):
     ticks = iter([0, 9, 10, 14, 20, 23, 30, 39, 40, 48, 50, 57])  # products take 9, 4, 3 and 9, 8, 7 seconds
     monkeypatch.setattr("lmcl_core.utilisation.time.perf_counter", lambda: next(ticks))
