@@ -114,7 +114,9 @@ def _evened(weight: Tensor, before: Sequence[int], behind: Sequence[int]) -> tup
     Where there is one more behind, a row of zeros is put in front of the kernel: sums of finite numbers stay the same
     to the bit.
     """
-    return F.pad(weight, (behind[1] - before[1], 0, behind[0] - before[0], 0)), tuple(behind)
+    if before != behind:
+        weight = F.pad(weight, (behind[1] - before[1], 0, behind[0] - before[0], 0))
+    return weight, tuple(behind)
 
 
 def _empty_maps(like: Tensor, height: int, width: int) -> Tensor:
