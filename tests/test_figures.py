@@ -1,5 +1,8 @@
 """The numbers behind a figure, and the files it leaves."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -76,3 +79,9 @@ def test_the_salient_crop_alone_is_thick():
 )
 def test_a_drawing_function_returns_a_figure_with_something_on_it(figure):
     assert isinstance(figure, Figure) and any(axes.has_data() for axes in figure.axes)
+
+
+def test_drawing_needs_no_torch():
+    """Its import takes seconds, which notebooks of tables alone do not have to wait for."""
+    code = "import lmcl_core.result_figures, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
