@@ -28,8 +28,9 @@ from .store import PictureStore
 CARD = BUNDLED_FOLDER / "card_template.md"
 
 #: How far a model that was trained again may lie from the bundled one on the test images: root mean square difference
-#: of the scores in MOS units, and difference of PLCC.
-TOLERANCE = dict(score_rms=4.0, plcc=0.02)
+#: of the scores in MOS units, and difference of PLCC. On one machine and version weights are the same to the bit. A
+#: version that rounds some gradients otherwise came to 0.87 and 0.0034; this is two to three times that.
+TOLERANCE = dict(score_rms=2.0, plcc=0.01)
 
 
 def bundle(run: str | Path, table: pd.DataFrame, folder: str | Path = BUNDLED_FOLDER) -> Path:
