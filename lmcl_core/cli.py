@@ -182,7 +182,7 @@ def score(
     weights: Annotated[str, typer.Option(help="bundled name, model.safetensors or its run folder")] = "livec",
     form: Annotated[str, typer.Option("--format", help="csv or json")] = "csv",
     overlays: Annotated[Path | None, typer.Option(help="folder for one picture a file: saliency, crop scores")] = None,
-    batch_size: Annotated[int, typer.Option(help="pictures at a time")] = 4,
+    batch_size: Annotated[int, typer.Option(help="pictures at a time")] = 8,
     out: Annotated[str, typer.Option(help="folder of Parquet files, scored in parts on a Dask cluster")] = "",
     workers: Annotated[int, typer.Option(help="with --out: workers; 0: one a GPU, or one")] = 0,
     scheduler: Annotated[str, typer.Option(help="with --out: tcp://HOST:PORT of a Dask scheduler, or slurm")] = "",
@@ -190,7 +190,7 @@ def score(
 ) -> None:
     """Score pictures: image, score in MOS units, percentile. Unreadable ones are listed on stderr, exit 1."""
     if out:
-        if overlays is not None or form != "csv" or batch_size != 4:
+        if overlays is not None or form != "csv" or batch_size != 8:
             raise InputError("--overlays, --format and --batch-size go with rows on standard output: leave out --out")
         _score_many(paths, out, weights, scheduler, workers, device)
         return

@@ -63,7 +63,7 @@ def _itself(file: str | Path) -> str | Path:
 def score_files(
     scorer: Scorer,
     files: Iterable[str | Path],
-    batch_size: int = 4,
+    batch_size: int = 8,
     readers: int = 2,
     open_file: Callable[[str | Path], str | Path | Image.Image] = _itself,
 ) -> Iterator[FileScore]:
