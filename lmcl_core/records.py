@@ -1,8 +1,9 @@
 """Results of finished runs as one table, so that tables and figures can be made where the runs are not at hand.
 
 A row is a run of a numbered split: what it was a run of, by hashes, where it was made, what came of it, and its
-predictions. ``python -m lmcl_core.records BENCHMARK DATA_ROOT [RUNS_DIR]`` adds the runs of a folder to
-``figures/<benchmark>/records.csv`` of the checkout; rows that it replaces are told, with what they said before.
+predictions. ``python -m lmcl_core.records BENCHMARK DATA_ROOT [RUNS_DIR [RECORDS]]`` adds the runs of a folder to
+``figures/<benchmark>/records.csv`` of the checkout, or to other records; rows that it replaces are told, with what they
+said before.
 """
 
 from __future__ import annotations
@@ -157,12 +158,12 @@ def _row(folder: Path, table: pd.DataFrame) -> dict[str, object]:
 
 
 def main(arguments: list[str]) -> None:
-    """``python -m lmcl_core.records BENCHMARK DATA_ROOT [RUNS_DIR]``; exit 0 good, 1 failed, 2 wrong use, as `lmcl`."""
+    """What ``python -m lmcl_core.records`` does; exit 0 good, 1 failed, 2 wrong use, as `lmcl`."""
     try:
-        if len(arguments) not in (2, 3) or arguments[0] not in BENCHMARKS:
-            raise InputError("use: python -m lmcl_core.records BENCHMARK DATA_ROOT [RUNS_DIR]")
-        table, folder = load_benchmark(arguments[0], arguments[1] or None), runs_folder(*arguments[2:])
-        path = committed(arguments[0])
+        if len(arguments) not in (2, 3, 4) or arguments[0] not in BENCHMARKS:
+            raise InputError("use: python -m lmcl_core.records BENCHMARK DATA_ROOT [RUNS_DIR [RECORDS]]")
+        table, folder = load_benchmark(arguments[0], arguments[1] or None), runs_folder(*arguments[2:3])
+        path = Path(arguments[3]) if len(arguments) > 3 else committed(arguments[0])
         found, replaced = update_records(path, folder, table)
         if found.empty:
             raise InputError(f"{folder} holds no finished run of {arguments[0]}: name the folder of all runs")

@@ -185,6 +185,8 @@ def test_the_command_adds_the_runs_of_a_folder(livec, tmp_path, monkeypatch, cap
     assert "livec.csv: 1 rows, 1 read" in capsys.readouterr().out
     main(["livec", str(livec), str(tmp_path / "runs")])
     assert "replaced: lmcl, split 0: PLCC 0.8000 (32-true), was 0.8000 (32-true)" in capsys.readouterr().out
+    main(["livec", str(livec), str(tmp_path / "runs"), str(tmp_path / "again.csv")])
+    assert "again.csv: 1 rows, 1 read" in capsys.readouterr().out and len(read_records(tmp_path / "again.csv")) == 1
     for arguments, message in (
         (["livec"], "use: python"),
         (["live", str(livec)], "records: missing_folder"),
