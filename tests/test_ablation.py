@@ -109,13 +109,15 @@ def test_what_too_few_splits_cannot_tell_is_empty(values, empty):
         assert told == dict(difference=0.0, low=0.0, high=0.0, p_wilcoxon=1.0)
 
 
-def test_shares_come_with_every_split():
-    table = ablation.by_share(found(lmcl={0: 0.8}, train_20={0: 0.5, 1: 0.6}, quality={0: 0.7}))
+def test_shares_come_with_the_splits_that_all_of_them_were_run_on():
+    table = ablation.by_share(found(lmcl={0: 0.8, 1: 0.9, 2: 0.7}, train_20={0: 0.5, 1: 0.6}, quality={0: 0.7}))
     assert sorted(table[["share", "split", "plcc"]].itertuples(index=False, name=None)) == [
         (20, 0, 0.5),
         (20, 1, 0.6),
         (80, 0, 0.8),
+        (80, 1, 0.9),
     ]
+    assert ablation.by_share(found(lmcl={0: 0.8}, train_20={1: 0.5})).empty
 
 
 def test_variants_are_chosen_by_name_in_the_order_of_the_table():
