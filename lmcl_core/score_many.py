@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 PART = 256  #: pictures a task, and a Parquet file
-_ORDER = "order.json"  # beside the parts: what was asked for
+_ORDER = "_order.json"  # beside the parts: what was asked for; readers of Parquet folders pass over such names
 _ORDERED = dict(weights="of other weights", part="in parts of another size", files="of another list of files")
 _TYPES = dict(image="string", score="float64", percentile="float64", fault="string")  # of a part's columns
 

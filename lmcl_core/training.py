@@ -100,9 +100,10 @@ def _train(
         how += f" ({recipe.precision} would only be imitated by this processor, slowly)"
     log(f"{recipe.name}: {len(split.train)} images to train, {len(split.test)} to test, on {how}")
     while trainer.epoch < recipe.epochs:
-        log(trainer.run_epoch())
+        line = trainer.run_epoch()
         if processes.rank() == 0:
             save_checkpoint(trainer, out_dir / "checkpoint.pt", identity)
+        log(line)  # an epoch that was told is kept
     metrics = {**trainer.last, "test_best_optimistic": trainer.best, **trainer.both()}
     if processes.rank() == 0:
         _finish(trainer, out_dir, identity, metrics)
@@ -189,7 +190,8 @@ def _finish(trainer: Trainer, out_dir: Path, identity: dict[str, Any], metrics: 
             metrics=metrics,
         ),
     )
-    (out_dir / "checkpoint.pt").unlink(missing_ok=True)
+    for left in (out_dir / "checkpoint.pt", *out_dir.glob(".checkpoint.pt-*")):  # of processes that were killed too
+        left.unlink(missing_ok=True)
 
 
 def _save_tensors(state: dict[str, Any], path: Path) -> None:

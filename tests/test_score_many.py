@@ -66,6 +66,7 @@ def test_a_cluster_gives_the_scores_of_one_process(folder, tmp_path, monkeypatch
     assert score_many([folder], tmp_path / "out", workers=2, log=quiet) == (4, 1)
     found = scores(tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").glob("part*")) == [f"part-0000{n}.parquet" for n in range(3)]
+    assert len(pd.read_parquet(tmp_path / "out")) == len(found)  # the folder is one data set, too
     assert found["image"].tolist() == list(list_pictures([folder]))
     assert found.loc[found["score"].isna(), "image"].tolist() == [str(folder / "broken.jpg")]
     whole = found[found["fault"].isna()]
@@ -185,10 +186,10 @@ def test_a_folder_with_the_scores_of_something_else_is_refused(folder, tmp_path,
     monkeypatch.setattr("lmcl_core.score_many.PART", 3)
     with pytest.raises(InputError, match="scores in parts of another size"):
         score_many([folder], out, log=quiet)
-    (out / "order.json").write_text("{")
-    with pytest.raises(InputError, match="order.json is damaged"):
+    (out / "_order.json").write_text("{")
+    with pytest.raises(InputError, match="_order.json is damaged"):
         score_many([folder], out, log=quiet)
-    (out / "order.json").unlink()
+    (out / "_order.json").unlink()
     with pytest.raises(InputError, match="do not say what they are of"):
         score_many([folder], out, log=quiet)
 

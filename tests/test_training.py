@@ -88,10 +88,12 @@ def test_a_killed_run_resumes_to_bit_identical_weights(table, split, tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         train(table, split, recipe, tmp_path / "killed", "cpu", log=quiet)
     assert os.listdir(tmp_path / "killed") == ["checkpoint.pt"]
+    (tmp_path / "killed" / ".checkpoint.pt-1").write_bytes(b"half of one")
     monkeypatch.setattr(trainer.Trainer, "step", step)
     lines: list[str] = []
     train(table, split, recipe, tmp_path / "killed", "cpu", log=lines.append)
     assert [line[:9] for line in lines[1:]] == ["epoch 2/3", "epoch 3/3"]
+    assert not list((tmp_path / "killed").glob("*checkpoint*"))
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert (tmp_path / "whole" / "predictions.csv").read_bytes() == (
