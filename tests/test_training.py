@@ -126,6 +126,17 @@ def test_a_folder_with_another_run_is_refused_and_kept(table, split, tmp_path):
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
 
 
+def test_an_epoch_is_kept_before_it_is_told(table, split, tmp_path):
+    kept = []
+
+    def log(line):
+        if line.startswith("epoch"):
+            kept.append((tmp_path / "run" / "checkpoint.pt").is_file())
+
+    train(table, split, Recipe.from_dict({"epochs": 1}, TINY), tmp_path / "run", "cpu", log=log)
+    assert kept == [True]
+
+
 def test_a_checkpoint_of_another_recipe_is_refused(table, split, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_finish", lambda *args: pytest.fail("finished"))
     with pytest.raises(pytest.fail.Exception):
