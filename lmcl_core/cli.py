@@ -80,7 +80,7 @@ def reproduce(
     from .estimates import forecast  # here: it needs torch, which a batch leaves to its notebooks
 
     expected = forecast(order, log=_say)
-    print(expected.to_string(index=False))
+    print(expected.round({"minutes": 1, "store_gb": 2}).to_string(index=False))
     print(
         f"in all {expected['runs'].sum()} runs, {expected['minutes'].sum():.0f} minutes of training on one worker, "
         f"{expected['store_gb'].sum():.1f} GB of decoded pictures"

@@ -72,9 +72,9 @@ def forecast(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
                 images=len(table),
                 runs=len(recipes[name]) * order.splits - finished,
                 finished=finished,
-                minutes=round(minutes, 1),
+                minutes=minutes,
                 basis=", ".join(sorted(basis)),
-                store_gb=round(store_bytes(table, _short_sides(name, recipes)) / 1e9, 2),
+                store_gb=store_bytes(table, _short_sides(name, recipes)) / 1e9,
             )
         )
     return pd.DataFrame(rows)
