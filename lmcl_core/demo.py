@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from PIL import Image
 
 from .distortions import DISTORTIONS, LEVELS
 from .errors import InputError, save_failed
+from .locks import alone
 from .paths import cache_folder
 
 VERSION = 1  # part of the cached folder's name; to be raised when pictures or labels change
@@ -54,29 +54,29 @@ def build_demo(folder: str | Path | None = None) -> Path:
     folder = Path(folder) if folder is not None else cache_folder() / f"demo-v{VERSION}" / "demo"
     if (folder / LABEL_FILE).is_file():
         return folder
+    with alone(folder.with_name(f".{folder.name}.lock")):
+        if not (folder / LABEL_FILE).is_file():  # somebody else may just have built it
+            _build(folder)
+    return folder
+
+
+def _build(folder: Path) -> None:
+    """Build the demo beside its place, then move it there whole."""
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder} is not the demo, it lacks {LABEL_FILE}: move it away, or set LMCL_CACHE elsewhere")
     photographs = load_photographs()
-    building = folder.parent / f".demo-{uuid.uuid4().hex}"
+    building = folder.with_name(f".{folder.name}-building")
     try:
-        building.mkdir(parents=True)
+        if building.exists():  # of a build that was killed
+            shutil.rmtree(building)
+        building.mkdir()
         try:
             _build_into(building, photographs)
-            _put(building, folder)
+            os.replace(building, folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
         raise save_failed(folder, error) from error
-    return folder
-
-
-def _put(building: Path, folder: Path) -> None:
-    """Move a whole demo to its place, unless another process was faster."""
-    try:
-        os.replace(building, folder)
-    except OSError:
-        if not (folder / LABEL_FILE).is_file():
-            raise
 
 
 def load_photographs() -> dict[str, np.ndarray]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -176,11 +180,19 @@ def test_a_folder_without_labels_is_not_trusted(tmp_path, monkeypatch):
     assert (build_demo(tmp_path / "demo") / LABEL_FILE).read_text() == "new"
 
 
-def test_what_a_killed_build_left_is_not_trusted(tmp_path, monkeypatch):
+def test_what_a_killed_build_left_is_neither_trusted_nor_kept(tmp_path, monkeypatch):
+    def killed(folder: Path, photographs: object) -> None:
+        (folder / LABEL_FILE).write_text("old")
+        os._exit(9)
+
+    monkeypatch.setattr(demo, "_build_into", killed)
+    child = multiprocessing.get_context("fork").Process(target=build_demo, args=[tmp_path / "demo"])
+    child.start()
+    child.join()
+    assert child.exitcode == 9 and list(tmp_path.rglob(LABEL_FILE)) and not (tmp_path / "demo").exists()
     monkeypatch.setattr(demo, "_build_into", quick_build)
-    (tmp_path / ".demo-killed").mkdir()
-    (tmp_path / ".demo-killed" / LABEL_FILE).write_text("old")
     assert (build_demo(tmp_path / "demo") / LABEL_FILE).read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
 
 def test_a_build_that_is_stopped_leaves_nothing(tmp_path, monkeypatch):
@@ -215,19 +227,22 @@ def test_a_folder_of_someone_s_own_files_is_not_deleted(tmp_path, monkeypatch):
     assert (tmp_path / "demo" / "thesis.tex").read_text() == "years of work"
 
 
-def test_a_slower_process_leaves_the_demo_of_a_faster_one_alone(tmp_path, monkeypatch):
-    faster = []
+def test_who_comes_while_the_demo_is_built_waits_for_it(tmp_path, monkeypatch):
+    begun, built = threading.Event(), []
 
-    def overtaken(folder: Path, photographs: object) -> None:
+    def slow(folder: Path, photographs: object) -> None:
+        begun.set()
+        time.sleep(0.3)
         quick_build(folder)
-        (tmp_path / "demo").mkdir()
-        quick_build(tmp_path / "demo")
-        faster.append(os.stat(tmp_path / "demo").st_ino)
+        built.append(folder)
 
-    monkeypatch.setattr(demo, "_build_into", overtaken)
-    build_demo(tmp_path / "demo")
-    assert os.stat(tmp_path / "demo").st_ino == faster[0]
-    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+    monkeypatch.setattr(demo, "_build_into", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(build_demo, tmp_path / "demo")
+        begun.wait()
+        second = pool.submit(build_demo, tmp_path / "demo")
+        assert (second.result() / LABEL_FILE).is_file() and first.result() == second.result()
+    assert len(built) == 1 and [path.name for path in tmp_path.iterdir()] == ["demo"]
 
 
 @pytest.mark.parametrize("package", ["scikit-image", "scikit-learn", "matplotlib"])
