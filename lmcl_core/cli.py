@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from .arguments import parse_changes, parse_split
-from .errors import InputError, RunError
+from .errors import InputError, RunError, counted
 
 app = typer.Typer(
     add_completion=False,
@@ -38,6 +38,8 @@ Set = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="compute again what is finished")]
+
+_AT_A_TIME = 8  # pictures that are scored together
 
 
 @app.command()
@@ -116,7 +118,7 @@ def verify(
         if count > show:
             print(f"{kind}: {count - show} more", file=sys.stderr)
     if faults:
-        print(f"{benchmark}: {len(faults)} fault" + "s" * (len(faults) > 1), file=sys.stderr)
+        print(f"{benchmark}: {counted(len(faults), 'fault')}", file=sys.stderr)
         raise typer.Exit(1)
     table = load_benchmark(benchmark, data_root or None)
     print(f"{benchmark}: {len(table)} images, no faults; labels from {table.attrs['label_file']}")
@@ -182,7 +184,7 @@ def score(
     weights: Annotated[str, typer.Option(help="bundled name, model.safetensors or its run folder")] = "livec",
     form: Annotated[str, typer.Option("--format", help="csv or json")] = "csv",
     overlays: Annotated[Path | None, typer.Option(help="folder for one picture a file: saliency, crop scores")] = None,
-    batch_size: Annotated[int, typer.Option(help="pictures at a time")] = 8,
+    batch_size: Annotated[int, typer.Option(help="pictures at a time")] = _AT_A_TIME,
     out: Annotated[str, typer.Option(help="folder of Parquet files, scored in parts on a Dask cluster")] = "",
     workers: Annotated[int, typer.Option(help="with --out: workers; 0: one a GPU, or one")] = 0,
     scheduler: Annotated[str, typer.Option(help="with --out: tcp://HOST:PORT of a Dask scheduler, or slurm")] = "",
@@ -190,7 +192,7 @@ def score(
 ) -> None:
     """Score pictures: image, score in MOS units, percentile. Unreadable ones are listed on stderr, exit 1."""
     if out:
-        if overlays is not None or form != "csv" or batch_size != 8:
+        if overlays is not None or form != "csv" or batch_size != _AT_A_TIME:
             raise InputError("--overlays, --format and --batch-size go with rows on standard output: leave out --out")
         _score_many(paths, out, weights, scheduler, workers, device)
         return
@@ -284,8 +286,12 @@ def bench(
     measure.bench(order, log=_say, done=report.write)
     for told in (report.costs, report.growth):
         if len(told):
-            print(told.to_string(index=False, float_format=lambda value: f"{value:.3g}", na_rep="-"))
+            print(told.to_string(index=False, float_format=_three_figures, na_rep="-"))
     print(f"{report.note}; tables and pictures in {report.folder}")
+
+
+def _three_figures(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _kept(arguments: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The two ways a run can be stopped by something its user can mend."""
+"""The two ways a run can be stopped by something its user can mend, and how they are worded."""
 
 from __future__ import annotations
 
@@ -38,6 +38,11 @@ def unknown(kind: str, value: object, known: Iterable[str]) -> InputError:
     listed = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {listed}"
     return InputError(f"unknown {kind} {value!r}: {hint}")
+
+
+def counted(count: int, thing: str) -> str:
+    """A number of things in words: ``"1 part"``, ``"2 parts"``."""
+    return f"{count} {thing}" + "s" * (count != 1)
 
 
 def save_failed(path: object, error: OSError) -> RunError:

@@ -16,8 +16,7 @@ import pandas as pd
 
 from . import runs
 from .benchmarks import load_benchmark, rows_of
-from .catalogue import BENCHMARKS
-from .errors import InputError, RunError
+from .errors import InputError, RunError, counted
 from .files import replacing
 from .ledger import KEY, NEEDED, read_rows
 from .paths import project_folder, runs_folder
@@ -160,14 +159,16 @@ def _row(folder: Path, table: pd.DataFrame) -> dict[str, object]:
 def main(arguments: list[str]) -> None:
     """What ``python -m lmcl_core.records`` does; exit 0 good, 1 failed, 2 wrong use, as `lmcl`."""
     try:
-        if len(arguments) not in (2, 3, 4) or arguments[0] not in BENCHMARKS:
+        if len(arguments) not in (2, 3, 4):
             raise InputError("use: python -m lmcl_core.records BENCHMARK DATA_ROOT [RUNS_DIR [RECORDS]]")
         table, folder = load_benchmark(arguments[0], arguments[1] or None), runs_folder(*arguments[2:3])
         path = Path(arguments[3]) if len(arguments) > 3 else committed(arguments[0])
+        if path.is_dir():
+            raise InputError(f"{path} is a folder: name a CSV file, which is made where it is missing")
         found, replaced = update_records(path, folder, table)
         if found.empty:
             raise InputError(f"{folder} holds no finished run of {arguments[0]}: name the folder of all runs")
-        print(f"{path}: {len(read_records(path))} rows, {len(found)} read")
+        print(f"{path}: {counted(len(read_records(path)), 'row')}, {len(found)} read")
         for old in replaced.to_dict("records"):
             new = found[(found["name"] == old["name"]) & (found["split"] == old["split"])].iloc[-1]
             words = f"PLCC {new['plcc']:.4f} ({new['precision']}), was {old['plcc']:.4f} ({old['precision']})"

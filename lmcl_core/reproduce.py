@@ -15,7 +15,7 @@ from . import runs
 from .batch import connect, run_jobs
 from .choice import choose_benchmarks
 from .devices import resolve_device
-from .errors import InputError, RunError
+from .errors import InputError, RunError, counted
 from .jobs import Job, is_finished, remember
 from .paths import figures_folder, runs_folder
 from .recipe import COMPARED, Recipe, check_changes, variants_of
@@ -210,5 +210,4 @@ def _lacks_input(job: Job, failed: Mapping[str, Exception]) -> bool:
 def _report(failed: Mapping[str, Exception]) -> str:
     shown = "; ".join(f"{title}: {error}" for title, error in list(failed.items())[:5])
     more = f"; and {len(failed) - 5} more" if len(failed) > 5 else ""
-    count = f"{len(failed)} notebook" + "s" * (len(failed) > 1)
-    return f"{count} failed: {shown}{more}. Run the same command again to do what is missing"
+    return f"{counted(len(failed), 'notebook')} failed: {shown}{more}. Run the same command again to do what is missing"

@@ -22,7 +22,7 @@ import pyarrow
 from pyarrow import parquet
 
 from .devices import resolve_device
-from .errors import InputError, RunError
+from .errors import InputError, RunError, counted
 from .files import replacing
 from .model_file import BUNDLED, read_model
 from .pictures import SCORED_SUFFIXES, from_bytes
@@ -80,7 +80,8 @@ def score_many(
     states = {name: {file: found[file] for file in own} for name, own in parts.items()}
     there = _names(out, order)
     missing = {name: own for name, own in states.items() if name not in there or not _is_done(out, name, digest, own)}
-    log(f"{len(files)} pictures in {len(parts)} parts, {len(parts) - len(missing)} of them finished before")
+    count = f"{counted(len(files), 'picture')} in {counted(len(parts), 'part')}"
+    log(f"{count}, {len(parts) - len(missing)} finished before")
     if not missing:
         return len(files), 0
     from .batch import connect  # here, since a worker imports this module and needs none of it
@@ -245,7 +246,7 @@ def _run(
         if error is None:
             tried, unread = task.result()
             faults += unread
-            said = f"{tried} pictures"
+            said = counted(tried, "picture")
         else:
             failed[name] = told(error)
             said = f"FAILED: {failed[name]}"
@@ -253,7 +254,8 @@ def _run(
         task.release()
     if failed:
         first = next(iter(failed.values()))
-        raise RunError(f"{len(failed)} of {len(parts)} parts failed ({first}); call again to do those that are missing")
+        count = f"{len(failed)} of {counted(len(parts), 'part')} failed"
+        raise RunError(f"{count} ({first}); call again to do those that are missing")
     return faults
 
 

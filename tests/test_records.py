@@ -182,14 +182,16 @@ def test_the_command_adds_the_runs_of_a_folder(livec, tmp_path, monkeypatch, cap
     put_run(tmp_path / "runs", load_benchmark("livec", livec), 0)
     monkeypatch.setattr(records, "committed", lambda benchmark: tmp_path / f"{benchmark}.csv")
     main(["livec", str(livec), str(tmp_path / "runs")])
-    assert "livec.csv: 1 rows, 1 read" in capsys.readouterr().out
+    assert "livec.csv: 1 row, 1 read" in capsys.readouterr().out
     main(["livec", str(livec), str(tmp_path / "runs")])
     assert "replaced: lmcl, split 0: PLCC 0.8000 (32-true), was 0.8000 (32-true)" in capsys.readouterr().out
     main(["livec", str(livec), str(tmp_path / "runs"), str(tmp_path / "again.csv")])
-    assert "again.csv: 1 rows, 1 read" in capsys.readouterr().out and len(read_records(tmp_path / "again.csv")) == 1
+    assert "again.csv: 1 row, 1 read" in capsys.readouterr().out and len(read_records(tmp_path / "again.csv")) == 1
     for arguments, message in (
         (["livec"], "use: python"),
         (["live", str(livec)], "records: missing_folder"),
+        (["livc", str(livec)], "did you mean 'livec'?"),
+        (["livec", str(livec), str(tmp_path / "runs"), str(tmp_path)], "is a folder: name a CSV file"),
         (["livec", str(livec), str(tmp_path / "nowhere")], "no finished run of livec"),
     ):
         with pytest.raises(SystemExit) as ended:

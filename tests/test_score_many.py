@@ -84,7 +84,7 @@ def test_called_again_it_does_what_is_missing_alone(folder, tmp_path, here, monk
     assert score_many([folder], out, log=told.append) == (4, 0)
     after = {path.name: path.stat().st_mtime_ns for path in out.glob("part*")}
     assert {name for name in before if before[name] != after[name]} == {"part-00001.parquet"}
-    assert "1 of them finished before" in told[0] and len(told) == 2
+    assert ", 1 finished before" in told[0] and len(told) == 2
 
 
 def test_when_nothing_is_left_to_do_no_cluster_is_started(folder, tmp_path, here, monkeypatch):
@@ -124,7 +124,7 @@ def test_called_again_it_scores_pictures_that_were_changed_or_fetched_again(fold
     assert score_many([folder], out, log=told.append) == (5, 0)
     after = scores(out).set_index("image")
     tried = sorted(line.split(" (")[0] for line in told[1:])
-    assert tried == ["part-00000.parquet: 1 pictures", "part-00002.parquet: 1 pictures"]
+    assert tried == ["part-00000.parquet: 1 picture", "part-00002.parquet: 1 picture"]
     assert after["score"][str(folder / "0.png")] == pytest.approx(before["score"][str(folder / "1.png")], abs=0.3)
     assert after["score"][str(folder / "broken.jpg")] == pytest.approx(before["score"][str(folder / "2.png")], abs=0.3)
 
