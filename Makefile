@@ -21,7 +21,7 @@ lab: $(READY)  ## study the notebooks
 	$(BIN)/jupyter lab notebooks
 
 lint: $(READY)
-	$(BIN)/ruff check lmcl_core tests
+	$(BIN)/ruff check lmcl_core notebooks tests
 
 notebooks: $(READY)  ## run the committed notebooks anew, in order, outputs in place
 	rm -rf $(CHECKS)
