@@ -27,6 +27,8 @@ TITLES = {
     "uniform-pooling": "crops weighed alike",
     "quality-aware": "quality-aware negatives",
     "equal-negatives": "all negatives alike",
+    "no-correlation": "without the correlation loss",
+    "paper": "nothing beyond the paper",
     "crops-2": "2 crops an image",
     "crops-8": "8 crops an image",
     "train-20": "20 % of the data to train",

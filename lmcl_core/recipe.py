@@ -45,6 +45,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "uniform-pooling": dict(saliency_pooling=False),
     "quality-aware": dict(quality_sigma=1.0),
     "equal-negatives": dict(quality_sigma=None),
+    "no-correlation": dict(correlation_weight=0.0),
+    "paper": dict(correlation_weight=0.0, quality_sigma=None),  # nothing beyond the paper
     "crops-2": dict(crops=2),
     "crops-8": dict(crops=8),
     # of 100 % of a benchmark, of which 20 % are the test part
