@@ -1,4 +1,4 @@
-"""Texts of the command line as the values they stand for."""
+"""What the command line and papermill hand over, as the values it stands for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,25 @@ import json
 from typing import Any
 
 from .errors import InputError
+
+
+def expect(kind: type, **values: object) -> None:
+    """Refuse parameters of another type: papermill hands ``-p overwrite false`` over as a text, which counts as true.
+
+    Args:
+        kind: str, int, float or bool; a whole number is a float too.
+        **values: parameters by name.
+
+    Raises:
+        InputError: one of them is of another type.
+    """
+    kinds = (int, float) if kind is float else kind
+    for name, value in values.items():
+        if not isinstance(value, kinds) or isinstance(value, bool) and kind is not bool:
+            hint = " (on papermill's command line True or False)" if kind is bool else ""
+            raise InputError(
+                f"parameter {name} is {value!r}, of type {type(value).__name__}: {kind.__name__} is wanted{hint}"
+            )
 
 
 def parse_split(text: str) -> int | str:

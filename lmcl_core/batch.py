@@ -6,9 +6,9 @@ import logging
 import os
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .errors import InputError, RunError
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
     from .jobs import Job
+
+Task = TypeVar("Task")
 
 _TOPIC = "lmcl"  # of the events by which a worker tells of its epochs
 _SECONDS_TO_JOIN = 60
@@ -33,6 +35,22 @@ _ALL_CPUS = [
 ]
 
 
+def check_cluster(scheduler: str, workers: int) -> None:
+    """Refuse what `connect` cannot use, before anything is started.
+
+    Args:
+        scheduler: as in `connect`.
+        workers: as in `connect`.
+
+    Raises:
+        InputError: no address, or a negative number.
+    """
+    if scheduler not in ("", "slurm") and "://" not in scheduler:
+        raise InputError(f"scheduler is {scheduler!r}: write tcp://HOST:PORT, or slurm, or leave it out")
+    if workers < 0:
+        raise InputError(f"workers is {workers}: it must be 0 (as many as GPUs, or 1) or more")
+
+
 @contextmanager
 def connect(scheduler: str = "", workers: int = 0) -> Iterator[Client]:
     """A client of a Dask cluster, closed with the cluster that was started for it.
@@ -46,11 +64,12 @@ def connect(scheduler: str = "", workers: int = 0) -> Iterator[Client]:
         The `distributed.Client`.
 
     Raises:
-        InputError: an address nobody answers at, or SLURM settings that are missing.
+        InputError: as `check_cluster`; an address nobody answers at, or SLURM settings that are missing.
         RunError: the scheduler has no worker.
     """
     from distributed import Client
 
+    check_cluster(scheduler, workers)
     with _cluster(scheduler, workers) as cluster:
         try:
             client = Client(cluster, timeout=10)
@@ -81,28 +100,60 @@ def run_jobs(
     Raises:
         RunError: every worker that was started on this machine is lost.
     """
-    from distributed import TimeoutError as NothingYet
-    from distributed import wait
 
-    waiting, running, failed = deque(jobs), {}, {}
+    def submit(job: Job) -> Future:
+        key = f"{job.title}  {uuid.uuid4().hex[:8]}"
+        return client.submit(_work, job, key=key, retries=int(job.is_training), pure=False)
+
+    failed = {}
     client.subscribe_topic(_TOPIC, lambda event: log(event[1]))
     try:
-        while waiting or running:
-            # no more than can run at once: a worker that dies takes along nothing but what it was doing
-            while waiting and len(running) < max(1, sum(client.nthreads().values())):
-                job = waiting.popleft()
-                key = f"{job.title}  {uuid.uuid4().hex[:8]}"
-                running[client.submit(_work, job, key=key, retries=int(job.is_training), pure=False)] = job
-            try:
-                ended = wait(list(running), timeout=_SECONDS_TO_LOOK, return_when="FIRST_COMPLETED").done
-            except NothingYet:
-                _check_for_workers(client)
-                continue  # some may have joined meanwhile
-            for future in ended:
-                _settle(running.pop(future), future, failed, finished, log)
+        for job, future in each_ended(client, jobs, submit):
+            error = future.exception()
+            if error is None:
+                finished(job)
+                log(f"{job.title}: {future.result():.0f} s")
+            else:
+                failed[job.title] = told(error)
+                log(f"{job.title}: FAILED: {failed[job.title]}")
     finally:
         client.unsubscribe_topic(_TOPIC)
     return failed
+
+
+def each_ended(
+    client: Client, tasks: Iterable[Task], submit: Callable[[Task], Future]
+) -> Iterator[tuple[Task, Future]]:
+    """Tasks as they end, no more of them on the cluster than can run at once: a worker that dies takes along nothing
+    but what it was doing.
+
+    Args:
+        client: from `connect`.
+        tasks: any, none of which needs another.
+        submit: gives one to the client.
+
+    Yields:
+        A task and its future, which the cluster forgets afterwards and will not compute anew when a worker dies.
+
+    Raises:
+        RunError: every worker that was started on this machine is lost.
+    """
+    from distributed import TimeoutError as NothingYet
+    from distributed import wait
+
+    waiting, running = deque(tasks), {}
+    while waiting or running:
+        while waiting and len(running) < max(1, sum(client.nthreads().values())):
+            task = waiting.popleft()
+            running[submit(task)] = task
+        try:
+            ended = wait(list(running), timeout=_SECONDS_TO_LOOK, return_when="FIRST_COMPLETED").done
+        except NothingYet:
+            _check_for_workers(client)
+            continue  # some may have joined meanwhile
+        for future in ended:
+            yield running.pop(future), future
+            future.release()
 
 
 def _check_for_workers(client: Client) -> None:
@@ -112,20 +163,6 @@ def _check_for_workers(client: Client) -> None:
     kinds = {kind["cls"] for kind in getattr(client.cluster, "worker_spec", {}).values()}
     if kinds == {Nanny} and not client.cluster.workers:
         raise RunError("every worker was lost and none could be started again: free memory, then call again")
-
-
-def _settle(
-    job: Job, future: Future, failed: dict[str, Exception], finished: Callable[[Job], None], log: Callable[[str], None]
-) -> None:
-    """Take a result from the cluster, which then forgets it and will not compute it anew when a worker dies."""
-    error = future.exception()
-    if error is None:
-        finished(job)
-        log(f"{job.title}: {future.result():.0f} s")
-    else:
-        failed[job.title] = told(error)
-        log(f"{job.title}: FAILED: {failed[job.title]}")
-    future.release()
 
 
 def local_workers(workers: int, gpus: Sequence[str], cores: int) -> list[dict[str, str]]:
@@ -138,12 +175,7 @@ def local_workers(workers: int, gpus: Sequence[str], cores: int) -> list[dict[st
 
     Returns:
         One mapping of environment variables a worker.
-
-    Raises:
-        InputError: a negative number.
     """
-    if workers < 0:
-        raise InputError(f"workers is {workers}: it must be 0 (as many as GPUs, or 1) or more")
     count = workers or max(len(gpus), 1)
     threads = str(max(1, cores // count))
     environments = [dict(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads) for _ in range(count)]
@@ -192,8 +224,6 @@ def _cluster(scheduler: str, workers: int) -> Iterator:
             )  # replaces jobs that ran out of time
             yield cluster
     elif scheduler:
-        if "://" not in scheduler:
-            raise InputError(f"scheduler is {scheduler!r}: write tcp://HOST:PORT, or slurm, or leave it out")
         yield scheduler
     else:
         import dask

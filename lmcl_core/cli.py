@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import warnings
@@ -30,12 +31,7 @@ Names = Annotated[str, typer.Option("--benchmark", help="one, several with comma
 Root = Annotated[str, typer.Option("--data-root", help="the benchmark's official folder, or the folder it lies in")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="FIELD=VALUE",
-        help="change a recipe field; may be repeated",
-    ),
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="change a recipe field; may be repeated")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="compute again what is finished")]
 
@@ -106,7 +102,7 @@ def verify(
     show: Annotated[int, typer.Option(help="faults of one kind to print")] = 10,
 ) -> None:
     """Check a benchmark's folder; print its split hashes, or every fault with its fix."""
-    from .benchmarks import load_benchmark
+    from .benchmarks import BENCHMARKS, load_benchmark
     from .splits import make_split, shared_contents, split_hash
     from .verify import verify_benchmark
 
@@ -121,7 +117,8 @@ def verify(
         print(f"{benchmark}: {counted(len(faults), 'fault')}", file=sys.stderr)
         raise typer.Exit(1)
     table = load_benchmark(benchmark, data_root or None)
-    print(f"{benchmark}: {len(table)} images, no faults; labels from {table.attrs['label_file']}")
+    kind = BENCHMARKS[benchmark].label_kind
+    print(f"{benchmark}: {len(table)} images, no faults; labels from {table.attrs['label_file']}: {kind}")
     for note in table.attrs["notes"]:
         print(note)
     seen: dict[str, int | str] = {}
@@ -202,6 +199,7 @@ def score(
         raise InputError(f"{address} is an address: add --out FOLDER, or name files and folders")
     from PIL import Image
 
+    from .catalogue import BENCHMARKS
     from .pictures import pictures_below
     from .score_files import picture_files, score_files
     from .score_writers import WRITERS
@@ -211,9 +209,11 @@ def score(
         raise InputError(f"--format is {form!r}: it must be one of {', '.join(WRITERS)}")
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large pictures are wanted here
     overlays = None if overlays is None else _ready(overlays.expanduser())
-    if empty := next((path for path in map(Path, paths) if path.is_dir() and not pictures_below(path)), None):
+    if empty := next((path for path in map(Path, paths) if os.path.isdir(path) and not pictures_below(path)), None):
         raise InputError(f"no pictures in {empty}: name picture files, or folders that hold some")
     scorer = load(weights, device)
+    if scorer.about["benchmark"] == "demo":
+        print(f"scores are those of the demo's labels: {BENCHMARKS['demo'].label_kind}", file=sys.stderr)
     answers, faults = score_files(scorer, picture_files(paths), batch_size), 0
     with WRITERS[form]() as write:
         for number, scored in enumerate(answers):

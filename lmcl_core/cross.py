@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -71,13 +72,14 @@ def predict(folder: str | Path, table: pd.DataFrame, rows: np.ndarray, device: s
     if not len(rows):
         return pd.DataFrame(columns=["image", "mos", "pred"])
     model = Path(folder) / "model.safetensors"
-    kept = Path(folder) / "cross" / f"{table.attrs['benchmark']}-{data_hash(table)}.csv"
-    if kept.is_file() and kept.stat().st_mtime_ns >= model.stat().st_mtime_ns:
-        found = pd.read_csv(kept)
-        if len(found) == len(rows):
-            return found
     scorer = load(model, device)
-    store = PictureStore.open(table, common_short_side(scorer.recipe, table.attrs["benchmark"]))
+    short_side = common_short_side(scorer.recipe, table.attrs["benchmark"])
+    made_from = [model.read_bytes(), data_hash(table).encode(), rows.astype("<i8").tobytes(), str(short_side).encode()]
+    digest = hashlib.sha256(b"".join(made_from)).hexdigest()[:16]
+    kept = Path(folder) / "cross" / f"{table.attrs['benchmark']}-{digest}.csv"
+    if kept.is_file():
+        return pd.read_csv(kept)
+    store = PictureStore.open(table, short_side)
     pictures = (store.picture(int(row)) for row in rows)
     score = torch.cat([seen.score for seen in scorer.looks(pictures)]).double().numpy()
     scores = pd.DataFrame(

@@ -25,7 +25,7 @@ from .store import PictureStore, upright_size
 from .tables import finished_splits
 from .processes import make_fabric
 
-#: Recipe fields that say what a view costs.
+#: Recipe fields that say what a crop costs.
 _OF_COST = (
     *("backbone", "stages", "frozen_stages", "freeze_batchnorm"),
     *("embedding_dim", "crop_size", "crops", "precision"),
@@ -62,7 +62,7 @@ def forecast(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
             if to_do:
                 kind = tuple(getattr(recipe, field) for field in _OF_COST)
                 if not past and kind not in costs:  # timing takes seconds, and most presets are of one kind
-                    costs[kind] = view_seconds(recipe, order.device)
+                    costs[kind] = crop_seconds(recipe, order.device)
                 a_run = past or run_seconds(recipe, table, costs[kind])
                 minutes += to_do * a_run / 60
                 basis.add("finished runs" if past else "timed now")
@@ -80,15 +80,15 @@ def forecast(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def view_seconds(recipe: Recipe, device: str) -> tuple[float, float]:
-    """Seconds a view costs on this machine, timed on random pixels: in a training step, and at test.
+def crop_seconds(recipe: Recipe, device: str) -> tuple[float, float]:
+    """Seconds a crop costs on this machine, timed on random pixels: in a training step, and at test.
 
     Args:
         recipe: gives backbone, what of it is frozen, crop size and precision.
         device: as in `train`.
 
     Returns:
-        Seconds a view in training (student forward and backward, teacher forward), and in a forward pass alone.
+        Seconds a crop in training (student forward and backward, teacher forward), and in a forward pass alone.
     """
     fabric = make_fabric(device, recipe.precision)
     with torch.random.fork_rng(devices=[]):
@@ -98,16 +98,16 @@ def view_seconds(recipe: Recipe, device: str) -> tuple[float, float]:
     if recipe.freeze_batchnorm:
         freeze_batchnorm(model)
     teacher, count = make_teacher(model), _PICTURES * (recipe.crops + 1)
-    views = torch.zeros(count, 3, recipe.crop_size, recipe.crop_size, dtype=torch.uint8, device=fabric.device)
+    crops = torch.zeros(count, 3, recipe.crop_size, recipe.crop_size, dtype=torch.uint8, device=fabric.device)
 
     def look() -> None:
         with torch.no_grad(), fabric.autocast():
-            teacher(views)
+            teacher(crops)
 
     def step() -> None:
         look()
         with fabric.autocast():
-            score = model(views).score
+            score = model(crops).score
         quality_loss(score[None], torch.ones_like(score)[None], score.detach()[:1] + 1).backward()
 
     return _timed(step) / count, _timed(look) / count
@@ -119,12 +119,13 @@ def run_seconds(recipe: Recipe, table: pd.DataFrame, costs: tuple[float, float])
     Args:
         recipe: its recipe.
         table: its benchmark.
-        costs: from `view_seconds`.
+        costs: from `crop_seconds`.
     """
+    view = (recipe.view_side / recipe.crop_size) ** 2  # how many crops the global view costs
     split = make_split(table, 0)
     looks = sum(crops_by_scale(recipe.scales[: recipe.crops], recipe.test_crops).values())
-    training = len(thinned(table, split, recipe.train_share)) * (recipe.crops + 1) * costs[0]
-    testing = len(split.test) * (looks + 1) * costs[1]
+    training = len(thinned(table, split, recipe.train_share)) * (recipe.crops + view) * costs[0]
+    testing = len(split.test) * (looks + view) * costs[1]
     return recipe.epochs * (training + testing) + testing  # at the end the other of student and teacher is tested too
 
 

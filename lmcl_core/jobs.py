@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ from typing import Any
 import nbformat
 import pandas as pd
 
+from .arguments import expect
 from .errors import RunError, save_failed, unknown
 from .paths import project_folder
 from .recipe import COMPARED, VARIANTS
@@ -107,14 +109,15 @@ def _telling_line(source: str) -> str:
 
 
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
-    """Refuse parameters that the notebook's parameters cell does not list; papermill alone would only warn.
+    """Refuse parameters that the notebook's parameters cell does not list, of which papermill alone would only warn,
+    and values of another type.
 
     Args:
         notebook: the source notebook.
         parameters: what is to be injected.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name, or a value of another type than the notebook's own.
     """
     import papermill
 
@@ -122,6 +125,9 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
     for name in parameters:
         if name not in known:
             raise unknown(f"parameter of {notebook.name}", name, known)
+        default = ast.literal_eval(known[name]["default"])
+        if default is not None:
+            expect(type(default), **{name: parameters[name]})
 
 
 def is_finished(job: Job, tables: Mapping[str, pd.DataFrame]) -> bool:

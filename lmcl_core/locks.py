@@ -38,5 +38,5 @@ def alone(lock: Path, patience: float = -1) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)  # who waits for it holds the same open file, so it still keeps others out
+        lock.unlink(missing_ok=True)  # filelock sees that a file it waited for has no name any more, and tries again
         held.release()

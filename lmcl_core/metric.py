@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
+from .model_file import BUNDLED
 from .scoring import Scorer, as_picture, load
 
 
@@ -91,11 +92,12 @@ def register(weights: str | Path = "livec", name: str | None = None) -> str:
     except ImportError as error:
         raise InputError("pyiqa is not installed: run `pip install pyiqa`, or use QualityMetric without it") from error
     metric = QualityMetric(weights, "cpu")
-    name, path = name or metric.metric_name, Path(weights)
+    name = name or metric.metric_name
+    found = weights if weights in BUNDLED else str(Path(weights).expanduser().resolve())
     if "QualityMetric" not in ARCH_REGISTRY:
         ARCH_REGISTRY.register(QualityMetric)
     DEFAULT_CONFIGS[name] = dict(
-        metric_opts=dict(type="QualityMetric", weights=str(path.resolve() if path.exists() else weights)),
+        metric_opts=dict(type="QualityMetric", weights=found),
         metric_mode=metric.metric_mode,
         lower_better=metric.lower_better,
         score_range=metric.score_range,

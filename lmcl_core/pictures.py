@@ -21,6 +21,7 @@ SCORED_SUFFIXES = SUFFIXES | {".avif", ".gif", ".jfif", ".jp2", ".jpe", ".pgm", 
 #: What Pillow raises for files that are damaged, in one way or another.
 DAMAGED = (
     OSError,
+    RuntimeError,  # of the AVIF decoder
     SyntaxError,
     ValueError,
     TypeError,
@@ -50,7 +51,7 @@ def pictures_below(folder: Path) -> list[Path]:
         searched.add(real)
         folders.sort()
         found += [Path(place, name) for name in names if Path(name).suffix.lower() in SCORED_SUFFIXES]
-    found = [path for path in found if path.is_file() or (path.is_symlink() and not path.exists())]
+    found = [path for path in found if os.path.isfile(path) or not os.path.exists(path)]
     found = [path for path in found if not path.name.startswith(".") and "__MACOSX" not in path.parts]
     return sorted([*found, *map(Path, closed)])
 
@@ -77,6 +78,8 @@ def to_rgb(picture: Image.Image, name: object = "image") -> np.ndarray:
             deep = picture.mode != "I" or grey.max() > 255  # mode "I" also holds 8-bit values
             grey = np.clip(np.rint(grey / 257 if deep else grey), 0, 255)
             return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+        if picture.mode == "La":  # Pillow turns it into LA alone
+            picture = picture.convert("LA")
         return np.asarray(picture.convert("RGB"))
     except InputError:
         raise
@@ -142,7 +145,7 @@ def open_picture(path: str | Path) -> Image.Image:
     Raises:
         InputError: it is missing or no picture.
     """
-    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
         raise InputError(f"unreadable image {path}: it is no file; name a picture")
     return _open(path, path)
 

@@ -187,6 +187,8 @@ class Recipe:
             refuse("train_share", "in (0, 1]")
         if not 0 <= self.ema_momentum < 1:
             refuse("ema_momentum", "in [0, 1)")
+        if self.seed >= 2**64:
+            refuse("seed", "less than 2**64")
         for field in ("view_size", "short_side"):
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 refuse(field, "at least 1, or null")
@@ -318,9 +320,13 @@ def _typed(field: str, value: Any, hint: Any) -> Any:
     if hint in (float | None, int | None):
         return None if value is None else _typed(field, value, float if hint == float | None else int)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value):
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number of more than 308 digits
+            number = math.inf
+        if not math.isfinite(number):
             raise InputError(f"recipe field {field} is {value!r}: it must be a finite number")
-        return float(value)
+        return number
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     wanted = getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)

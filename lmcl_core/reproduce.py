@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from . import runs
-from .batch import connect, run_jobs
+from .batch import check_cluster, connect, run_jobs
 from .choice import choose_benchmarks
 from .devices import resolve_device
 from .errors import InputError, RunError, counted
@@ -127,6 +127,7 @@ def prepare(
     """
     if order.splits < 1:
         raise InputError(f"splits is {order.splits!r}: it must be at least 1")
+    check_cluster(order.scheduler, order.workers)
     if "name" in order.changes:
         raise InputError("recipe field name cannot be changed here: the runs of a batch lie in folders of their recipe")
     if order.ablation:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
+from .ahead import mapped
 from .errors import InputError
 from .looking import Look
 from .pictures import pictures_below
@@ -50,7 +50,7 @@ def picture_files(paths: Iterable[str | Path]) -> Iterator[Path]:
     """
     seen = set()
     for path in map(Path, paths):
-        for file in pictures_below(path) if path.is_dir() else [path]:
+        for file in pictures_below(path) if os.path.isdir(path) else [path]:
             if file not in seen:
                 seen.add(file)
                 yield file
@@ -89,7 +89,8 @@ def score_files(
         if value < 1:
             raise InputError(f"{name} is {value!r}: it must be at least 1")
     read = partial(_read, open_file, short_side=scorer.short_side)
-    return _score_files(scorer, _read_ahead(files, read, batch_size + readers, readers), batch_size)
+    ahead = mapped(lambda file: (file, read(file)), files, readers, batch_size + readers)
+    return _score_files(scorer, ahead, batch_size)
 
 
 def _score_files(scorer: Scorer, read: Iterator[tuple], batch_size: int) -> Iterator[FileScore]:
@@ -103,20 +104,6 @@ def _score_files(scorer: Scorer, read: Iterator[tuple], batch_size: int) -> Iter
                 look = next(seen)
                 score = float(scorer.to_mos(look.score)[0])
                 yield FileScore(str(file), score, float(scorer.percentile(score)), None, picture, look)
-
-
-def _read_ahead(
-    files: Iterable[str | Path], read: Callable[[str | Path], Tensor | InputError], ahead: int, readers: int
-) -> Iterator[tuple[str | Path, Tensor | InputError]]:
-    """Each file and its pixels, or what is wrong with it, decoded by threads while others are scored."""
-    files, waiting = iter(files), deque[tuple[str | Path, Future]]()
-    with ThreadPoolExecutor(readers) as pool:
-        while True:
-            waiting.extend((file, pool.submit(read, file)) for file in islice(files, ahead - len(waiting)))
-            if not waiting:
-                return
-            file, future = waiting.popleft()
-            yield file, future.result()
 
 
 def _read(open_file: Callable, file: str | Path, short_side: int) -> Tensor | InputError:

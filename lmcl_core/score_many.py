@@ -121,8 +121,12 @@ def list_pictures(sources: Iterable[str | Path]) -> dict[str, str]:
 def _pictures_of_folder(source: str) -> dict[str, str]:
     states = {}
     for file in picture_files([source]):
-        status = file.stat() if file.exists() else None  # what is missing is told in its row
-        states[os.path.abspath(file)] = f"{status.st_size} {status.st_mtime_ns}" if status else "missing"
+        try:
+            status = os.stat(file)
+            state = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError:  # missing, or not to be looked at: told in its row
+            state = "missing"
+        states[os.path.abspath(file)] = state
     return states
 
 
@@ -211,8 +215,10 @@ def _fetch(file: str):
     system, path = _place(file)
     try:
         content = system.cat_file(path)
-    except FileNotFoundError as error:  # other errors may pass: they fail the part, which is then tried again
+    except FileNotFoundError as error:
         raise InputError(f"missing image {file}: check its address") from error
+    except PermissionError as error:  # other errors may pass: they fail the part, which is then tried again
+        raise InputError(f"image {file} may not be read: give yourself permission to read it") from error
     return from_bytes(content, file)
 
 
@@ -231,18 +237,16 @@ def _run(
     client: Client, parts: dict[str, dict[str, str]], settings: tuple[str, ...], log: Callable[[str], None]
 ) -> int:
     """Have parts done; how many of their pictures could not be read."""
-    from distributed import as_completed
-
-    from .batch import told
+    from .batch import each_ended, told
 
     order = uuid.uuid4().hex[:8]  # a scheduler may have several
-    tasks = {
-        client.submit(score_part, files, name, *settings, key=f"{name} {order}", retries=1, pure=False): name
-        for name, files in parts.items()
-    }
+
+    def submit(name: str):
+        return client.submit(score_part, parts[name], name, *settings, key=f"{name} {order}", retries=1, pure=False)
+
     failed, faults = {}, 0
-    for done, task in enumerate(as_completed(tasks), start=1):
-        name, error = tasks[task], task.exception()
+    for done, (name, task) in enumerate(each_ended(client, parts, submit), start=1):
+        error = task.exception()
         if error is None:
             tried, unread = task.result()
             faults += unread
@@ -251,7 +255,6 @@ def _run(
             failed[name] = told(error)
             said = f"FAILED: {failed[name]}"
         log(f"{name}: {said} ({done} of {len(parts)})")
-        task.release()
     if failed:
         first = next(iter(failed.values()))
         count = f"{len(failed)} of {counted(len(parts), 'part')} failed"

@@ -166,13 +166,12 @@ def as_picture(item: str | Path | Image.Image | np.ndarray, short_side: int | No
     elif (
         isinstance(item, np.ndarray)
         and item.dtype == np.uint8
-        and (item.ndim == 2 or item.ndim == 3 and item.shape[2] in (3, 4))
+        and (item.ndim == 2 or item.ndim == 3 and item.shape[2] in (1, 2, 3, 4))
         and item.size
     ):
-        pixels = np.asarray(Image.fromarray(item).convert("RGB"))
+        colours = item[..., 0] if item.ndim == 3 and item.shape[2] < 3 else item  # grey; of two the second is alpha
+        pixels = np.asarray(Image.fromarray(colours).convert("RGB"))
     else:
         what = f"{item.dtype} array {item.shape}" if isinstance(item, np.ndarray) else type(item).__name__
-        raise InputError(
-            f"cannot score {what}: give a path, a PIL image or a uint8 array (H, W), (H, W, 3) or (H, W, 4)"
-        )
+        raise InputError(f"cannot score {what}: give a path, a PIL image or a uint8 array (H, W) or (H, W, 1 to 4)")
     return torch.from_numpy(shrink(pixels, short_side).copy())

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from .ahead import mapped
 from .crops import resize_crop
 from .errors import InputError, save_failed
 from .files import replacing
@@ -156,15 +157,16 @@ def _key(table: pd.DataFrame, paths: Sequence[Path], short_side: int | None) -> 
 
 def _build(paths: Sequence[Path], index: Path, short_side: int | None, log: Callable[[str], None]) -> None:
     """Decode into a temporary file whose room is reserved first; the index, written last, makes it valid."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
         shapes = [shrunk(*size, short_side) for size in pool.map(upright_size, paths)]
-        total = sum(height * width * 3 for height, width in shapes)
-        _clear(index)
-        log(f"decoding {len(paths)} pictures, once: {total / 1e9:.2f} GB in the cache")
-        with replacing(index.with_suffix(".u8")) as temporary:
-            _reserve(temporary, total)
-            pictures = bar(pool.map(lambda p: shrink(decode(p), short_side), paths), len(paths), "decoding")
-            _fill(temporary, _checked(pictures, paths, shapes))
+    total = sum(height * width * 3 for height, width in shapes)
+    _clear(index)
+    log(f"decoding {len(paths)} pictures, once: {total / 1e9:.2f} GB in the cache")
+    with replacing(index.with_suffix(".u8")) as temporary:
+        _reserve(temporary, total)
+        pictures = mapped(lambda path: shrink(decode(path), short_side), paths, threads, 2 * threads)
+        _fill(temporary, _checked(bar(pictures, len(paths), "decoding"), paths, shapes))
     with replacing(index) as temporary:
         temporary.write_text(json.dumps(shapes))
 

@@ -179,10 +179,7 @@ class Trainer:
         # activations that are no numbers may be clipped to numbers, and so be missing from the loss
         whole = all(parameter.isfinite().all() for parameter in self.student.parameters())
         if not (np.isfinite(means).all() and whole):
-            raise RunError(
-                f"loss or weights are no longer finite numbers in epoch {self.epoch + 1} of {self.recipe.name}: "
-                f"lower lr (now {self.recipe.lr}) or use precision 32-true"
-            )
+            raise self._diverged(f"loss or weights are no longer finite numbers in epoch {self.epoch + 1}")
         self.epoch += 1
         trained = time.perf_counter() - start
         scores = self.evaluate()
@@ -303,11 +300,17 @@ class Trainer:
     def evaluate(self) -> dict[str, float]:
         """Predict the test part, remember the best epoch, and return this epoch's metrics."""
         self.predicted = self.predict(self.split.test)
+        if np.ptp(self.predicted) == 0:
+            raise self._diverged(f"every test image has the same score after epoch {self.epoch}")
         scores = evaluation.metrics(pred=self.predicted, mos=self.table["mos"].to_numpy()[self.split.test])
         if self.best is None or scores["plcc"] > self.best["plcc"]:
             self.best = {**scores, "epoch": self.epoch}
         self.last = {**scores, "epoch": self.epoch}
         return scores
+
+    def _diverged(self, what: str) -> RunError:
+        name, lr = self.recipe.name, self.recipe.lr
+        return RunError(f"{what} of {name}: lower lr (now {lr}) or use precision 32-true")
 
     def both(self) -> dict[str, dict[str, float]]:
         """Metrics of student and teacher on the test part, after the last epoch."""

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from . import processes, runs
+from .catalogue import BENCHMARKS
 from .errors import InputError
 from .recipe import Recipe
 from .model_file import save_model
@@ -99,6 +100,8 @@ def _train(
     if trainer.precisions[-1] != recipe.precision:
         how += f" ({recipe.precision} would only be imitated by this processor, slowly)"
     log(f"{recipe.name}: {len(split.train)} images to train, {len(split.test)} to test, on {how}")
+    if table.attrs["benchmark"] == "demo":
+        log(f"labels of the demo: {BENCHMARKS['demo'].label_kind}")
     while trainer.epoch < recipe.epochs:
         line = trainer.run_epoch()
         if processes.rank() == 0:
@@ -180,6 +183,7 @@ def _finish(trainer: Trainer, out_dir: Path, identity: dict[str, Any], metrics: 
         out_dir,
         dict(
             identity,
+            labels=BENCHMARKS[trainer.table.attrs["benchmark"]].label_kind,
             split_index=trainer.split.index,
             seed=recipe.seed,
             device=device,

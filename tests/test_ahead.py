@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lmcl_core.ahead import ahead
+from lmcl_core.ahead import ahead, mapped
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
@@ -50,3 +50,32 @@ def test_who_stops_early_leaves_no_thread_behind():
     next(taken)
     taken.close()
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("threads, depth", [(1, 1), (2, 4), (4, 2)])
+def test_what_threads_make_comes_in_order_and_no_more_of_it_than_asked(threads, depth):
+    made, taken = [], 0
+
+    def make(n: int) -> int:
+        time.sleep(0.001 * (n % 3))
+        made.append(n)
+        return 10 * n
+
+    for n, value in enumerate(mapped(make, range(30), threads, depth)):
+        taken += 1
+        assert value == 10 * n and len(made) <= taken + depth
+    assert taken == 30 and list(mapped(make, [], threads, depth)) == []
+
+
+def test_an_error_of_a_thread_comes_at_its_place_and_the_rest_is_not_made():
+    made = []
+
+    def make(n: int) -> int:
+        made.append(n)
+        return 1 // (n - 3)
+
+    taken = mapped(make, range(1000), 2, 4)
+    assert [next(taken) for _ in range(3)] == [-1, -1, -1]
+    with pytest.raises(ZeroDivisionError):
+        next(taken)
+    assert len(made) < 20

@@ -90,8 +90,6 @@ def test_each_local_worker_has_its_gpu_or_its_share_of_the_cores():
     assert [worker["CUDA_VISIBLE_DEVICES"] for worker in local_workers(0, ["2", "3"], 8)] == ["2", "3"]
     assert [worker["CUDA_VISIBLE_DEVICES"] for worker in local_workers(4, ["0", "1"], 8)] == ["0", "1", "0", "1"]
     assert local_workers(9, [], 2)[0]["OMP_NUM_THREADS"] == "1"
-    with pytest.raises(InputError, match="workers is -1"):
-        local_workers(-1, [], 2)
 
 
 def test_any_running_scheduler_will_do(client, tmp_path):
@@ -99,6 +97,11 @@ def test_any_running_scheduler_will_do(client, tmp_path):
     work = job(tmp_path, "1 + 1")
     with connect(client.scheduler.address) as other:
         assert run_jobs(other, [work], done.append, lambda line: None) == {} and done == [work]
+
+
+def test_a_wrong_number_of_workers_is_refused_before_any_is_started():
+    with pytest.raises(InputError, match="workers is -1"), connect("", -1):
+        pass
 
 
 @pytest.mark.parametrize(

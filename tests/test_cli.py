@@ -303,7 +303,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(lmcl):
 def test_a_sound_folder_is_exit_0_with_its_ten_split_hashes(lmcl, sound):
     code, out, err = lmcl("verify", "livec", sound)
     assert code == 0 and err == "" and out.startswith("livec: 12 images, no faults; labels from ")
-    assert out.splitlines()[0].endswith("AllMOS_release.mat")
+    assert "AllMOS_release.mat: people's mean opinion score, 0 to 100\n" in out
     found = re.findall(r"^split (\d): ([0-9a-f]{12})  10 train, 2 test, 0 contents shared$", out, re.M)
     table = load_benchmark("livec", sound)
     assert found == [(str(index), split_hash(table, make_split(table, index))) for index in range(10)]
@@ -374,11 +374,11 @@ def test_pictures_are_scored_as_csv(lmcl, weights, pictures):
 def test_unreadable_pictures_are_listed_and_the_rest_scored(lmcl, weights, pictures):
     (pictures / "broken.png").write_bytes((pictures / "a.png").read_bytes()[:500])
     (pictures / "text.jpg").write_text("no picture")
-    code, out, err = lmcl("score", "--weights", weights, pictures, pictures / "missing.png")
+    code, out, err = lmcl("score", "--weights", weights, pictures, pictures / "missing.png", pictures / ("long" * 99))
     assert code == 1 and len(rows(out)) == 3
-    for name in ("broken.png", "text.jpg", "missing.png"):
+    for name in ("broken.png", "text.jpg", "missing.png", "long" * 99):
         assert sum(str(pictures / name) in line for line in err.splitlines()) == 1
-    assert len(err.splitlines()) == 3 and "Traceback" not in err
+    assert len(err.splitlines()) == 4 and "Traceback" not in err
 
 
 def test_pictures_of_every_usual_format_are_taken_from_a_folder(lmcl, weights, tmp_path):
@@ -565,6 +565,7 @@ def test_a_dry_run_prints_plan_time_and_room_and_runs_nothing(lmcl, livec, tmp_p
     assert code == 0 and err == "" and not (tmp_path / "runs").exists()
     rows = {line.split()[0]: line.split() for line in out.splitlines()[1:3]}
     assert rows["livec"][1:4] == ["12", "4", "0"] and rows["demo"][1:4] == ["360", "4", "0"]
+    assert "workers is -1" in lmcl("reproduce", "--workers=-1", "--dry-run")[2]
     assert re.search(r"in all 8 runs, \d+ minutes of training on one worker, \d+\.\d GB", out)
 
 

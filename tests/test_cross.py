@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from lmcl_core import BENCHMARKS, Recipe, cross, load_benchmark, make_split, train
+from lmcl_core.store import PictureStore
 
 TINY = dict(epochs=1, crop_size=32, crops=2, test_crops=2, pretrained=False, batch_images=8)
 
@@ -44,15 +48,20 @@ def test_predictions_are_kept_and_made_anew_when_the_model_changes(table, tmp_pa
     assert list(first["image"]) == list(table["image"].iloc[split.test])
     ours = pd.read_csv(folder / "predictions.csv")
     assert np.allclose(first["pred"], ours["pred"], rtol=1e-3, atol=1e-2)
-    calls = []
-    real = cross.load
-    monkeypatch.setattr(cross, "load", lambda *args: calls.append(1) or real(*args))
+    looked: list[int] = []
+    real = PictureStore.picture
+    monkeypatch.setattr(PictureStore, "picture", lambda store, index: looked.append(index) or real(store, index))
     pd.testing.assert_frame_equal(cross.predict(folder, table, split.test, "cpu"), first)
-    assert calls == []
-    model = folder / "model.safetensors"
-    model.write_bytes(model.read_bytes())
-    cross.predict(folder, table, split.test, "cpu")
-    assert calls == [1]
+    assert looked == []
+    other = cross.predict(folder, table, split.train[: len(split.test)], "cpu")  # as many, of other pictures
+    assert list(other["image"]) == list(table["image"].iloc[split.train[: len(split.test)]])
+    other_folder = tmp_path / "other"
+    train(table, split, Recipe(**TINY, seed=1), other_folder, "cpu", log=lambda line: None)
+    shutil.copy(other_folder / "model.safetensors", folder)
+    os.utime(folder / "model.safetensors", (0, 0))  # as archives restore it
+    looked.clear()
+    changed = cross.predict(folder, table, split.test, "cpu")
+    assert looked and not np.allclose(changed["pred"], first["pred"])
 
 
 def test_no_pictures_are_an_empty_table_and_need_no_model(table, tmp_path):

@@ -35,12 +35,14 @@ def test_time_grows_with_epochs_and_views(table):
     once = estimates.run_seconds(Recipe(epochs=1, crops=4, test_crops=9), table, costs)
     testing = 2 * (9 + 4 + 1) * 0.01
     assert once == pytest.approx(10 * 5 * 0.1 + 2 * testing)
+    large = estimates.run_seconds(Recipe(epochs=1, crops=4, test_crops=9, view_size=448), table, costs)
+    assert large == pytest.approx(10 * (4 + 4) * 0.1 + 2 * 2 * (9 + 4 + 4) * 0.01)  # a view of twice the side: 4 crops
     three = estimates.run_seconds(Recipe(epochs=3, crops=4, test_crops=9), table, costs)
     assert three == pytest.approx(3 * once - 2 * testing)
 
 
-def test_a_view_costs_more_in_training_than_at_test():
-    train, test = estimates.view_seconds(Recipe(pretrained=False, crop_size=64, crops=2), "cpu")
+def test_a_crop_costs_more_in_training_than_at_test():
+    train, test = estimates.crop_seconds(Recipe(pretrained=False, crop_size=64, crops=2), "cpu")
     assert train > test > 0
 
 

@@ -31,6 +31,13 @@ def test_an_unknown_notebook_parameter_is_an_error(tmp_path):
         check_parameters(FIXTURES / "raises.ipynb", {"numbr": 1})
 
 
+@pytest.mark.parametrize("value", ["0", 0.5, True, None])
+def test_a_notebook_parameter_of_another_type_is_an_error(value):
+    check_parameters(FIXTURES / "raises.ipynb", {"number": 2})
+    with pytest.raises(InputError, match=f"parameter number is {value!r}, of type .*: int is wanted"):
+        check_parameters(FIXTURES / "raises.ipynb", {"number": value})
+
+
 def test_the_message_shows_a_line_that_says_what_the_cell_is_about():
     assert (
         module._telling_line("\n%matplotlib inline\nimport os\nfrom a import b\n\ntable = load()") == "table = load()"

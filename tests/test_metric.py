@@ -100,7 +100,7 @@ def test_it_does_not_learn_inside_a_module_that_is_trained(metric):
     assert all(torch.equal(value, buffers[key]) for key, value in metric.net.named_buffers())
 
 
-def test_registering_puts_it_where_pyiqa_looks(weights, metric, monkeypatch):
+def test_registering_puts_it_where_pyiqa_looks(weights, metric, monkeypatch, tmp_path):
     class Registry(dict):
         def register(self, made):
             self[made.__name__] = made
@@ -111,6 +111,10 @@ def test_registering_puts_it_where_pyiqa_looks(weights, metric, monkeypatch):
     modules["pyiqa.utils.registry"].ARCH_REGISTRY = registry = Registry()
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "livec").mkdir()  # a folder of that name is not the bundled model
+    register("livec", "bundled")
+    assert configs["bundled"]["metric_opts"]["weights"] == "livec"
     assert register(weights) == "lmcl-livec" and register(weights, "mine") == "mine"
     options = dict(configs["mine"]["metric_opts"])
     assert configs["mine"]["metric_mode"] == "NR" and configs["mine"]["score_range"] == "0, 100"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lmcl_core import load_benchmark
+from lmcl_core import InputError, load_benchmark
 from lmcl_core.pictures import decode, shrink, shrunk
 from lmcl_core.scoring import as_picture
 from lmcl_core.store import PictureStore
@@ -28,6 +28,17 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 def test_the_short_side_is_met_and_the_shape_kept(size, side, wanted):
     assert shrunk(*size, side) == wanted
     assert shrink(np.zeros((*size, 3), np.uint8), side).shape[:2] == wanted
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Failed to decode image"), OSError(36, "File name too long")])
+def test_whatever_a_decoder_raises_is_told_of_its_file(tmp_path, monkeypatch, error):
+    def fail(source):
+        raise error
+
+    (tmp_path / "odd.avif").write_bytes(b"odd")
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(InputError, match="unreadable image .*odd.avif"):
+        decode(tmp_path / "odd.avif")
 
 
 def test_a_small_picture_is_left_bit_for_bit():

@@ -104,6 +104,8 @@ def test_a_value_of_the_wrong_type_is_named(field, value):
     + [(f, v) for f in (*REAL, "quality_sigma") for v in (math.nan, math.inf)]
     + [
         ("seed", -1),
+        ("seed", 2**64),
+        ("lr", 10**400),
         ("frozen_stages", -1),
         ("batchnorm_momentum", 0.0),
         ("batchnorm_momentum", 1.1),

@@ -199,7 +199,7 @@ def test_the_demo_is_built_wherever_the_other_benchmarks_lie(tmp_path):
 
 def test_the_forecast_times_what_is_alike_once(tmp_path, livec, monkeypatch):
     asked = []
-    monkeypatch.setattr("lmcl_core.estimates.view_seconds", lambda recipe, device: asked.append(recipe) or (1.0, 1.0))
+    monkeypatch.setattr("lmcl_core.estimates.crop_seconds", lambda recipe, device: asked.append(recipe) or (1.0, 1.0))
     forecast(order(tmp_path, benchmark="demo,livec", data_root=str(livec)))
     assert len(asked) == 1
 

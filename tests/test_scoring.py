@@ -123,6 +123,13 @@ def test_a_picture_gets_the_same_score_as_path_image_and_array(scorer, tmp_path)
     assert len({score_of(scorer, item) for item in (path, str(path), Image.open(path), pixels, pixels.copy("F"))}) == 1
 
 
+def test_an_array_of_one_channel_or_with_alpha_scores_like_its_grey(scorer):
+    grey = noise(80, 80)
+    pictures = [grey, grey[..., None], np.stack([grey, noise(80, 80, seed=1)], axis=-1)]
+    pictures.append(Image.fromarray(grey).convert("LA").convert("La"))
+    assert scorer.score(pictures)["score"].nunique() == 1
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I", "I;16"])
 def test_an_image_of_any_mode_scores_like_its_rgb(scorer, mode):
     grey = noise(80, 80)
@@ -213,7 +220,7 @@ def test_an_opened_image_that_turns_out_truncated_is_an_input_error(tmp_path):
     [
         (np.zeros((8, 8, 3)), r"float64 array \(8, 8, 3\)"),
         (np.zeros((8, 8), dtype=np.uint16), r"uint16 array \(8, 8\)"),
-        (np.zeros((8, 8, 2), dtype=np.uint8), r"uint8 array \(8, 8, 2\)"),
+        (np.zeros((8, 8, 5), dtype=np.uint8), r"uint8 array \(8, 8, 5\)"),
         (np.zeros((1, 8, 8, 3), dtype=np.uint8), r"uint8 array \(1, 8, 8, 3\)"),
         (np.zeros((0, 8, 3), dtype=np.uint8), r"uint8 array \(0, 8, 3\)"),
         (torch.zeros(8, 8, 3, dtype=torch.uint8), "Tensor"),

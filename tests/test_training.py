@@ -49,6 +49,7 @@ def quiet(line: str) -> None:
 def test_a_run_writes_its_folder_and_the_metrics_it_returns(table, split, tmp_path):
     result = train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["labels"] == "people's mean opinion score, 0 to 100"
     assert sorted(os.listdir(tmp_path / "run")) == ["history.csv", "model.safetensors", "predictions.csv", "run.json"]
     assert record["metrics"] == result and record["recipe"] == TINY.to_dict() and record["recipe_hash"] == TINY.hash
     assert {
@@ -198,6 +199,12 @@ def test_a_split_that_does_not_fit_is_refused(table, tmp_path, bad):
 def test_a_diverged_loss_stops_the_run(table, split, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "quality_loss", lambda *args: args[0].sum() * float("nan"))
     with pytest.raises(RunError, match="no longer finite numbers.*lower lr"):
+        train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
+
+
+def test_a_model_that_tells_no_pictures_apart_stops_the_run(table, split, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer.Trainer, "predict", lambda trainer, positions: np.full(len(positions), 50.0))
+    with pytest.raises(RunError, match="the same score after epoch 1 of .*: lower lr"):
         train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
 
 
