@@ -26,7 +26,7 @@ _SECONDS_TO_LOOK = 5  # at workers that joined
 _PATIENT = {"distributed.deploy.lost-worker-timeout": "10 minutes"}
 _SLURM_SETTINGS = (
     "SLURM settings are incomplete: write job-cpu, memory and walltime into ~/.config/dask/jobqueue.yaml under "
-    "jobqueue.slurm, as the README shows"
+    "jobqueue.slurm, as notebooks/README.md shows"
 )
 #: Dask gives its workers one thread of OpenMP each; a training is to have all CPUs of its job.
 _ALL_CPUS = [

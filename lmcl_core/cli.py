@@ -177,7 +177,7 @@ def train(
 
 @app.command()
 def score(
-    paths: Annotated[list[str], typer.Argument(help="pictures, or folders of pictures; with --out also addresses")],
+    paths: Annotated[list[str], typer.Argument(help="pictures, or folders, searched at any depth; with --out also addresses")],
     weights: Annotated[str, typer.Option(help="bundled name, model.safetensors or its run folder")] = "livec",
     form: Annotated[str, typer.Option("--format", help="csv or json")] = "csv",
     overlays: Annotated[Path | None, typer.Option(help="folder for one picture a file: saliency, crop scores")] = None,
@@ -208,7 +208,7 @@ def score(
     if form not in WRITERS:
         raise InputError(f"--format is {form!r}: it must be one of {', '.join(WRITERS)}")
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large pictures are wanted here
-    overlays = None if overlays is None else _ready(overlays.expanduser())
+    drawn = None if overlays is None else _overlays(overlays.expanduser(), paths)
     if empty := next((path for path in map(Path, paths) if os.path.isdir(path) and not pictures_below(path)), None):
         raise InputError(f"no pictures in {empty}: name picture files, or folders that hold some")
     scorer = load(weights, device)
@@ -222,37 +222,26 @@ def score(
                 print(" ".join(scored.fault.split()), file=sys.stderr)
                 continue
             write(dict(image=scored.image, score=round(scored.score, 4), percentile=round(scored.percentile, 2)))
-            if overlays is not None:
-                _save_overlay(scorer, scored, overlays, number)
+            if drawn is not None:
+                drawn.save(scorer, scored, number)
     if faults:
         raise typer.Exit(1)
+
+
+def _overlays(folder: Path, paths: list[str]):
+    from .overlays import Overlays  # here: it needs matplotlib
+
+    return Overlays(folder, paths)
 
 
 def _score_many(paths: list[str], out: str, weights: str, scheduler: str, workers: int, device: str) -> None:
     from .score_many import score_many
 
     scored, faults = score_many(paths, out, weights, scheduler=scheduler, workers=workers, device=device, log=_say)
-    print(f"{scored} pictures scored, {faults} could not be read; scores in {out}")
+    print(f"{counted(scored, 'picture')} scored, {faults} could not be read; scores in {out}")
     if faults:
-        print(f"{faults} pictures could not be read: the column fault of {out} says why", file=sys.stderr)
+        print(f"{counted(faults, 'picture')} could not be read: the column fault of {out} says why", file=sys.stderr)
         raise typer.Exit(1)
-
-
-def _ready(overlays: Path) -> Path:
-    """A folder that overlays can be put into."""
-    from .files import ensure_writable
-
-    if overlays.exists() and not overlays.is_dir():
-        raise InputError(f"--overlays is {overlays}, a file: name a folder")
-    ensure_writable(overlays)
-    return overlays
-
-
-def _save_overlay(scorer, scored, folder: Path, number: int) -> None:
-    from .figures import save_picture, score_overlay
-
-    name = f"{number:05d}_{Path(scored.image).stem[:60]}.png"
-    save_picture(score_overlay(scored, scorer.to_mos(scored.look.crop_scores[0])), folder / name)
 
 
 @app.command()

@@ -15,8 +15,13 @@ from .errors import InputError
 
 SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png"}  #: of the pictures of a benchmark
 
-#: Of the pictures that are taken from a folder to be scored.
-SCORED_SUFFIXES = SUFFIXES | {".avif", ".gif", ".jfif", ".jp2", ".jpe", ".pgm", ".ppm", ".tif", ".tiff", ".webp"}
+#: Of pictures that Pillow cannot read by itself.
+_CLOSED_SUFFIXES = {".heic", ".heif", ".jxl"}
+
+#: Of the pictures that are taken from a folder to be scored, if only to be told that they cannot be read.
+SCORED_SUFFIXES = (
+    SUFFIXES | {".avif", ".gif", ".jfif", ".jp2", ".jpe", ".pgm", ".ppm", ".tif", ".tiff", ".webp"} | _CLOSED_SUFFIXES
+)
 
 #: What Pillow raises for files that are damaged, in one way or another.
 DAMAGED = (
@@ -180,4 +185,6 @@ def from_bytes(content: bytes, name: object) -> Image.Image:
 
 
 def _unreadable(name: object, error: Exception) -> InputError:
+    if Path(str(name)).suffix.lower() in _CLOSED_SUFFIXES:
+        return InputError(f"unreadable image {name}: this format is not read; convert it, for example to PNG")
     return InputError(f"unreadable image {name} ({error}): it is damaged or no picture; fetch this file again")

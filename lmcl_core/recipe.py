@@ -329,6 +329,10 @@ def _typed(field: str, value: Any, hint: Any) -> Any:
         return number
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
+    if hint == tuple[float, ...]:
+        raise TypeError(
+            f"recipe field {field} is {value!r} of type {type(value).__name__}: write a list, as [1.0, 1.5]"
+        )
     wanted = getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)
     raise TypeError(f"recipe field {field} is {value!r} of type {type(value).__name__}: it must be {wanted}")
 

@@ -72,7 +72,8 @@ def check_same(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> N
     if differing:
         raise InputError(
             f"{folder} holds another run (different: {differing}{_fields(found, wanted)}): delete that folder, choose "
-            "another runs folder, or compute all runs again with --overwrite (overwrite=True in the notebook)"
+            "another runs folder, give the recipe a name of its own (--set name=NAME), or compute all runs again with "
+            "--overwrite (overwrite=True in the notebook)"
         )
 
 

@@ -70,6 +70,9 @@ def score_many(
             something else.
         RunError: some parts failed twice, or nothing can be written there; finished parts are kept.
     """
+    from .batch import check_cluster, connect  # here, since a worker imports this module and needs none of it
+
+    check_cluster(scheduler, workers)
     found = list_pictures(sources)
     files = list(found)
     weights, out = weights if weights in BUNDLED else _absolute(weights), _absolute(out)
@@ -84,8 +87,6 @@ def score_many(
     log(f"{count}, {len(parts) - len(missing)} finished before")
     if not missing:
         return len(files), 0
-    from .batch import connect  # here, since a worker imports this module and needs none of it
-
     if not scheduler:
         resolve_device(device)  # workers of this machine would say the same, later
     with connect(scheduler, workers) as client:

@@ -117,7 +117,7 @@ def _official(table: pd.DataFrame) -> Split:
         name = table.attrs.get("benchmark", "this table")
         notes = [note for note in table.attrs.get("notes", []) if "official" in note]
         said = f" ({'; '.join(notes)})" if notes else ""
-        raise InputError(f"{name} has no official split here{said}: choose a numbered one, 0 to 9")
+        raise InputError(f"{name} has no official split here{said}: choose a numbered one, such as 0")
     parts = parts.fillna("none").to_numpy()
     return Split(*(np.flatnonzero(parts == name) for name in ("train", "val", "test")), index="official")
 

@@ -467,6 +467,20 @@ def test_overlays_into_a_file_are_refused_first(refused, weights, pictures):
     assert "--overlays" in said and "name a folder" in said
 
 
+@pytest.mark.parametrize("place", [".", "drawn", "deep/drawn"])
+def test_overlays_among_the_pictures_are_refused_since_they_would_be_scored_next_time(
+    refused, weights, pictures, place
+):
+    said = refused(2, "score", "--weights", weights, "--overlays", pictures / place, pictures)
+    assert "name a folder elsewhere" in said and not (pictures / "deep").exists()
+
+
+def test_a_picture_of_a_format_that_is_not_read_is_told_in_a_folder_too(lmcl, weights, pictures):
+    (pictures / "phone.HEIC").write_bytes(bytes(100))
+    code, out, err = lmcl("score", "--weights", weights, pictures)
+    assert code == 1 and len(rows(out)) == 3 and "phone.HEIC: this format is not read; convert it" in err
+
+
 def test_a_picture_like_a_ribbon_gets_an_overlay_of_bounded_size(lmcl, weights, tmp_path):
     Image.new("RGB", (40, 6000), (90, 120, 30)).save(tmp_path / "a.png")
     code, _, err = lmcl("score", "--weights", weights, "--overlays", tmp_path / "drawn", tmp_path / "a.png")

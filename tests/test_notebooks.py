@@ -36,7 +36,7 @@ def test_the_walk_is_all_there():
 def test_the_first_cell_says_question_inputs_outputs_and_minutes(path):
     first = nbformat.read(path, as_version=4).cells[0]
     assert first.cell_type == "markdown"
-    for word in ("**Question.**", "Inputs", "Outputs", "Minutes"):
+    for word in ("**Question.**", "Inputs", "Outputs", "Minutes", "GPU", "Paper"):
         assert word in first.source
 
 
@@ -78,7 +78,7 @@ def test_it_defines_no_model_loss_or_metric_and_its_cells_are_short(path):
 @everyone
 def test_it_is_small_and_names_no_place_on_a_machine(path):
     text = path.read_text()
-    assert len(text) < 1_500_000
+    assert len(text) < 1_000_000
     for word in (*(f"/{top}/" for top in ("home", "root", "tmp")), "site-packages"):
         assert word not in text
 
