@@ -177,7 +177,7 @@ def train(
 
 @app.command()
 def score(
-    paths: Annotated[list[str], typer.Argument(help="pictures, or folders, searched at any depth; with --out also addresses")],
+    paths: Annotated[list[str], typer.Argument(help="pictures, or folders, at any depth; with --out also addresses")],
     weights: Annotated[str, typer.Option(help="bundled name, model.safetensors or its run folder")] = "livec",
     form: Annotated[str, typer.Option("--format", help="csv or json")] = "csv",
     overlays: Annotated[Path | None, typer.Option(help="folder for one picture a file: saliency, crop scores")] = None,
