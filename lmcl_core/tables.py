@@ -233,7 +233,7 @@ def paper_table(whole: pd.DataFrame) -> pd.DataFrame:
                 "strongest rival": f"{rivals['plcc'].iloc[-1]:.3f} {rivals['method'].iloc[-1]}"
                 if len(rivals)
                 else pd.NA,
-                "sources": "; ".join([*paper["source"].iloc[:1], *rivals["source"].iloc[-1:]]) or pd.NA,
+                "sources": "; ".join(dict.fromkeys([*paper["source"].iloc[:1], *rivals["source"].iloc[-1:]])) or pd.NA,
             }
         )
     return pd.DataFrame(rows)
