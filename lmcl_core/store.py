@@ -165,7 +165,7 @@ def _build(paths: Sequence[Path], index: Path, short_side: int | None, log: Call
     log(f"decoding {len(paths)} pictures, once: {total / 1e9:.2f} GB in the cache")
     with replacing(index.with_suffix(".u8")) as temporary:
         _reserve(temporary, total)
-        pictures = mapped(lambda path: shrink(decode(path), short_side), paths, threads, 2 * threads)
+        pictures = mapped(lambda path: shrink(decode(path), short_side), paths, threads, 8 * threads)
         _fill(temporary, _checked(bar(pictures, len(paths), "decoding"), paths, shapes))
     with replacing(index) as temporary:
         temporary.write_text(json.dumps(shapes))
