@@ -333,12 +333,15 @@ class Trainer:
             teacher=self.teacher.state_dict(),
             optimizer=self.optimizer.state_dict(),
             schedule=self.schedule.state_dict(),
+            scaling=self.fabric.strategy.precision.state_dict(),  # of the loss, in 16-mixed; else empty
         )
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
         for name in ("student", "teacher", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(state[name])
+        if state.get("scaling"):
+            self.fabric.strategy.precision.load_state_dict(state["scaling"])
         for name in ("epoch", "seconds", "history", "best", "last"):
             setattr(self, name, state[name])
         self.predicted = state["predicted"].cpu().numpy()

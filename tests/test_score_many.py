@@ -250,3 +250,29 @@ def test_a_folder_without_pictures_is_refused_and_nothing_written(tmp_path):
     with pytest.raises(InputError, match="no pictures in"):
         score_many([tmp_path], tmp_path / "out", log=quiet)
     assert os.listdir(tmp_path) == []
+
+
+def test_workers_that_nobody_starts_again_end_the_command_and_finished_parts_are_kept(folder, tmp_path, monkeypatch):
+    """The real cluster, whose one worker is given up after the first part."""
+    from lmcl_core import batch
+
+    real = batch.connect
+
+    @contextmanager
+    def connect(scheduler, workers):
+        with real(scheduler, 1) as client:
+            clients.append(client)
+            yield client
+
+    def log(line):
+        if line.startswith("part-00000"):
+            _, keeper = clients[0].cluster.workers.popitem()
+            clients[0].cluster.sync(keeper.close)
+
+    clients = []
+    monkeypatch.setattr(batch, "connect", connect)
+    monkeypatch.setattr(batch, "_SECONDS_TO_LOOK", 0.2)
+    monkeypatch.setattr("lmcl_core.score_many.PART", 2)
+    with pytest.raises(RunError, match="every worker was lost"):
+        score_many([folder], tmp_path / "out", log=log)
+    assert [path.name for path in sorted((tmp_path / "out").glob("part-*"))] == ["part-00000.parquet"]

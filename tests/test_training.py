@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lightning.fabric.plugins import MixedPrecision
 from safetensors.torch import load_file
 
 from lmcl_core import InputError, Recipe, RunError, Split, load, load_benchmark, make_split, train
@@ -100,6 +101,19 @@ def test_a_killed_run_resumes_to_bit_identical_weights(table, split, tmp_path, m
     assert (tmp_path / "whole" / "predictions.csv").read_bytes() == (
         tmp_path / "killed" / "predictions.csv"
     ).read_bytes()
+
+
+def test_a_checkpoint_keeps_how_half_precision_scales_the_loss(table, split):
+    """On a CPU, whose scaler is the same, since 16-mixed is for GPUs."""
+    first, second = (trainer.Trainer(table, split, TINY, "cpu") for _ in range(2))
+    for one in (first, second):
+        one.fabric.strategy.precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    for one in (first, second):
+        one.predicted, one.last = np.zeros(len(split.test)), {}
+        one.fabric.strategy.precision.scaler.scale(torch.zeros(1))  # begins at 65,536
+    first.fabric.strategy.precision.scaler.update(512.0)
+    second.load_state(first.state())
+    assert second.fabric.strategy.precision.scaler.get_scale() == 512.0
 
 
 def test_a_finished_run_is_returned_and_not_computed_again(table, split, tmp_path, monkeypatch):
