@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import evaluation, runs
+from . import evaluation, records, runs
 from .benchmarks import BENCHMARKS, load_benchmark, rows_of
 from .errors import InputError, RunError
 from .ledger import changes
@@ -29,8 +29,9 @@ CARD = BUNDLED_FOLDER / "card_template.md"
 
 #: How far a model that was trained again may lie from the bundled one on the test images: root mean square difference
 #: of the scores in MOS units, and difference of PLCC. On one machine and version weights are the same to the bit. A
-#: version that rounds some gradients otherwise came to 0.87 and 0.0034; this is two to three times that.
-TOLERANCE = dict(score_rms=2.0, plcc=0.01)
+#: version that rounds some gradients otherwise came, on splits 0 to 2, to at most 1.11 and 0.0035; this is half as much
+#: again. It tells no recipe from another that is as near (without the manifold loss: 1.02 on split 0): hashes do.
+TOLERANCE = dict(score_rms=1.7, plcc=0.0055)
 
 
 def bundle(run: str | Path, table: pd.DataFrame, folder: str | Path = BUNDLED_FOLDER) -> Path:
@@ -142,6 +143,7 @@ def _facts(run: Path, record: dict, table: pd.DataFrame, split: Split, path: Pat
         mean=mos.mean(),
         std=mos.std(),
         short_side=scorer.short_side,
+        splits=_ten_splits(record["benchmark"], record["recipe_hash"]),
         threads=_threads(record),
         precision=record.get("precision", record["recipe"]["precision"]),
         torch=record["versions"]["torch"],
@@ -149,6 +151,15 @@ def _facts(run: Path, record: dict, table: pd.DataFrame, split: Split, path: Pat
         recipe_name=record["recipe"]["name"],
         recipe=", ".join(f"`{key}` {value}" for key, value in fields.items()),
     )
+
+
+def _ten_splits(benchmark: str, recipe_hash: str) -> str:
+    """What the recipe came to on all splits that are on record with the project, in words."""
+    known = records.read_records(records.committed(benchmark))
+    plcc = known.loc[known["recipe_hash"] == recipe_hash, "plcc"]
+    if plcc.empty:
+        return "this recipe is not on record for other splits"
+    return f"{len(plcc)} splits: PLCC {plcc.median():.3f} (median), {plcc.min():.3f} to {plcc.max():.3f}"
 
 
 def _threads(record: dict) -> str:

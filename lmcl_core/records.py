@@ -16,6 +16,7 @@ import pandas as pd
 
 from . import runs
 from .benchmarks import load_benchmark, rows_of
+from .catalogue import BENCHMARKS
 from .errors import InputError, RunError, counted
 from .files import replacing
 from .ledger import KEY, NEEDED, read_rows
@@ -52,6 +53,23 @@ def read_records(path: str | Path) -> pd.DataFrame:
     if not Path(path).is_file():
         raise InputError(f"{path} is not there: name a table of records, or make one: python -m lmcl_core.records")
     return read_rows(path, COLUMNS, "table of records")
+
+
+def choose(names: str) -> pd.DataFrame | None:
+    """The records that a notebook is told to take for runs that are not there.
+
+    Args:
+        names: CSV files, and names of benchmarks for the records that come with the project, with commas between them.
+
+    Returns:
+        As `read_records`; of rows of the same run the last counts. None where nothing is named.
+
+    Raises:
+        InputError: one of them is not there, or no table of records.
+    """
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    found = [read_records(committed(name) if name in BENCHMARKS else name) for name in wanted]
+    return pd.concat(found, ignore_index=True) if found else None
 
 
 def update_records(path: str | Path, runs_dir: str | Path, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

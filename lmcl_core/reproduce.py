@@ -175,7 +175,7 @@ def plan(order: Order, benchmarks: list[str]) -> Iterator[list[Job]]:
         _job(order, "03_benchmark_evaluation", together, all_of_them, train_missing=False, **more),
         *(_job(order, "04_hard_examples_umap", folder / name, name, **more) for name in benchmarks),
         *(
-            _job(order, "05_ablation", folder / name, name, train_missing=False, variants="all", **more)
+            _job(order, "05_ablation", folder / name, name, train_missing=False, variants="all", recorded="", **more)
             for name in (benchmarks if order.ablation else [])
         ),
         _job(order, "06_cross_dataset", together, all_of_them, device=order.device),

@@ -9,8 +9,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lmcl_core import InputError, Recipe, load, load_benchmark, make_split, train
-from lmcl_core.bundle import TOLERANCE, bundle, check, main
+from lmcl_core.bundle import TOLERANCE, _ten_splits, bundle, check, main
 from lmcl_core.model_file import BUNDLED
+from lmcl_core.records import committed, read_records
 
 TINY = Recipe(name="tiny", pretrained=False, crop_size=32, crops=2, test_crops=2, epochs=1, batch_images=4)
 
@@ -38,6 +39,7 @@ def test_a_run_is_packed_and_its_card_tells_the_run_s_numbers(table, tmp_path, n
     assert path == tmp_path / "out" / "livec.safetensors"
     for text in (f"PLCC {result['plcc']:.4f}", f"SRCC {result['srcc']:.4f}", "split 0", "`crop_size` 32"):
         assert text in card
+    assert "not on record for other splits" in card and "MIT licence" in card
     assert "--split 0 --set name=tiny" in card and "--set crop_size=32" in card and "{" not in card
     picture = f"{table.attrs['root']}/{table['image'][0]}"
     own, packed = (load(weights).score(picture)["score"].item() for weights in (tmp_path / "run", path))
@@ -120,6 +122,15 @@ def test_wrong_use_is_told_in_one_line(arguments, said, capsys):
         main(arguments)
     err = capsys.readouterr().err
     assert stopped.value.code == 2 and said in err and len(err.splitlines()) == 1
+
+
+def test_the_card_tells_what_its_recipe_came_to_on_all_splits():
+    """The one that comes with the package as well, which was made from a run that is no longer there."""
+    known = read_records(committed("livec"))
+    plcc = known.loc[known["name"] == "lmcl", "plcc"]
+    said = _ten_splits("livec", known.loc[known["name"] == "lmcl", "recipe_hash"].iloc[0])
+    assert said == f"10 splits: PLCC {plcc.median():.3f} (median), {plcc.min():.3f} to {plcc.max():.3f}"
+    assert said in BUNDLED["livec"].with_suffix(".md").read_text()
 
 
 @pytest.mark.parametrize("name", sorted({*BUNDLED, "livec"}))

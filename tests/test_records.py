@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from lmcl_core import InputError, Recipe, ablation, load_benchmark, make_split, metrics, records, runs, tables
-from lmcl_core.records import main, read_records, recall, update_records
+from lmcl_core.recipe import variants_of
+from lmcl_core.records import choose, main, read_records, recall, update_records
 
 
 @pytest.fixture
@@ -69,6 +70,20 @@ def test_what_was_recorded_comes_back_when_the_run_is_gone(table, file, tmp_path
     pd.testing.assert_series_equal(row, there)
     kept = known.iloc[0]
     assert (kept["commit"], kept["device"], kept["precision"]) == ("c" * 40, "cpu", "32-true")
+
+
+def test_records_are_named_by_file_or_benchmark_and_the_last_of_a_run_counts(table, file, tmp_path):
+    assert choose("") is None and choose(" , ") is None
+    assert len(choose("livec")) == len(read_records(records.committed("livec")))
+    for name, plcc in (("old", 0.5), ("new", 0.7)):
+        put_run(tmp_path / name, table, 0, plcc=plcc)
+        update_records(tmp_path / f"{name}.csv", tmp_path / name, table)
+    wanted = runs.identity(table, make_split(table, 0), Recipe.for_benchmark("livec"))
+    old, new = tmp_path / "old.csv", tmp_path / "new.csv"
+    for names, plcc in ((f"{old}, {new}", 0.7), (f"{new},{old}", 0.5), (f"{old},{new},livec", 0.7)):
+        assert recall(choose(names), wanted, 0)["plcc"] == plcc
+    with pytest.raises(InputError, match="nowhere.csv is not there"):
+        choose("livec, nowhere.csv")
 
 
 def test_a_run_that_is_there_comes_before_a_recorded_one(table, file, tmp_path):
@@ -213,6 +228,19 @@ def test_the_records_of_livec_are_whole_and_their_metrics_are_those_of_their_pre
         again = metrics(pred=part["pred"], mos=part["mos"])
         for name in ("plcc", "srcc", "krcc", "rmse"):
             assert method.loc[index, name] == pytest.approx(again[name], rel=1e-3)
+
+
+def test_the_records_of_the_demo_are_whole_and_their_metrics_are_those_of_their_predictions():
+    """Every variant on the splits that notebook 05 shows; on this machine's demo, whose labels may round otherwise."""
+    known, table = read_records(records.committed("demo")), load_benchmark("demo")
+    assert not known.duplicated(records.KEY).any() and known["commit"].str.fullmatch("[0-9a-f]{40}").all()
+    assert set(zip(known["name"], known["split"])) == {(name, n) for name in variants_of("demo") for n in (0, 1)}
+    for row in known.to_dict("records"):
+        assert Recipe.for_benchmark("demo", row["name"]).hash == row["recipe_hash"], "the preset has moved"
+        mos = table["mos"].to_numpy()[make_split(table, row["split"]).test]
+        again = metrics(pred=np.array(json.loads(row["predictions"])), mos=mos)
+        for name in ("plcc", "srcc", "krcc", "rmse"):
+            assert row[name] == pytest.approx(again[name], rel=1e-3)
 
 
 def test_the_records_of_livec_are_what_its_tables_were_made_from():
