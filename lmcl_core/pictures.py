@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from .errors import InputError
 
@@ -75,7 +75,8 @@ def to_rgb(picture: Image.Image, name: object = "image") -> np.ndarray:
         InputError: it cannot be decoded.
     """
     try:
-        picture = ImageOps.exif_transpose(picture)
+        if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            picture = ImageOps.exif_transpose(picture)
         if picture.mode == "F":
             raise InputError(f"image {name} holds floating-point numbers of unknown range: save it with 8 or 16 bits")
         if picture.mode == "I" or picture.mode.startswith("I;16"):
@@ -85,7 +86,7 @@ def to_rgb(picture: Image.Image, name: object = "image") -> np.ndarray:
             return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
         if picture.mode == "La":  # Pillow turns it into LA alone
             picture = picture.convert("LA")
-        return np.asarray(picture.convert("RGB"))
+        return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     except InputError:
         raise
     except DAMAGED as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,7 +21,7 @@ from .looking import Look, look_at_all
 from .model import QualityModel
 from .model_file import read_model
 from .recipe import Recipe
-from .pictures import decode, shrink, to_rgb
+from .pictures import open_picture, shrink, to_rgb
 
 
 def load(weights: str | Path, device: str = "cpu") -> Scorer:
@@ -160,10 +161,11 @@ def as_picture(item: str | Path | Image.Image | np.ndarray, short_side: int | No
         InputError: it cannot be read as a picture.
     """
     if isinstance(item, (str, Path)):
-        pixels = decode(item)
-    elif isinstance(item, Image.Image):
-        pixels = to_rgb(item, getattr(item, "filename", None) or "image")
-    elif (
+        with open_picture(item) as picture:
+            return _decoded(picture, item, short_side)
+    if isinstance(item, Image.Image):
+        return _decoded(item, getattr(item, "filename", None) or "image", short_side)
+    if (
         isinstance(item, np.ndarray)
         and item.dtype == np.uint8
         and (item.ndim == 2 or item.ndim == 3 and item.shape[2] in (1, 2, 3, 4))
@@ -175,3 +177,13 @@ def as_picture(item: str | Path | Image.Image | np.ndarray, short_side: int | No
         what = f"{item.dtype} array {item.shape}" if isinstance(item, np.ndarray) else type(item).__name__
         raise InputError(f"cannot score {what}: give a path, a PIL image or a uint8 array (H, W) or (H, W, 1 to 4)")
     return torch.from_numpy(shrink(pixels, short_side).copy())
+
+
+def _decoded(picture: Image.Image, name: object, short_side: int | None) -> Tensor:
+    """`as_picture` of a PIL image; of several threads one at a time works on a large one, which takes much memory."""
+    with _ONE_AT_A_TIME if picture.width * picture.height > _LARGE else nullcontext():
+        return torch.from_numpy(shrink(to_rgb(picture, name), short_side).copy())
+
+
+_LARGE = 16_000_000  # pixels
+_ONE_AT_A_TIME = threading.Lock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lmcl_core import InputError, QualityModel, Recipe, Scorer
+from lmcl_core import InputError, QualityModel, Recipe, Scorer, scoring
 from lmcl_core.score_files import picture_files, score_files
 
 RECIPE = Recipe(pretrained=False, crop_size=32, test_crops=3, precision="32-true")
@@ -86,6 +87,24 @@ def test_only_a_few_files_are_read_ahead(scorer, folder):
     for _ in range(4):
         next(answers)
     assert 4 <= len(asked) <= 10
+
+
+@pytest.mark.parametrize("large, at_once", [(0, 1), (10**6, 2)])
+def test_of_large_pictures_one_at_a_time_is_decoded(scorer, folder, monkeypatch, large, at_once):
+    monkeypatch.setattr(scoring, "_LARGE", large)
+    real, now, most = scoring.to_rgb, [], []
+
+    def slow(picture, name):
+        now.append(name)
+        most.append(len(now))
+        time.sleep(0.05)
+        pixels = real(picture, name)
+        now.remove(name)
+        return pixels
+
+    monkeypatch.setattr(scoring, "to_rgb", slow)
+    assert len(list(score_files(scorer, picture_files([folder]), batch_size=2, readers=2))) == 7
+    assert max(most) == at_once
 
 
 def test_pictures_larger_than_those_of_the_training_benchmark_are_brought_to_their_size(scorer, tmp_path):
