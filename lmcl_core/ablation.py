@@ -174,6 +174,30 @@ def paired_difference(
     return dict(difference=values.mean(), low=values.mean() - half, high=values.mean() + half, p_wilcoxon=float(p))
 
 
+def paired(rows: pd.DataFrame, by: str, value: str, first: str = "no-manifold", second: str = "lmcl") -> pd.DataFrame:
+    """Two recipes' values of several measures, compared split by split.
+
+    Args:
+        rows: columns recipe, split, `by` and `value`, one row each.
+        by: the column that tells measures apart.
+        value: the column of numbers.
+        first: name of the recipe that the other is compared with.
+        second: name of the other.
+
+    Returns:
+        One row a measure, in the order of `rows`: `by`, the means of both, splits (that both were run on), lower
+        (splits in which the second has the lower value), and `paired_difference` of the second less the first, with
+        the protocol's ratio of test to training images.
+    """
+    wide = rows.pivot_table(index=[by, "split"], columns="recipe", values=value, sort=False)[[first, second]].dropna()
+    found = []
+    for measure, part in wide.groupby(by, sort=False):
+        change = part[second] - part[first]
+        counts = dict(splits=len(part), lower=int((change < 0).sum()))
+        found.append({by: measure} | part.mean().to_dict() | counts | paired_difference(change))
+    return pd.DataFrame(found)
+
+
 def by_share(found: pd.DataFrame) -> pd.DataFrame:
     """Agreement by share of the data that was trained on, on the splits that every share was run on: splits differ more
     than shares do.

@@ -148,3 +148,19 @@ def test_results_tell_what_was_trained_on(tmp_path, livec, monkeypatch):
     assert rows["share"].tolist() == pytest.approx([500 / 12, 500 / 12, 1000 / 12, 1000 / 12]) and set(
         rows["commit"]
     ) == {"c" * 40}
+
+
+def test_measures_of_two_recipes_are_compared_split_by_split():
+    rows = [
+        dict(recipe=recipe, split=split, measure=measure, value=base + split + better)
+        for recipe, better in (("no-manifold", 0.0), ("other", 9.0), ("lmcl", -0.5))
+        for measure, base in (("b", 10.0), ("a", 0.0))
+        for split in range(3)
+        if (recipe, measure, split) != ("lmcl", "a", 2)
+    ]
+    found = ablation.paired(pd.DataFrame(rows), "measure", "value")
+    assert found["measure"].tolist() == ["b", "a"] and "other" not in found
+    first, second = found.to_dict("records")
+    assert (first["no-manifold"], first["lmcl"], first["splits"], first["lower"]) == (11, 10.5, 3, 3)
+    assert (second["no-manifold"], second["splits"]) == (0.5, 2)  # splits of both alone
+    assert first["difference"] == first["low"] == first["high"] == -0.5
