@@ -190,6 +190,8 @@ def spread_out(place: np.ndarray, most: int) -> list[int]:
 def paired_differences(data: pd.DataFrame, baseline: str) -> Figure:
     """What each variant gains over a baseline: mean difference of PLCC and its interval.
 
+    The axis ends at twice the largest difference; intervals of few splits may run out of the picture, which it tells.
+
     Args:
         data: columns title, pairs, difference, low, high; rows without pairs are left out.
         baseline: what the differences are taken from, for the axis.
@@ -202,6 +204,9 @@ def paired_differences(data: pd.DataFrame, baseline: str) -> Figure:
         axes.plot([row["low"], row["high"]], [n, n], color=BLUE, lw=2)
         axes.scatter([row["difference"]], [n], color=ORANGE, s=40, zorder=3)
     axes.set(xlabel=f"PLCC less that of {baseline}", yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5))
+    end = 2 * rows["difference"].abs().max()
+    if (rows[["low", "high"]].abs() > end).any(axis=None):
+        axes.set(xlim=(-end, end), xlabel=f"PLCC less that of {baseline}\nsome intervals are longer than the axis")
     axes.set_yticklabels([f"{row.title} ({row.pairs} split{'s' * (row.pairs > 1)})" for row in rows.itertuples()])
     return figure
 

@@ -100,6 +100,14 @@ def test_paired_differences_show_every_variant_but_the_baseline_with_its_interva
     assert list(axes.lines[1].get_xdata()) == [0.0, 0.2]
 
 
+def test_intervals_of_few_splits_do_not_hide_the_differences():
+    data = pd.DataFrame(dict(title=["a", "b"], pairs=2, difference=[0.1, -0.2], low=[0.0, -4.0], high=[0.2, 3.6]))
+    axes = paired_differences(data, "base").axes[0]
+    assert axes.get_xlim() == (-0.4, 0.4) and "longer than the axis" in axes.get_xlabel()
+    axes = paired_differences(data.assign(low=-0.3, high=0.3), "base").axes[0]
+    assert "longer" not in axes.get_xlabel()
+
+
 def test_the_share_curve_goes_through_the_medians():
     data = pd.DataFrame(dict(share=[20, 20, 20, 80], split=[0, 1, 2, 0], plcc=[0.5, 0.6, 0.9, 0.95], srcc=0.4))
     axes = share_curve(data).axes[0]
