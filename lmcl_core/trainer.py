@@ -322,12 +322,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs: tensors, numbers, lists and dicts only."""
         return dict(
-            epoch=self.epoch,
-            seconds=self.seconds,
-            history=self.history,
-            best=self.best,
-            last=self.last,
-            precisions=self.precisions,
+            **{name: getattr(self, name) for name in ("epoch", "seconds", "history", "best", "last", "precisions")},
             predicted=torch.from_numpy(self.predicted),
             student=self.student.state_dict(),
             teacher=self.teacher.state_dict(),
