@@ -75,6 +75,7 @@ def to_rgb(picture: Image.Image, name: object = "image") -> np.ndarray:
         InputError: it cannot be decoded.
     """
     try:
+        picture.load()  # some formats say only then what mode they are of
         if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             picture = ImageOps.exif_transpose(picture)
         if picture.mode == "F":
