@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -130,9 +132,22 @@ def _build_into(folder: Path, photographs: dict[str, np.ndarray]) -> None:
         return rows
 
     work = [(*item, name) for item in photographs.items() for name in DISTORTIONS]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with _same_sums(), ThreadPoolExecutor(os.cpu_count()) as pool:
         rows = [row for rows in pool.map(make, work) for row in rows]
     pd.DataFrame(rows).to_csv(folder / LABEL_FILE, index=False, float_format="%.4f")
+
+
+@contextmanager
+def _same_sums() -> Iterator[None]:
+    """Two threads of torch an operation, on whatever machine: with one, six of the labels round otherwise."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def ms_ssim_db(reference: np.ndarray, distorted: np.ndarray) -> float:

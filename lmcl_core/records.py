@@ -22,7 +22,7 @@ from .files import replacing
 from .ledger import KEY, NEEDED, read_rows
 from .paths import project_folder, runs_folder
 from .recipe import Recipe
-from .splits import make_split
+from .splits import data_hash, make_split
 
 _METRICS = ("plcc", "srcc", "krcc", "rmse", "plcc_logistic")
 COLUMNS = [
@@ -70,6 +70,20 @@ def choose(names: str) -> pd.DataFrame | None:
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     found = [read_records(committed(name) if name in BENCHMARKS else name) for name in wanted]
     return pd.concat(found, ignore_index=True) if found else None
+
+
+def told(names: str, known: pd.DataFrame | None, table: pd.DataFrame) -> str:
+    """How many of the records that were named can stand in for runs of a table, in words; empty where none were named.
+
+    Args:
+        names: as in `choose`.
+        known: from `choose`.
+        table: the benchmark, from `load_benchmark`.
+    """
+    if known is None:
+        return ""
+    same = (known["benchmark"] == table.attrs["benchmark"]) & (known["data_hash"] == data_hash(table))
+    return f"records of {names}: {same.sum()} of {counted(len(known), 'run')} are of this data"
 
 
 def update_records(path: str | Path, runs_dir: str | Path, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -120,6 +120,8 @@ def list_pictures(sources: Iterable[str | Path]) -> dict[str, str]:
 
 
 def _pictures_of_folder(source: str) -> dict[str, str]:
+    if not os.path.lexists(source) and Path(source).suffix.lower() not in SCORED_SUFFIXES:
+        raise InputError(f"{source} is not there: name picture files, or folders of pictures")
     states = {}
     for file in picture_files([source]):
         try:
@@ -271,6 +273,8 @@ def _names(out: str, order: dict[str, str | int]) -> set[str]:
         raise InputError(f"--out is {out}, a file: name a folder")
     names = {PurePosixPath(path).name for path in system.ls(folder, detail=False)} if system.exists(folder) else set()
     if not any(name.startswith("part-") for name in names):
+        if other := min((name for name in names if not name.startswith((".", "_"))), default=""):
+            raise InputError(f"{out} holds other files, such as {other}: name a folder for scores alone")
         return set()
     if _ORDER not in names:
         raise InputError(f"{out} holds scores that do not say what they are of: name another folder, or empty it")

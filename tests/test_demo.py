@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from lmcl_core import BENCHMARKS, InputError, RunError, data_hash, load_benchmark, make_split, verify_benchmark
 from lmcl_core import demo
+from lmcl_core.paths import project_folder
 from lmcl_core.demo import (
     DISTORTIONS,
     LABEL_FILE,
@@ -273,3 +275,21 @@ def test_the_recipe_of_pictures_does_not_depend_on_the_process(photographs):
         for seed in ("1", "2")
     }
     assert len(said) == 1
+
+
+def test_labels_do_not_depend_on_how_many_threads_there_are(tmp_path):
+    """They are those that notebook 01 shows; else results on record would be of other data."""
+    shown = pd.read_csv(project_folder() / "figures" / "demo" / "01_mos_histogram.csv").set_index("image")["mos"]
+    photographs = {"astronaut": demo.load_photographs()["astronaut"]}
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            folder = tmp_path / str(threads)
+            folder.mkdir()
+            demo._build_into(folder, photographs)
+            assert torch.get_num_threads() == threads
+            found = pd.read_csv(folder / demo.LABEL_FILE).set_index("image")["mos"]
+            assert len(found) == 30 and (found == shown[found.index]).all()
+    finally:
+        torch.set_num_threads(before)

@@ -11,7 +11,7 @@ import pytest
 
 from lmcl_core import InputError, Recipe, ablation, load_benchmark, make_split, metrics, records, runs, tables
 from lmcl_core.recipe import variants_of
-from lmcl_core.records import choose, main, read_records, recall, update_records
+from lmcl_core.records import choose, main, read_records, recall, told, update_records
 
 
 @pytest.fixture
@@ -82,6 +82,8 @@ def test_records_are_named_by_file_or_benchmark_and_the_last_of_a_run_counts(tab
     old, new = tmp_path / "old.csv", tmp_path / "new.csv"
     for names, plcc in ((f"{old}, {new}", 0.7), (f"{new},{old}", 0.5), (f"{old},{new},livec", 0.7)):
         assert recall(choose(names), wanted, 0)["plcc"] == plcc
+    assert told("old", choose(str(old)), table) == "records of old: 1 of 1 run are of this data"
+    assert told("livec", choose("livec"), table).startswith("records of livec: 0 of ") and told("", None, table) == ""
     with pytest.raises(InputError, match="nowhere.csv is not there"):
         choose("livec, nowhere.csv")
 

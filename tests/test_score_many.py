@@ -276,3 +276,11 @@ def test_workers_that_nobody_starts_again_end_the_command_and_finished_parts_are
     with pytest.raises(RunError, match="every worker was lost"):
         score_many([folder], tmp_path / "out", log=log)
     assert [path.name for path in sorted((tmp_path / "out").glob("part-*"))] == ["part-00000.parquet"]
+
+
+def test_a_folder_that_is_not_there_and_one_that_holds_other_files_are_refused(folder, tmp_path, here):
+    with pytest.raises(InputError, match="gone is not there: name picture files"):
+        score_many([tmp_path / "gone"], tmp_path / "out", log=quiet)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="holds other files, such as 0.png: name a folder for scores alone"):
+        score_many([folder], folder, log=quiet)
