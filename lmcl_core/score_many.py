@@ -271,7 +271,9 @@ def _names(out: str, order: dict[str, str | int]) -> set[str]:
     system.invalidate_cache()
     if system.isfile(folder):
         raise InputError(f"--out is {out}, a file: name a folder")
-    names = {PurePosixPath(path).name for path in system.ls(folder, detail=False)} if system.exists(folder) else set()
+    paths = system.ls(folder, detail=False) if system.exists(folder) else []
+    own = folder.rstrip("/")  # which some object stores list as one of its files
+    names = {PurePosixPath(path).name for path in paths if path.rstrip("/") != own}
     if not any(name.startswith("part-") for name in names):
         if other := min((name for name in names if not name.startswith((".", "_"))), default=""):
             raise InputError(f"{out} holds other files, such as {other}: name a folder for scores alone")

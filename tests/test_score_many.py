@@ -16,7 +16,7 @@ from PIL import Image
 
 from lmcl_core import InputError, RunError, load
 from lmcl_core.model_file import BUNDLED
-from lmcl_core.score_many import _kept, _write, list_pictures, score_many, score_part
+from lmcl_core.score_many import _kept, _names, _write, list_pictures, score_many, score_part
 
 
 @pytest.fixture
@@ -284,3 +284,14 @@ def test_a_folder_that_is_not_there_and_one_that_holds_other_files_are_refused(f
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="holds other files, such as 0.png: name a folder for scores alone"):
         score_many([folder], folder, log=quiet)
+
+
+def test_a_store_that_lists_a_folder_among_its_own_files_is_no_folder_of_other_files(monkeypatch):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    monkeypatch.setattr(MemoryFileSystem, "exists", lambda self, path: True)
+    monkeypatch.setattr(MemoryFileSystem, "ls", lambda self, path, detail: [f"{path}/"])
+    assert _names("memory://bucket/out", {}) == set()
+    monkeypatch.setattr(MemoryFileSystem, "ls", lambda self, path, detail: [f"{path}/", f"{path}/notes.txt"])
+    with pytest.raises(InputError, match=r"other files, such as notes\.txt"):
+        _names("memory://bucket/out", {})
