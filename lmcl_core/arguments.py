@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, RunError
 
 
 def expect(kind: type, **values: object) -> None:
@@ -60,3 +63,29 @@ def parse_changes(pairs: list[str] | None) -> dict[str, Any]:
         except ValueError:  # a plain word, such as v2
             changes[field] = text
     return changes
+
+
+@contextmanager
+def module_command(module: str, usage: str, arguments: list[str], counts: Container[int]) -> Iterator[None]:
+    """The frame of a command ``python -m lmcl_core.MODULE``: its help, its errors on stderr, its exit codes.
+
+    Args:
+        module: its name.
+        usage: its arguments, as the help shows them.
+        arguments: as they were given; ``--help`` or ``-h`` among them shows the help.
+        counts: how many there may be.
+
+    Raises:
+        SystemExit: 0 after the help, 1 where the work failed, 2 for wrong use, as `lmcl`.
+    """
+    use = f"use: python -m lmcl_core.{module} {usage}"
+    if {"--help", "-h"} & set(arguments):
+        print(use)
+        sys.exit(0)
+    try:
+        if len(arguments) not in counts:
+            raise InputError(use)
+        yield
+    except (InputError, RunError) as error:
+        print(f"{module}: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from . import evaluation, records, runs
+from .arguments import module_command
 from .benchmarks import BENCHMARKS, load_benchmark, rows_of
 from .errors import InputError, RunError
 from .ledger import changes
@@ -171,21 +172,16 @@ def _threads(record: dict) -> str:
 def main(arguments: list[str]) -> None:
     """``python -m lmcl_core.bundle [--check] RUN DATA``: exit 0 good, 1 failed or not the same, 2 wrong use."""
     checking, folders = "--check" in arguments, [argument for argument in arguments if argument != "--check"]
-    try:
-        if len(folders) != 2:
-            raise InputError("use: python -m lmcl_core.bundle [--check] RUN_FOLDER DATA_ROOT")
+    with module_command("bundle", "[--check] RUN_FOLDER DATA_ROOT", folders, (2,)):
         table = load_benchmark("livec", folders[1])
         if not checking:
             print(bundle(folders[0], table))
             return
         found = check(folders[0], table)
-    except (InputError, RunError) as error:
-        print(f"bundle: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
-    print("  ".join(f"{key} {value if isinstance(value, bool) else f'{value:.4f}'}" for key, value in found.items()))
-    if not found["within"]:
-        print(f"bundle: {folders[0]} does not reproduce the bundled weights within {TOLERANCE}", file=sys.stderr)
-        sys.exit(1)
+        values = {key: value if isinstance(value, bool) else f"{value:.4f}" for key, value in found.items()}
+        print("  ".join(f"{key} {value}" for key, value in values.items()))
+        if not found["within"]:
+            raise RunError(f"{folders[0]} does not reproduce the bundled weights within {TOLERANCE}")
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from . import evaluation
+from .arguments import module_command
 from .benchmarks import load_benchmark
 from .crops import crop_saliency, crop_weights, resize_crop, salient_crop
-from .errors import InputError, RunError
 from .files import replacing
 from .looking import Look
 from .model import QualityModel
@@ -93,9 +93,7 @@ def _attention(other: QualityModel, picture: Tensor) -> Tensor:
 
 def main(arguments: list[str]) -> None:
     """What ``python -m lmcl_core.judges`` does; exit 0 good, 1 failed, 2 wrong use, as `lmcl`."""
-    try:
-        if len(arguments) not in (2, 3):
-            raise InputError("use: python -m lmcl_core.judges BENCHMARK DATA_ROOT [WEIGHTS]")
+    with module_command("judges", "BENCHMARK DATA_ROOT [WEIGHTS]", arguments, (2, 3)):
         table = load_benchmark(arguments[0], arguments[1] or None)
         scorer = load(*arguments[2:] or ["livec"])
         other = QualityModel(OTHER, True, crop_size=_VIEW).eval()
@@ -103,11 +101,8 @@ def main(arguments: list[str]) -> None:
         path = Path(figures_folder(arguments[0])) / "judges.csv"
         with replacing(path) as temporary:
             found.to_csv(temporary, index=False, float_format="%.6g")
-    except (InputError, RunError) as error:
-        print(f"judges: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
-    print(found.round(4).to_string(index=False))
-    print(path)
+        print(found.round(4).to_string(index=False))
+        print(path)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from pathlib import Path
 import pandas as pd
 
 from . import runs
+from .arguments import module_command
 from .catalogue import BENCHMARKS
-from .errors import InputError, RunError
+from .errors import InputError, unknown
 from .recipe import Recipe
 from .files import replacing
 from .paths import project_folder, runs_folder
@@ -228,18 +229,15 @@ def main(arguments: list[str]) -> None:
 
     Exit 0 good, 1 failed, 2 wrong use, as `lmcl`.
     """
-    try:
-        if len(arguments) not in (1, 2) or arguments[0] not in BENCHMARKS:
-            raise InputError("use: python -m lmcl_core.ledger BENCHMARK [RUNS_DIR]")
+    with module_command("ledger", "BENCHMARK [RUNS_DIR]", arguments, (1, 2)):
+        if arguments[0] not in BENCHMARKS:
+            raise unknown("benchmark", arguments[0], BENCHMARKS)
         folder = runs_folder(*arguments[1:])
         read = len(_validation_runs(folder / arguments[0]))
         if not read:
             raise InputError(f"{folder} holds no validation run of {arguments[0]}: name the folder of all runs")
         rows = update_ledger(committed(), folder, arguments[0])
         print(f"{committed()}: {len(rows)} rows, {read} read")
-    except (InputError, RunError) as error:
-        print(f"ledger: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
 
 
 if __name__ == "__main__":

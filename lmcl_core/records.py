@@ -15,9 +15,10 @@ from pathlib import Path
 import pandas as pd
 
 from . import runs
+from .arguments import module_command
 from .benchmarks import load_benchmark, rows_of
 from .catalogue import BENCHMARKS
-from .errors import InputError, RunError, counted
+from .errors import InputError, counted
 from .files import replacing
 from .ledger import KEY, NEEDED, read_rows
 from .paths import project_folder, runs_folder
@@ -190,9 +191,7 @@ def _row(folder: Path, table: pd.DataFrame) -> dict[str, object]:
 
 def main(arguments: list[str]) -> None:
     """What ``python -m lmcl_core.records`` does; exit 0 good, 1 failed, 2 wrong use, as `lmcl`."""
-    try:
-        if len(arguments) not in (2, 3, 4):
-            raise InputError("use: python -m lmcl_core.records BENCHMARK DATA_ROOT [RUNS_DIR [RECORDS]]")
+    with module_command("records", "BENCHMARK DATA_ROOT [RUNS_DIR [RECORDS]]", arguments, (2, 3, 4)):
         table, folder = load_benchmark(arguments[0], arguments[1] or None), runs_folder(*arguments[2:3])
         path = Path(arguments[3]) if len(arguments) > 3 else committed(arguments[0])
         if path.is_dir():
@@ -205,9 +204,6 @@ def main(arguments: list[str]) -> None:
             new = found[(found["name"] == old["name"]) & (found["split"] == old["split"])].iloc[-1]
             words = f"PLCC {new['plcc']:.4f} ({new['precision']}), was {old['plcc']:.4f} ({old['precision']})"
             print(f"replaced: {old['name']}, split {old['split']}: {words}")
-    except (InputError, RunError) as error:
-        print(f"records: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
 
 
 if __name__ == "__main__":

@@ -133,6 +133,12 @@ def test_the_command_adds_runs_to_the_ledger_of_the_project(tmp_path, monkeypatc
     assert read_ledger(tmp_path / "figures" / "ledger.csv")["name"].tolist() == ["a"]
 
 
+def test_a_benchmark_that_is_misspelt_is_named(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["livc"])
+    assert stopped.value.code == 2 and "unknown benchmark 'livc': did you mean 'livec'?" in capsys.readouterr().err
+
+
 def test_a_folder_that_is_not_there_is_no_success(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ledger, "committed", lambda: tmp_path / "ledger.csv")
     with pytest.raises(SystemExit) as stopped:
@@ -148,7 +154,7 @@ def test_a_damaged_record_is_named_and_not_passed_over(tmp_path):
         update_ledger(tmp_path / "ledger.csv", tmp_path / "runs", "livec")
 
 
-@pytest.mark.parametrize("arguments", [[], ["no-such-benchmark"], ["livec", "a", "b"]])
+@pytest.mark.parametrize("arguments", [[], ["livec", "a", "b"]])
 def test_wrong_use_of_the_command_is_told_in_one_line(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
