@@ -180,7 +180,7 @@ def score(
     paths: Annotated[list[str], typer.Argument(help="pictures, or folders, at any depth; with --out also addresses")],
     weights: Annotated[str, typer.Option(help="bundled name, model.safetensors or its run folder")] = "livec",
     form: Annotated[str, typer.Option("--format", help="csv or json")] = "csv",
-    overlays: Annotated[Path | None, typer.Option(help="folder for one picture a file: saliency, crop scores")] = None,
+    overlays: Annotated[str | None, typer.Option(help="folder for one picture a file: saliency, crop scores")] = None,
     batch_size: Annotated[int, typer.Option(help="pictures at a time")] = _AT_A_TIME,
     out: Annotated[str, typer.Option(help="folder of Parquet files, scored in parts on a Dask cluster")] = "",
     workers: Annotated[int, typer.Option(help="with --out: workers; 0: one a GPU, or one")] = 0,
@@ -208,7 +208,7 @@ def score(
     if form not in WRITERS:
         raise InputError(f"--format is {form!r}: it must be one of {', '.join(WRITERS)}")
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large pictures are wanted here
-    drawn = None if overlays is None else _overlays(overlays.expanduser(), paths)
+    drawn = None if overlays is None else _overlays(overlays, paths)
     if empty := next((path for path in map(Path, paths) if os.path.isdir(path) and not pictures_below(path)), None):
         raise InputError(f"no pictures in {empty}: name picture files, or folders that hold some")
     scorer = load(weights, device)
@@ -228,10 +228,12 @@ def score(
         raise typer.Exit(1)
 
 
-def _overlays(folder: Path, paths: list[str]):
+def _overlays(folder: str, paths: list[str]):
     from .overlays import Overlays  # here: it needs matplotlib
 
-    return Overlays(folder, paths)
+    if not folder.strip():
+        raise InputError("--overlays is empty: name a folder, or leave it out")
+    return Overlays(Path(folder).expanduser(), paths)
 
 
 def _score_many(paths: list[str], out: str, weights: str, scheduler: str, workers: int, device: str) -> None:

@@ -18,7 +18,7 @@ from . import runs
 from .arguments import module_command
 from .benchmarks import load_benchmark, rows_of
 from .catalogue import BENCHMARKS
-from .errors import InputError, counted
+from .errors import InputError, counted, unknown
 from .files import replacing
 from .ledger import KEY, NEEDED, read_rows
 from .paths import project_folder, runs_folder
@@ -69,8 +69,15 @@ def choose(names: str) -> pd.DataFrame | None:
         InputError: one of them is not there, or no table of records.
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
-    found = [read_records(committed(name) if name in BENCHMARKS else name) for name in wanted]
+    found = [_named(name) for name in wanted]
     return pd.concat(found, ignore_index=True) if found else None
+
+
+def _named(name: str) -> pd.DataFrame:
+    """Records by a benchmark's name or a file's; a word that is neither is taken for a misspelt benchmark."""
+    if name not in BENCHMARKS and name.isidentifier() and not Path(name).exists():
+        raise unknown("benchmark or table of records", name, BENCHMARKS)
+    return read_records(committed(name) if name in BENCHMARKS else name)
 
 
 def told(names: str, known: pd.DataFrame | None, table: pd.DataFrame) -> str:

@@ -465,6 +465,7 @@ def test_a_json_array_is_closed_when_scoring_is_stopped(lmcl, weights, pictures,
 def test_overlays_into_a_file_are_refused_first(refused, weights, pictures):
     said = refused(2, "score", "--weights", weights, "--overlays", pictures / "a.png", pictures)
     assert "--overlays" in said and "name a folder" in said
+    assert "--overlays is empty: name a folder" in refused(2, "score", "--weights", weights, "--overlays", "", pictures)
 
 
 @pytest.mark.parametrize("place", [".", "drawn", "deep/drawn"])

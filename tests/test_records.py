@@ -74,6 +74,10 @@ def test_what_was_recorded_comes_back_when_the_run_is_gone(table, file, tmp_path
 
 def test_records_are_named_by_file_or_benchmark_and_the_last_of_a_run_counts(table, file, tmp_path):
     assert choose("") is None and choose(" , ") is None
+    with pytest.raises(InputError, match="unknown benchmark or table of records 'livc': did you mean 'livec'"):
+        choose("livc")
+    with pytest.raises(InputError, match="old.csv is not there"):
+        choose("old.csv")
     assert len(choose("livec")) == len(read_records(records.committed("livec")))
     for name, plcc in (("old", 0.5), ("new", 0.7)):
         put_run(tmp_path / name, table, 0, plcc=plcc)
