@@ -17,7 +17,7 @@ import pandas as pd
 from . import runs
 from .arguments import module_command
 from .catalogue import BENCHMARKS
-from .errors import InputError, unknown
+from .errors import InputError, counted, unknown
 from .recipe import Recipe
 from .files import replacing
 from .paths import project_folder, runs_folder
@@ -237,7 +237,7 @@ def main(arguments: list[str]) -> None:
         if not read:
             raise InputError(f"{folder} holds no validation run of {arguments[0]}: name the folder of all runs")
         rows = update_ledger(committed(), folder, arguments[0])
-        print(f"{committed()}: {len(rows)} rows, {read} read")
+        print(f"{committed()}: {counted(len(rows), 'row')}, {read} read")
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def test_the_command_adds_runs_to_the_ledger_of_the_project(tmp_path, monkeypatc
     put_run(tmp_path / "runs", "a")
     monkeypatch.setattr(ledger, "committed", lambda: tmp_path / "figures" / "ledger.csv")
     main(["livec", str(tmp_path / "runs")])
-    assert capsys.readouterr().out.endswith("ledger.csv: 1 rows, 1 read\n")
+    assert capsys.readouterr().out.endswith("ledger.csv: 1 row, 1 read\n")
     assert read_ledger(tmp_path / "figures" / "ledger.csv")["name"].tolist() == ["a"]
 
 
