@@ -13,7 +13,7 @@ from scipy import stats
 from . import tables
 from .errors import InputError, unknown
 from .recipe import Recipe, check_changes, variants_of
-from .splits import make_split, thinned
+from .splits import TESTED, VALIDATED, make_split, thinned
 
 #: What a recipe of `recipe.VARIANTS` is called in tables; "lmcl" depends on its own variant of the loss.
 TITLES = {
@@ -196,6 +196,34 @@ def paired(rows: pd.DataFrame, by: str, value: str, first: str = "no-manifold", 
         counts = dict(splits=len(part), lower=int((change < 0).sum()))
         found.append({by: measure} | part.mean().to_dict() | counts | paired_difference(change))
     return pd.DataFrame(found)
+
+
+def on_validation_parts(tried: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Configurations that were run on the validation parts of several splits, beside a baseline, split by split.
+
+    Args:
+        tried: of a ledger, rows of one benchmark.
+        baseline: its name there.
+
+    Returns:
+        One row a configuration, best mean first: name, the PLCC on each of the splits that the baseline was run on (a
+        column each), and `paired_difference` from the baseline (NaN in its own row), with the shares of
+        `splits.validation_split`.
+
+    Raises:
+        InputError: the baseline is not among them.
+    """
+    if baseline not in set(tried["name"]):
+        raise unknown("configuration", baseline, tried["name"])
+    wide = tried.pivot(index="name", columns="split", values="plcc")
+    wide = wide.loc[:, wide.loc[baseline].notna()]
+    wide = wide[wide.notna().sum(axis=1) > 1]
+    wide = wide.loc[wide.mean(axis=1).sort_values(ascending=False).index]
+    change = wide - wide.loc[baseline]
+    change.loc[baseline] = np.nan
+    ratio = VALIDATED / (1 - TESTED - VALIDATED)
+    found = [paired_difference(row.dropna(), ratio) for _, row in change.iterrows()]
+    return pd.concat([wide.reset_index(), pd.DataFrame(found)], axis=1).rename_axis(columns=None)
 
 
 def by_share(found: pd.DataFrame) -> pd.DataFrame:

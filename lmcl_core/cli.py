@@ -188,6 +188,8 @@ def score(
     device: Device = "auto",
 ) -> None:
     """Score pictures: image, score in MOS units, percentile. Unreadable ones are listed on stderr, exit 1."""
+    if not all(name.strip() for name in [*paths, weights]):
+        raise InputError("a path, or --weights, is empty: name files or folders")
     if out:
         if overlays is not None or form != "csv" or batch_size != _AT_A_TIME:
             raise InputError("--overlays, --format and --batch-size go with rows on standard output: leave out --out")

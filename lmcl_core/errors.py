@@ -34,7 +34,7 @@ def unknown(kind: str, value: object, known: Iterable[str]) -> InputError:
         The error, not raised, with the nearest accepted name as its suggestion.
     """
     names = sorted(known)
-    near = get_close_matches(str(value), names, n=1)
+    near = get_close_matches(str(value), names, n=1) or get_close_matches(str(value).lower(), names, n=1)
     listed = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {listed}"
     return InputError(f"unknown {kind} {value!r}: {hint}")

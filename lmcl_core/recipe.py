@@ -23,7 +23,7 @@ BENCHMARK_PRESETS: dict[str, dict[str, Any]] = {
     "csiq": dict(),
     "tid2013": dict(epochs=4),
     "kadid10k": dict(epochs=3, batch_images=32),
-    # Found on validation parts of LIVEC: see figures/ledger.csv.
+    # Found on the validation part of LIVEC's split 0: see figures/ledger.csv.
     "livec": dict(correlation_weight=0.5, manifold_weight=0.02, quality_sigma=1.0),
     "koniq10k": dict(epochs=3, batch_images=32, short_side=384),
     "livefb": dict(epochs=2, batch_images=32, short_side=384),

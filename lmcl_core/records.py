@@ -74,9 +74,10 @@ def choose(names: str) -> pd.DataFrame | None:
 
 
 def _named(name: str) -> pd.DataFrame:
-    """Records by a benchmark's name or a file's; a word that is neither is taken for a misspelt benchmark."""
-    if name not in BENCHMARKS and name.isidentifier() and not Path(name).exists():
-        raise unknown("benchmark or table of records", name, BENCHMARKS)
+    """Records by a benchmark's name or a file's; what is neither, nor ends as a file, is taken for a misspelt name."""
+    if name not in BENCHMARKS and not Path(name).suffix and not Path(name).exists():
+        known = [benchmark for benchmark in BENCHMARKS if committed(benchmark).is_file()]
+        raise unknown("benchmark or table of records", name, known)
     return read_records(committed(name) if name in BENCHMARKS else name)
 
 

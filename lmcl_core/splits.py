@@ -14,6 +14,9 @@ import pandas as pd
 
 from .errors import InputError
 
+#: Shares of contents: the test part of a numbered split, and the validation part that may be cut from the rest.
+TESTED, VALIDATED = 0.2, 0.15
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -35,7 +38,7 @@ class Split:
         return iter((self.train, self.val, self.test))
 
 
-def make_split(table: pd.DataFrame, index: int | str, test: float = 0.2, val: float = 0.0) -> Split:
+def make_split(table: pd.DataFrame, index: int | str, test: float = TESTED, val: float = 0.0) -> Split:
     """Split a table by content; the same on every machine and in every version of every library.
 
     Contents are put in the order of the SHA-256 of "index/content"; the first share is test, the next val. The
@@ -91,7 +94,7 @@ def validation_split(table: pd.DataFrame, index: int | str) -> Split:
     """
     if index == "official":
         raise InputError("validation is cut from a numbered split, not from the official one: choose 0 to 9")
-    train, val, _ = make_split(table, index, val=0.15)
+    train, val, _ = make_split(table, index, val=VALIDATED)
     return Split(train, np.empty(0, dtype=np.int64), val, index=f"{index:02d}-val")
 
 

@@ -465,6 +465,8 @@ def test_a_json_array_is_closed_when_scoring_is_stopped(lmcl, weights, pictures,
 def test_overlays_into_a_file_are_refused_first(refused, weights, pictures):
     said = refused(2, "score", "--weights", weights, "--overlays", pictures / "a.png", pictures)
     assert "--overlays" in said and "name a folder" in said
+    assert "is empty: name files" in refused(2, "score", "--weights", weights, "", pictures)
+    assert "is empty: name files" in refused(2, "score", "--weights", "", pictures)
     assert "--overlays is empty: name a folder" in refused(2, "score", "--weights", weights, "--overlays", "", pictures)
 
 

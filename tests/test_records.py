@@ -74,8 +74,9 @@ def test_what_was_recorded_comes_back_when_the_run_is_gone(table, file, tmp_path
 
 def test_records_are_named_by_file_or_benchmark_and_the_last_of_a_run_counts(table, file, tmp_path):
     assert choose("") is None and choose(" , ") is None
-    with pytest.raises(InputError, match="unknown benchmark or table of records 'livc': did you mean 'livec'"):
-        choose("livc")
+    for name in ("livc", "LIVEC", "live-c"):
+        with pytest.raises(InputError, match=f"unknown benchmark or table of records '{name}': did you mean 'livec'"):
+            choose(name)
     with pytest.raises(InputError, match="old.csv is not there"):
         choose("old.csv")
     assert len(choose("livec")) == len(read_records(records.committed("livec")))
