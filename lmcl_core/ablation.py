@@ -211,14 +211,16 @@ def on_validation_parts(tried: pd.DataFrame, baseline: str) -> pd.DataFrame:
         `splits.validation_split`.
 
     Raises:
-        InputError: the baseline is not among them.
+        InputError: the baseline is not among them, or is the name of several recipes.
     """
-    if baseline not in set(tried["name"]):
-        raise unknown("configuration", baseline, tried["name"])
-    wide = tried.pivot(index="name", columns="split", values="plcc")
+    wide = tried.pivot(index=["name", "recipe_hash"], columns="split", values="plcc").droplevel("recipe_hash")
+    if list(wide.index).count(baseline) > 1:
+        raise InputError(f"{baseline!r} names several recipes of the ledger: keep the rows of one")
+    if baseline not in wide.index:
+        raise unknown("configuration", baseline, set(wide.index))
     wide = wide.loc[:, wide.loc[baseline].notna()]
-    wide = wide[wide.notna().sum(axis=1) > 1]
-    wide = wide.loc[wide.mean(axis=1).sort_values(ascending=False).index]
+    wide = wide[(wide.notna().sum(axis=1) > 1) | (wide.index == baseline)]
+    wide = wide.iloc[(-wide.mean(axis=1)).argsort()]
     change = wide - wide.loc[baseline]
     change.loc[baseline] = np.nan
     ratio = VALIDATED / (1 - TESTED - VALIDATED)

@@ -169,17 +169,19 @@ def test_measures_of_two_recipes_are_compared_split_by_split():
 def test_validation_parts_are_compared_split_by_split():
     plcc = dict(base=[0.80, 0.70], better=[0.85, 0.78], once=[0.9, None], elsewhere=[None, None])
     rows = [
-        dict(name=name, split=f"{split:02d}-val", plcc=value)
+        dict(name=name, recipe_hash=name, split=f"{split:02d}-val", plcc=value)
         for name, values in plcc.items()
         for split, value in enumerate(values)
         if value is not None
     ]
-    rows += [dict(name="elsewhere", split="05-val", plcc=0.5), dict(name="better", split="05-val", plcc=0.1)]
+    rows += [dict(name=name, recipe_hash=name, split="05-val", plcc=0.1) for name in ("elsewhere", "better")]
+    rows += [dict(name="better", recipe_hash="another", split=f"{split:02d}-val", plcc=0.3) for split in range(2)]
     compared = ablation.on_validation_parts(pd.DataFrame(rows), "base")
     assert list(compared.columns) == ["name", "00-val", "01-val", "difference", "low", "high", "p_wilcoxon"]
-    assert compared["name"].tolist() == ["better", "base"]
+    assert compared["name"].tolist() == ["better", "base", "better"]
     assert compared["difference"][0] == pytest.approx(0.065) and compared.loc[1, "difference":].isna().all()
     half = stats.t.ppf(0.975, 1) * np.std([0.05, 0.08], ddof=1) * np.sqrt(1 / 2 + 0.15 / 0.65)
     assert compared["high"][0] - compared["difference"][0] == pytest.approx(half)
-    with pytest.raises(InputError, match="did you mean 'base'"):
-        ablation.on_validation_parts(pd.DataFrame(rows), "bas")
+    for name, message in (("bas", "did you mean 'base'"), ("better", "names several recipes")):
+        with pytest.raises(InputError, match=message):
+            ablation.on_validation_parts(pd.DataFrame(rows), name)
