@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def results(
     table: pd.DataFrame,
     recipes: Mapping[str, Recipe],
     runs_dir: str | Path,
-    splits: int,
+    splits: Iterable[int],
     recorded: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """The last epoch of every finished run of every variant.
@@ -88,7 +88,7 @@ def results(
         table: from `load_benchmark`.
         recipes: by name, as in `recipe.VARIANTS`.
         runs_dir: folder of run folders.
-        splits: how many of the numbered splits are looked for, from 0.
+        splits: the numbered splits that are looked for, such as range(10).
         recorded: from `records.read_records`; runs that are not in the folder count where they are recorded there.
 
     Returns:
@@ -100,7 +100,7 @@ def results(
     """
     rows = []
     for name, recipe in recipes.items():
-        for index in range(splits):
+        for index in splits:
             record = tables.finished_record(table, recipe, runs_dir, index, recorded)
             if record is None:
                 continue

@@ -144,7 +144,7 @@ def _facts(run: Path, record: dict, table: pd.DataFrame, split: Split, path: Pat
         mean=mos.mean(),
         std=mos.std(),
         short_side=scorer.short_side,
-        splits=_ten_splits(record["benchmark"], record["recipe_hash"]),
+        splits=_all_splits(record["benchmark"], record["recipe_hash"]),
         threads=_threads(record),
         precision=record.get("precision", record["recipe"]["precision"]),
         torch=record["versions"]["torch"],
@@ -154,7 +154,7 @@ def _facts(run: Path, record: dict, table: pd.DataFrame, split: Split, path: Pat
     )
 
 
-def _ten_splits(benchmark: str, recipe_hash: str) -> str:
+def _all_splits(benchmark: str, recipe_hash: str) -> str:
     """What the recipe came to on all splits that are on record with the project, in words."""
     known = records.read_records(records.committed(benchmark))
     plcc = known.loc[known["recipe_hash"] == recipe_hash, "plcc"]
@@ -173,6 +173,8 @@ def main(arguments: list[str]) -> None:
     """``python -m lmcl_core.bundle [--check] RUN DATA``: exit 0 good, 1 failed or not the same, 2 wrong use."""
     checking, folders = "--check" in arguments, [argument for argument in arguments if argument != "--check"]
     with module_command("bundle", "[--check] RUN_FOLDER DATA_ROOT", folders, (2,)):
+        if not all(folder.strip() for folder in folders):
+            raise InputError("RUN_FOLDER or DATA_ROOT is empty: name a folder")
         table = load_benchmark("livec", folders[1])
         if not checking:
             print(bundle(folders[0], table))

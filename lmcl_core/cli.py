@@ -182,15 +182,15 @@ def score(
     form: Annotated[str, typer.Option("--format", help="csv or json")] = "csv",
     overlays: Annotated[str | None, typer.Option(help="folder for one picture a file: saliency, crop scores")] = None,
     batch_size: Annotated[int, typer.Option(help="pictures at a time")] = _AT_A_TIME,
-    out: Annotated[str, typer.Option(help="folder of Parquet files, scored in parts on a Dask cluster")] = "",
+    out: Annotated[str | None, typer.Option(help="folder of Parquet files, scored in parts on a Dask cluster")] = None,
     workers: Annotated[int, typer.Option(help="with --out: workers; 0: one a GPU, or one")] = 0,
     scheduler: Annotated[str, typer.Option(help="with --out: tcp://HOST:PORT of a Dask scheduler, or slurm")] = "",
     device: Device = "auto",
 ) -> None:
     """Score pictures: image, score in MOS units, percentile. Unreadable ones are listed on stderr, exit 1."""
-    if not all(name.strip() for name in [*paths, weights]):
-        raise InputError("a path, or --weights, is empty: name files or folders")
-    if out:
+    if not all(name.strip() for name in [*paths, weights]) or out is not None and not out.strip():
+        raise InputError("a path, --weights or --out is empty: name files or folders, or leave the option out")
+    if out is not None:
         if overlays is not None or form != "csv" or batch_size != _AT_A_TIME:
             raise InputError("--overlays, --format and --batch-size go with rows on standard output: leave out --out")
         _score_many(paths, out, weights, scheduler, workers, device)

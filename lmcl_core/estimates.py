@@ -56,7 +56,7 @@ def forecast(order: Order, log: Callable[[str], None] = print) -> pd.DataFrame:
         for recipe in recipes[name].values():
             folder = runs_folder(order.runs_dir) / name / recipe.name
             past = past_seconds(folder, recipe)
-            there = finished_splits(table, recipe, runs_folder(order.runs_dir), order.splits)
+            there = finished_splits(table, recipe, runs_folder(order.runs_dir), range(order.splits))
             to_do = order.splits - (0 if order.overwrite else len(there))
             finished += order.splits - to_do
             if to_do:

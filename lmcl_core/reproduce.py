@@ -145,7 +145,7 @@ def prepare(
     if not order.overwrite:
         for name, table in tables.items():  # a folder that holds another run is told now, not hours later
             for recipe in recipes[name].values():
-                finished_splits(table, recipe, runs_folder(order.runs_dir), order.splits)
+                finished_splits(table, recipe, runs_folder(order.runs_dir), range(order.splits))
     return tables, recipes
 
 

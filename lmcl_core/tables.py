@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -22,22 +22,25 @@ _BY_SPLIT = [
 
 
 def finished_splits(
-    table: pd.DataFrame, recipe: Recipe, runs_dir: str | Path, splits: int, recorded: pd.DataFrame | None = None
+    table: pd.DataFrame,
+    recipe: Recipe,
+    runs_dir: str | Path,
+    splits: Iterable[int],
+    recorded: pd.DataFrame | None = None,
 ) -> list[int]:
-    """Which of the numbered splits have a finished run.
+    """Which of some numbered splits have a finished run.
 
     Args:
         table: from `load_benchmark`.
         recipe: the runs' recipe.
         runs_dir: folder of run folders.
-        splits: how many are looked for, from 0.
+        splits: those that are looked for, such as range(10).
         recorded: from `records.read_records`; runs that are not in the folder count where they are recorded there.
 
     Raises:
         InputError: a folder that holds a run of another recipe, data or split.
     """
-    found = (finished_record(table, recipe, runs_dir, index, recorded) for index in range(splits))
-    return [index for index, record in enumerate(found) if record is not None]
+    return [index for index in splits if finished_record(table, recipe, runs_dir, index, recorded) is not None]
 
 
 def finished_record(

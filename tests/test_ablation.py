@@ -143,7 +143,7 @@ def test_results_tell_what_was_trained_on(tmp_path, livec, monkeypatch):
     record = dict(metrics=dict(srcc=0.1, plcc=0.2, rmse=3.0, n=2), seconds=4.0, commit="c" * 40)
     monkeypatch.setattr(ablation.tables, "finished_record", lambda t, r, w, index, k: None if index == 2 else record)
     recipes = {name: Recipe.for_benchmark("livec", name) for name in ("train-40", "lmcl")}
-    rows = ablation.results(table, recipes, tmp_path, 3)
+    rows = ablation.results(table, recipes, tmp_path, range(3))
     assert rows["n_train"].tolist() == [5, 5, 10, 10] and rows["n_test"].tolist() == [2] * 4 and len(table) == 12
     assert rows["share"].tolist() == pytest.approx([500 / 12, 500 / 12, 1000 / 12, 1000 / 12]) and set(
         rows["commit"]

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lmcl_core import InputError, Recipe, load, load_benchmark, make_split, train
-from lmcl_core.bundle import TOLERANCE, _ten_splits, bundle, check, main
+from lmcl_core.bundle import TOLERANCE, _all_splits, bundle, check, main
 from lmcl_core.model_file import BUNDLED
 from lmcl_core.records import committed, read_records
 
@@ -91,6 +91,14 @@ def test_the_check_s_exit_code_says_what_it_found(within, code, monkeypatch, liv
     assert within or stopped.value.code == code
 
 
+def test_empty_folders_are_refused(capsys):
+    """Taken for folders, they would be the one that the command is called in."""
+    for folders in (["", "DIR"], ["RUN", " "]):
+        with pytest.raises(SystemExit) as stopped:
+            main(folders)
+        assert stopped.value.code == 2 and "is empty: name a folder" in capsys.readouterr().err
+
+
 def test_what_is_no_finished_run_of_a_numbered_split_is_refused(table, tmp_path):
     with pytest.raises(InputError, match="holds no finished run"):
         bundle(tmp_path / "run", table, tmp_path)
@@ -128,7 +136,7 @@ def test_the_card_tells_what_its_recipe_came_to_on_all_splits():
     """The one that comes with the package as well, which was made from a run that is no longer there."""
     known = read_records(committed("livec"))
     plcc = known.loc[known["name"] == "lmcl", "plcc"]
-    said = _ten_splits("livec", known.loc[known["name"] == "lmcl", "recipe_hash"].iloc[0])
+    said = _all_splits("livec", known.loc[known["name"] == "lmcl", "recipe_hash"].iloc[0])
     assert said == f"10 splits: PLCC {plcc.median():.3f} (median), {plcc.min():.3f} to {plcc.max():.3f}"
     assert said in BUNDLED["livec"].with_suffix(".md").read_text()
 

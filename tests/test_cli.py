@@ -467,6 +467,7 @@ def test_overlays_into_a_file_are_refused_first(refused, weights, pictures):
     assert "--overlays" in said and "name a folder" in said
     assert "is empty: name files" in refused(2, "score", "--weights", weights, "", pictures)
     assert "is empty: name files" in refused(2, "score", "--weights", "", pictures)
+    assert "is empty: name files" in refused(2, "score", "--weights", weights, "--out", "", pictures)
     assert "--overlays is empty: name a folder" in refused(2, "score", "--weights", weights, "--overlays", "", pictures)
 
 

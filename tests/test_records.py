@@ -59,8 +59,8 @@ def test_what_was_recorded_comes_back_when_the_run_is_gone(table, file, tmp_path
     found, replaced = update_records(file, tmp_path / "runs", table)
     assert len(found) == 1 and replaced.empty
     recipe, known, nowhere = Recipe.for_benchmark("livec"), read_records(file), tmp_path / "nowhere"
-    assert tables.finished_splits(table, recipe, nowhere, 5) == []
-    assert tables.finished_splits(table, recipe, nowhere, 5, known) == [3]
+    assert tables.finished_splits(table, recipe, nowhere, range(5)) == []
+    assert tables.finished_splits(table, recipe, nowhere, range(5), known) == [3]
     seen = tables.read_predictions(table, recipe, nowhere, [3], known)
     assert (
         seen["pred"].tolist() == pred and seen["image"].tolist() == table["image"][make_split(table, 3).test].tolist()
@@ -99,7 +99,7 @@ def test_a_run_that_is_there_comes_before_a_recorded_one(table, file, tmp_path):
     put_run(tmp_path / "new", table, 0, plcc=0.9)
     recipes = {"lmcl": Recipe.for_benchmark("livec")}
     for where, plcc in (("new", 0.9), ("old", 0.5), ("nowhere", 0.5)):
-        found = ablation.results(table, recipes, tmp_path / where, 1, read_records(file))
+        found = ablation.results(table, recipes, tmp_path / where, [0], read_records(file))
         assert found["plcc"].tolist() == [plcc]
 
 
@@ -229,7 +229,7 @@ def test_the_records_of_livec_are_whole_and_their_metrics_are_those_of_their_pre
         assert Recipe.for_benchmark("livec", row["name"]).hash == row["recipe_hash"], "the preset has moved"
     scores = pd.read_csv(records.committed("livec").parent / "03_scores.csv")
     method = known[known["name"] == "lmcl"].set_index("split")
-    assert set(method.index) == set(scores["split"])
+    assert set(method.index) >= set(scores["split"]) and method["predictions"].notna().all()
     for index, part in scores.groupby("split"):
         assert json.loads(method.loc[index, "predictions"]) == pytest.approx(part["pred"].tolist(), abs=1e-3)
         again = metrics(pred=part["pred"], mos=part["mos"])

@@ -121,6 +121,9 @@ def test_tables_are_made_from_records_where_runs_are_not_at_hand(walked, tmp_pat
     )
     made, first = (pd.read_csv(folder / "figures" / "demo" / "03_results.csv") for folder in (tmp_path, base))
     pd.testing.assert_frame_equal(made, first, rtol=1e-4)
+    parameters |= dict(benchmark="demo", first_split=1)
+    run_notebook(Job("03_benchmark_evaluation.ipynb", tmp_path / "next.ipynb", dict(**parameters, **folders)))
+    assert pd.read_csv(tmp_path / "figures" / "demo" / "03_results.csv").empty
 
 
 def test_each_epoch_is_told_while_a_notebook_runs(walked):

@@ -45,13 +45,14 @@ def write_run(where, table, recipe, index: int, noise: float = 5.0, **extra) -> 
 def test_only_finished_runs_are_found(table, recipe, tmp_path):
     for index in (0, 2):
         write_run(tmp_path / "runs", table, recipe, index)
-    assert tables.finished_splits(table, recipe, tmp_path / "runs", 4) == [0, 2]
+    assert tables.finished_splits(table, recipe, tmp_path / "runs", range(4)) == [0, 2]
+    assert tables.finished_splits(table, recipe, tmp_path / "runs", range(1, 4)) == [2]
 
 
 def test_a_run_of_another_recipe_is_refused(table, recipe, tmp_path):
     write_run(tmp_path / "runs", table, recipe, 0)
     with pytest.raises(InputError, match="holds another run"):
-        tables.finished_splits(table, Recipe.for_benchmark("livec", lr=1.0), tmp_path / "runs", 1)
+        tables.finished_splits(table, Recipe.for_benchmark("livec", lr=1.0), tmp_path / "runs", [0])
 
 
 def test_a_row_a_split_from_the_predictions_themselves(table, recipe, tmp_path):
