@@ -152,27 +152,34 @@ def pictures(shown: Sequence[np.ndarray], titles: Sequence[str], columns: int, s
         axes.axis("off")
     for axes, picture, title in zip(figure.axes, shown, titles):
         axes.imshow(picture)
-        axes.set_title(title, fontsize=7)
+        axes.set_title(title, fontsize=8)
     return figure
 
 
-def crops_and_saliency(shown: Sequence[np.ndarray], maps: Tensor, boxes: Tensor, salient: Tensor) -> Figure:
+def crops_and_saliency(shown: Sequence[np.ndarray], maps: Tensor, boxes: Tensor, density: Tensor) -> Figure:
     """Pictures with their saliency and crops: the salient crop thick, its intra-image negatives thin.
 
     Args:
         shown: n (H, W, 3) uint8 arrays.
-        maps: (n, h, w) saliency.
+        maps: (n, h, w) saliency, each map summing to 1.
         boxes: (n, K, 4) boxes.
-        salient: (n,) index of the salient crop.
+        density: (n, K) of the crops, from `crop_saliency`.
     """
-    figure = Figure(figsize=(2.6 * len(shown), 5.0), dpi=72, layout="constrained")
+    figure = Figure(figsize=(2.6 * len(shown) + 0.7, 5.0), dpi=72, layout="constrained")
     axes = figure.subplots(2, len(shown), squeeze=False)
+    salient, maps = density.argmax(dim=1), maps * maps[0].numel()  # as densities; that of a uniform map is 1
     for n, picture in enumerate(shown):
         height, width = picture.shape[:2]
         axes[0, n].imshow(picture)
         axes[1, n].imshow(picture)
-        axes[1, n].imshow(
-            maps[n].numpy(), extent=(0, width, height, 0), cmap="magma", alpha=0.6, interpolation="bilinear"
+        drawn = axes[1, n].imshow(
+            maps[n].numpy(),
+            extent=(0, width, height, 0),
+            cmap="magma",
+            alpha=0.6,
+            interpolation="bilinear",
+            vmin=0,
+            vmax=maps.max().item(),
         )
         for k, (top, left, h, w) in enumerate(boxes[n].tolist()):
             best = k == int(salient[n])
@@ -182,7 +189,7 @@ def crops_and_saliency(shown: Sequence[np.ndarray], maps: Tensor, boxes: Tensor,
             axes[0, n].text(
                 left + 4,
                 top + 4,
-                str(k),
+                f"{k}: {density[n, k]:.2f}",
                 color="white",
                 va="top",
                 fontsize=8,
@@ -190,8 +197,9 @@ def crops_and_saliency(shown: Sequence[np.ndarray], maps: Tensor, boxes: Tensor,
             )
         for axis in axes[:, n]:
             axis.axis("off")
-    axes[0, 0].set_title("crops; orange = salient", loc="left", fontsize=9)
+    axes[0, 0].set_title("crop: density; orange = salient", loc="left", fontsize=9)
     axes[1, 0].set_title("saliency of the trained model", loc="left", fontsize=9)
+    figure.colorbar(drawn, ax=list(axes[1]), label="density, 1 = uniform", shrink=0.8)
     return figure
 
 
@@ -216,7 +224,7 @@ def score_overlay(scored: FileScore, crop_scores: np.ndarray) -> Figure:
         axis.axis("off")
     axes[1].imshow(scored.look.saliency[0].numpy(), cmap="magma", alpha=0.6, interpolation="bilinear", **place)
     drawn = axes[2].imshow(mean, cmap="viridis", alpha=0.7, **place)
-    figure.colorbar(drawn, ax=axes[2], shrink=0.8)
+    figure.colorbar(drawn, ax=axes[2], shrink=0.8, label="mean score of the crops there")
     axes[0].set_title(f"score {scored.score:.1f}, percentile {scored.percentile:.0f}", fontsize=9)
     axes[1].set_title("saliency", fontsize=9)
     axes[2].set_title(f"crop scores {crop_scores.min():.1f} to {crop_scores.max():.1f}", fontsize=9)
@@ -229,15 +237,18 @@ def training_curves(history: pd.DataFrame) -> Figure:
     Args:
         history: history.csv of a run.
     """
-    figure = Figure(figsize=(9, 2.8), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    for axes, columns in ((left, ["loss", "quality"]), (middle, ["inter", "intra"])):
-        for column in columns:
-            axes.plot(history["epoch"], history[column], marker="o", label=column)
-    for column, label in (("test_srcc", "SRCC"), ("test_plcc", "PLCC")):
-        right.plot(history["epoch"], history[column], marker="o", label=label)
-    for axes, title in ((left, "total and quality loss"), (middle, "manifold loss"), (right, "agreement on test")):
-        axes.set(xlabel="epoch", title=title, xticks=history["epoch"])
+    figure = Figure(figsize=(12, 2.8), layout="constrained")
+    panels = {
+        "total and quality loss": {"loss": "total", "quality": "quality"},
+        "manifold loss, unweighted": {"inter": "inter-image", "intra": "intra-image"},
+        "mutual learning, unweighted": {"mutual_score": "scores", "mutual_saliency": "saliency"},
+        "agreement on test": {"test_srcc": "SRCC", "test_plcc": "PLCC"},
+    }
+    for axes, (title, lines) in zip(figure.subplots(1, len(panels)), panels.items()):
+        for column, label in lines.items():
+            axes.plot(history["epoch"], history[column], marker="o", label=label)
+        unit = "correlation" if "test_srcc" in lines else "loss"
+        axes.set(xlabel="epoch", ylabel=unit, title=title, xticks=history["epoch"])
         axes.legend(frameon=False)
     return figure
 

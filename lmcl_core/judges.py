@@ -45,7 +45,7 @@ def compare(scorer: Scorer, table: pd.DataFrame, positions: Sequence[int], other
     Returns:
         One row a judge: judge; plcc and srcc of its weighted mean of the crops' scores; plcc_salient, of the score of
         its most salient crop alone; same_salient, the share of pictures in which that is also the model's own;
-        contrast, its mean highest density of a crop, 1 where its map is uniform. Source: design, section 2, "Saliency".
+        contrast, its mean highest density of a crop, 1 where its map is uniform. Source: notebook 02, equation 2.
     """
     store = PictureStore.open(table, scorer.recipe.short_side)
     mos = table["mos"].to_numpy()[positions]

@@ -1,4 +1,4 @@
-"""The losses of the method (design, section 2), as pure functions of tensors.
+"""The losses of the method, as pure functions of tensors; the equations are in notebook 02 (design.md, section 2).
 
 Shapes: `B` images, `K` crops per image, `D` embedding size, `h w` token grid, `N` = B·K. Student z[i,k] and teacher
 t[i,k] are unit vectors; s(i) is the salient crop of image i; τ the temperature. Nothing here draws random numbers,
@@ -27,6 +27,8 @@ class ManifoldTerms(NamedTuple):
 
 class LocalManifoldContrastiveLoss(nn.Module):
     """Gather an image's crops around its salient one, push other images away, keep its other crops apart.
+
+    Source: the paper's abstract, as notebook 02 reads it: v1 is equations 4 and 5, v2 equation 6.
 
     Args:
         temperature: τ, > 0.
@@ -129,7 +131,7 @@ def mutual_loss(student_score: Tensor, teacher_score: Tensor, student_map: Tenso
 
     Returns:
         `MutualTerms`: smooth-L1 of the scores, and KL(teacher || student) of the maps in nats, mean over B.
-        Source: design, section 2, "Mutual learning".
+        Source: notebook 02, equation 8.
     """
     teacher = teacher_map.detach().float().flatten(1)  # (B, h·w)
     student = student_map.float().flatten(1).clamp_min(1e-12).log()
@@ -148,7 +150,7 @@ def quality_loss(crop_scores: Tensor, weights: Tensor, mos: Tensor) -> Tensor:
         mos: (B,) standardised opinion scores.
 
     Returns:
-        Scalar. Source: design, section 2, "Quality".
+        Scalar. Source: notebook 02, equation 7.
     """
     scores = crop_scores.float()
     per_crop = F.smooth_l1_loss(scores, mos[:, None].expand_as(scores))

@@ -38,7 +38,7 @@ class ModelOutput(NamedTuple):
 
 
 class AttentionPool(nn.Module):
-    """Weighted mean of tokens; the weights are the saliency map.
+    """Weighted mean of tokens; the weights are the saliency map. Source: notebook 02, equation 1.
 
     The logit of a token is its log energy, standardised over the map, times a learned strength, plus a learned linear
     gate that starts at zero. Energy is where a pretrained network responds, so the map tells salient regions from
@@ -69,7 +69,7 @@ class AttentionPool(nn.Module):
 
 
 class QualityModel(nn.Module):
-    """Score, embed and locate the quality of image crops (design, sections 2 and 4).
+    """Score, embed and locate the quality of image crops (design.md, sections 2 and 4).
 
     A convolutional backbone is pooled by a learned attention, whose weights are the saliency map. A vision
     transformer is pooled by its CLS token, whose attention in the last block, mean over heads, is the map; where blocks
@@ -292,7 +292,7 @@ def make_teacher(student: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher <- momentum·teacher + (1 - momentum)·student, in place; integer buffers are copied.
+    """teacher <- momentum·teacher + (1 - momentum)·student, in place (notebook 02, equation 10); integers are copied.
 
     Args:
         teacher: from `make_teacher`.

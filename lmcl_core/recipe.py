@@ -93,7 +93,7 @@ class Recipe:
         flip: mirror crops left-right at random.
         test_crops: crops of the fixed test grid at the first scale; fewer at larger ones, as in `crops.fixed_boxes`.
         short_side: None, or the short side in pixels that larger images are brought to before anything else.
-        variant: wording of the manifold loss, "v1" or "v2" (design, section 2).
+        variant: wording of the manifold loss, "v1" or "v2" (notebook 02, equations 4 to 6).
         temperature: τ of the manifold loss, > 0.
         intra_weight: weight of the intra-image negatives, >= 0.
         manifold_weight: α in L_quality + α·L_manifold + β·L_mutual, >= 0.

@@ -18,6 +18,14 @@ from matplotlib.ticker import NullLocator
 
 from .figures import BLUE, GREY, ORANGE
 
+#: Measures of `hard_examples.separation`: what a panel is called, and its unit.
+MEASURES = {
+    "hard_pair_share": ("hard pairs", "share of neighbour pairs"),
+    "very_hard_pair_share": ("very hard pairs", "share of neighbour pairs"),
+    "knn_mos_error": ("k-nearest-neighbour error", "label units"),
+    "intra_image_spread": ("intra-image spread", "over that between images"),
+}
+
 
 def metric_bars(data: pd.DataFrame, by: str) -> Figure:
     """SRCC and PLCC by some group.
@@ -102,7 +110,7 @@ def separation_bars(data: pd.DataFrame) -> Figure:
         data: columns recipe, split, measure, value.
     """
     measures = list(data["measure"].unique())
-    figure = Figure(figsize=(3.2 * len(measures), 2.9), layout="constrained")
+    figure = Figure(figsize=(3.4 * len(measures), 3.0), layout="constrained")
     for axes, measure in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures):
         part = data[data["measure"] == measure]
         wide = part.pivot(index="split", columns="recipe", values="value")
@@ -110,8 +118,12 @@ def separation_bars(data: pd.DataFrame) -> Figure:
         for _, row in wide.iterrows():
             axes.plot(range(len(order)), row[order], color=GREY, lw=1, marker="o", ms=4)
         axes.plot(range(len(order)), wide[order].mean(), color=ORANGE, lw=2.5, marker="o", label="mean")
-        axes.set(title=measure.replace("_", " "), xticks=range(len(order)), xlim=(-0.3, len(order) - 0.7))
-        axes.set_xticklabels(order)
+        title, unit = MEASURES.get(measure, (measure.replace("_", " "), ""))
+        low, high = part["value"].min(), part["value"].max()
+        middle, half = (low + high) / 2, max(0.55 * (high - low), 0.1 * abs(high))  # small changes look small
+        axes.set(title=title, ylabel=unit, xlabel="manifold loss", ylim=(middle - half, middle + half))
+        axes.set(xticks=range(len(order)), xlim=(-0.3, len(order) - 0.7))
+        axes.set_xticklabels([{"no-manifold": "without", "lmcl": "with"}.get(name, name) for name in order])
     axes.legend(frameon=False)
     return figure
 
@@ -224,7 +236,8 @@ def share_curve(data: pd.DataFrame) -> Figure:
         median = data.groupby("share")[metric].median()
         axes.plot(median.index, median, color=color, lw=2, label=f"{metric.upper()}, median")
     axes.set(xlabel="share of the data to train on, in percent", xticks=sorted(data["share"].unique()))
-    axes.legend(frameon=False)
+    axes.set(ylabel="correlation with the labels")
+    axes.legend(frameon=False, loc="lower right")
     return figure
 
 
