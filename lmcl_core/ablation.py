@@ -98,7 +98,7 @@ def results(
     Raises:
         InputError: a folder that holds a run of another recipe, data or split.
     """
-    rows = []
+    rows, splits = [], list(splits)
     for name, recipe in recipes.items():
         for index in splits:
             record = tables.finished_record(table, recipe, runs_dir, index, recorded)
@@ -211,11 +211,12 @@ def on_validation_parts(tried: pd.DataFrame, baseline: str) -> pd.DataFrame:
         `splits.validation_split`.
 
     Raises:
-        InputError: the baseline is not among them, or is the name of several recipes.
+        InputError: the baseline is not among them, or is the name of several recipes or copies of the data.
     """
-    wide = tried.pivot(index=["name", "recipe_hash"], columns="split", values="plcc").droplevel("recipe_hash")
+    wide = tried.pivot(index=["name", "recipe_hash", "data_hash"], columns="split", values="plcc")
+    wide = wide.droplevel(["recipe_hash", "data_hash"])
     if list(wide.index).count(baseline) > 1:
-        raise InputError(f"{baseline!r} names several recipes of the ledger: keep the rows of one")
+        raise InputError(f"{baseline!r} names several recipes, or copies of the data, of the ledger: keep rows of one")
     if baseline not in wide.index:
         raise unknown("configuration", baseline, set(wide.index))
     wide = wide.loc[:, wide.loc[baseline].notna()]

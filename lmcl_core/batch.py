@@ -86,7 +86,7 @@ def connect(scheduler: str = "", workers: int = 0) -> Iterator[Client]:
 def run_jobs(
     client: Client, jobs: Sequence[Job], finished: Callable[[Job], None], log: Callable[[str], None] = print
 ) -> dict[str, Exception]:
-    """Run notebooks wherever a worker is free; one that fails or loses its worker is tried again.
+    """Run notebooks wherever a worker is free; one that loses its worker is tried again, and a training that fails too.
 
     Args:
         client: from `connect`.

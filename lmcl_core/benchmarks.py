@@ -93,6 +93,21 @@ def rows_of(table: pd.DataFrame, images: Iterable[str]) -> np.ndarray:
     return np.array([position[tail(image, length)] for image in images], dtype=np.int64)
 
 
+def name_order(table: pd.DataFrame, images: Iterable[str]) -> np.ndarray:
+    """The order of pictures by name without case, which is the same in every layout of a benchmark's folder.
+
+    Args:
+        table: from `load_benchmark`.
+        images: names of some of its pictures.
+
+    Returns:
+        (n,) int64 positions that sort `images`.
+    """
+    length = tail_length(table["image"])
+    names = [tail(image, length) for image in images]
+    return np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.int64)
+
+
 def locate(name: str, root: str | Path | None) -> tuple[Benchmark, Path, Path]:
     """Resolve what a user named.
 
@@ -166,7 +181,7 @@ def _places(root: Path) -> Iterator[_Place]:
     level, seen = [root] if root.is_dir() else [], 0
     for _ in range(_DEPTH + 1):
         inner = []
-        for folder in level[: _MOST_FOLDERS - seen]:
+        for folder in level[: max(0, _MOST_FOLDERS - seen)]:
             names, folders = _contents(folder)
             yield _Place(folder, names)
             inner += folders

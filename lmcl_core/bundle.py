@@ -18,11 +18,11 @@ from . import evaluation, records, runs
 from .arguments import module_command
 from .benchmarks import BENCHMARKS, load_benchmark, rows_of
 from .errors import InputError, RunError
-from .ledger import changes
+from .ledger import NEEDED, changes
 from .model_file import BUNDLED_FOLDER, pack, read_model
 from .scoring import Scorer, load
 from .recipe import Recipe
-from .splits import Split, make_split, split_hash
+from .splits import Split, data_hash, make_split, split_hash
 from .files import replacing
 from .store import PictureStore
 
@@ -52,9 +52,9 @@ def bundle(run: str | Path, table: pd.DataFrame, folder: str | Path = BUNDLED_FO
     """
     run, record, split = _run_to_bundle(run, table)
     path = Path(folder) / f"{record['benchmark']}.safetensors"
-    pack(run, path)
-    with replacing(path.with_suffix(".md")) as card:
-        card.write_text(CARD.read_text().format(**_facts(run, record, table, split, path)))
+    with replacing(path) as weights, replacing(path.with_suffix(".md")) as card:  # both are replaced, or neither
+        pack(run, weights)
+        card.write_text(CARD.read_text().format(**_facts(run, record, table, split, weights)))
     return path
 
 
@@ -79,7 +79,7 @@ def check(run: str | Path, table: pd.DataFrame, weights: str | Path = "livec") -
         raise InputError(f"{run} is of another recipe than {weights}: train the one that its card names")
     if any(about[key] != read_model(run)[2][key] for key in ("benchmark", "mos_mean", "mos_std", "mos_percentiles")):
         raise InputError(f"{run} was trained on other images than {weights}: train the split that its card names")
-    own = pd.read_csv(run / "predictions.csv")
+    own = runs.read_predictions(run)
     old, new = (_scores(load(model), table, own["image"]) for model in (weights, run))
     plcc = [evaluation.metrics(pred=scores, mos=own["mos"])["plcc"] for scores in (old, new)]
     again = {key: value.half() if value.is_floating_point() else value for key, value in read_model(run)[1].items()}
@@ -96,7 +96,7 @@ def check(run: str | Path, table: pd.DataFrame, weights: str | Path = "livec") -
 
 def _run_to_bundle(run: str | Path, table: pd.DataFrame) -> tuple[Path, dict, Split]:
     """A finished run of a numbered split of this table: its folder, what it recorded, and its split."""
-    run, record = Path(run), runs.read_run(run, (*runs.IDENTITY, "split_index", "recipe", "metrics"))
+    run, record = Path(run), runs.read_run(run, (*NEEDED, "versions"))
     if record is None or not isinstance(record["split_index"], int) or record["benchmark"] != table.attrs["benchmark"]:
         raise InputError(f"{run} holds no finished run of a numbered split of {table.attrs['benchmark']}: train one")
     if lacking := [name for name in ("predictions.csv", "model.safetensors") if not (run / name).is_file()]:
@@ -104,8 +104,10 @@ def _run_to_bundle(run: str | Path, table: pd.DataFrame) -> tuple[Path, dict, Sp
     if record["recipe"]["backbone"] != "tf_efficientnet_lite0" or table.attrs["benchmark"] != "livec":
         raise InputError(f"{run}: the card is written for tf_efficientnet_lite0 trained on livec; bundle such a run")
     split = make_split(table, record["split_index"])
-    if split_hash(table, split) != record["split_hash"]:
-        raise InputError(f"{run} was trained on another split of other data: train it again")
+    if split_hash(table, split) != record["split_hash"] or data_hash(table) != record["data_hash"]:
+        raise InputError(
+            f"{run} was trained on other data, or on another split: train it again on {table.attrs['root']}"
+        )
     return run, record, split
 
 
@@ -119,7 +121,7 @@ def _scores(scorer: Scorer, table: pd.DataFrame, images: pd.Series) -> np.ndarra
 def _facts(run: Path, record: dict, table: pd.DataFrame, split: Split, path: Path) -> dict[str, object]:
     """What the card says."""
     scorer, benchmark = load(path), BENCHMARKS[record["benchmark"]]
-    own = pd.read_csv(run / "predictions.csv")
+    own = runs.read_predictions(run)
     packed = _scores(scorer, table, own["image"])
     mos = table["mos"].to_numpy()[split.train]
     fields = {key: value for key, value in record["recipe"].items() if key != "name"}

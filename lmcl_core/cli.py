@@ -160,11 +160,12 @@ def train(
     from .splits import make_split, validation_split
     from .paths import runs_folder
     from .processes import rank
-    from .recipe import Recipe
+    from .recipe import Recipe, check_changes
     from .runs import run_folder
     from .training import train as run
 
     settings, index = Recipe.for_benchmark(benchmark, recipe, **parse_changes(changes)), parse_split(split)
+    check_changes({field: value for field, value in parse_changes(changes).items() if field != "name"}, [recipe])
     table = load_benchmark(benchmark, data_root or None)
     parts = validation_split(table, index) if validation else make_split(table, index)
     folder = run_folder(runs_folder(runs_dir), benchmark, settings.name, parts.index)

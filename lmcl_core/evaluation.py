@@ -10,6 +10,9 @@ from scipy import optimize, stats
 
 from .errors import InputError
 
+#: An interval needs this many independent values: of five, even lowest to highest covers the median too seldom (0.94).
+FEWEST = 6
+
 
 def metrics(*, pred: Sequence[float], mos: Sequence[float]) -> dict[str, float]:
     """Agreement of predicted scores with opinion, signed: a reversed prediction is negative.
@@ -82,7 +85,7 @@ def bootstrap_interval(
         seed: of the resampling.
 
     Returns:
-        Lower and upper end.
+        Lower and upper end; NaN below `FEWEST` contents, whose few draws make no interval.
 
     Raises:
         ValueError: as `metrics`, or an unknown statistic.
@@ -91,6 +94,8 @@ def bootstrap_interval(
         raise InputError(f"statistic is {statistic!r}: it must be 'srcc' or 'plcc'")
     pred, mos = _pairs(pred, mos)
     groups = np.arange(len(pred)) if content is None else pd.factorize(np.asarray(content))[0]
+    if groups.max() + 1 < FEWEST:
+        return float("nan"), float("nan")
     members = [np.flatnonzero(groups == group) for group in range(groups.max() + 1)]
     rng = np.random.default_rng(seed)
     drawn = []
@@ -119,7 +124,7 @@ def median_interval(
         (1 - 2^(1-n): 0.94 for five values).
     """
     values = np.asarray(values, dtype=float)
-    if len(values) < 6:
+    if len(values) < FEWEST:
         return float("nan"), float("nan")
     drawn = np.median(np.random.default_rng(seed).choice(values, size=(draws, len(values))), axis=1)
     tail = 100 * (1 - level) / 2

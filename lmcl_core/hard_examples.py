@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .benchmarks import rows_of
+from . import runs
+from .benchmarks import name_order, rows_of
 from .errors import InputError
 from .files import replacing
 from .scoring import load
@@ -54,7 +55,7 @@ def describe(run: str | Path, table: pd.DataFrame, device: str = "cpu") -> Descr
         device: where to work: "auto", "cpu", "cuda" or "mps".
 
     Returns:
-        `Described`, in the order of predictions.csv.
+        `Described`, in `benchmarks.name_order`.
 
     Raises:
         InputError: not a finished run, one of another table, or damaged features.
@@ -62,7 +63,8 @@ def describe(run: str | Path, table: pd.DataFrame, device: str = "cpu") -> Descr
     """
     run = Path(run)
     kept, made_from = run / FEATURES, _hash_of(run, table)
-    position = rows_of(table, pd.read_csv(run / "predictions.csv")["image"])
+    predictions = runs.read_predictions(run)
+    predictions = predictions.iloc[name_order(table, predictions["image"])]  # alike in every layout of the folder
     if kept.is_file():
         try:
             with np.load(kept) as arrays:
@@ -70,7 +72,7 @@ def describe(run: str | Path, table: pd.DataFrame, device: str = "cpu") -> Descr
                     return Described(**{name: arrays[name] for name in Described.__dataclass_fields__})
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"{kept} is damaged ({error}): delete that file and run again") from error
-    described = _look_again(run, table, position, device)
+    described = _look_again(run, table, predictions, device)
     with replacing(kept) as path, open(path, "wb") as file:
         np.savez(file, made_from=made_from, **vars(described))
     return described
@@ -86,11 +88,10 @@ def _hash_of(run: Path, table: pd.DataFrame) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def _look_again(run: Path, table: pd.DataFrame, position: np.ndarray, device: str) -> Described:
+def _look_again(run: Path, table: pd.DataFrame, predictions: pd.DataFrame, device: str) -> Described:
     scorer = load(run, device)
-    predictions = pd.read_csv(run / "predictions.csv")
     store = PictureStore.open(table, scorer.recipe.short_side)
-    looks = scorer.look_at(store.picture(int(i)) for i in position)
+    looks = scorer.look_at(store.picture(int(i)) for i in rows_of(table, predictions["image"]))
     crop_feature = torch.cat([seen.feature for seen in looks])  # (n, K, C)
     weights = torch.cat([seen.weights for seen in looks])  # (n, K)
     return Described(

@@ -20,12 +20,14 @@ from . import evaluation
 from .arguments import module_command
 from .benchmarks import load_benchmark
 from .crops import crop_saliency, crop_weights, resize_crop, salient_crop
+from .errors import InputError
 from .files import replacing
 from .looking import Look
 from .model import QualityModel
+from .model_file import percentiles
 from .paths import figures_folder
 from .scoring import Scorer, load
-from .splits import make_split
+from .splits import Split, make_split
 from .store import PictureStore
 
 #: The backbone whose attention is compared; its wheel was made to look for regions of interest.
@@ -63,6 +65,24 @@ def compare(scorer: Scorer, table: pd.DataFrame, positions: Sequence[int], other
     return pd.DataFrame([_row(name, crops, density, chosen, mos) for name, density in densities.items()])
 
 
+def check_trained_on(scorer: Scorer, table: pd.DataFrame, split: Split) -> None:
+    """Refuse a model that did not learn from a split's training part: it may have seen the pictures of its test part.
+
+    Args:
+        scorer: the model.
+        table: the benchmark, from `load_benchmark`.
+        split: of this table.
+
+    Raises:
+        InputError: the scores that the model learnt from are others.
+    """
+    if scorer.about["mos_percentiles"] != percentiles(table["mos"].to_numpy()[split.train]):
+        raise InputError(
+            f"these weights did not learn from the training part of split {split.index} of {table.attrs['benchmark']}, "
+            "and may have seen its test part: name weights that did"
+        )
+
+
 def _row(judge: str, crops: Tensor, density: Tensor, own: Tensor, mos: np.ndarray) -> dict[str, object]:
     salient, nothing = salient_crop(density), float("nan")
     alone = evaluation.metrics(pred=crops[torch.arange(len(crops)), salient].double().numpy(), mos=mos)
@@ -96,6 +116,7 @@ def main(arguments: list[str]) -> None:
     with module_command("judges", "BENCHMARK DATA_ROOT [WEIGHTS]", arguments, (2, 3)):
         table = load_benchmark(arguments[0], arguments[1] or None)
         scorer = load(*arguments[2:] or ["livec"])
+        check_trained_on(scorer, table, make_split(table, 0))
         other = QualityModel(OTHER, True, crop_size=_VIEW).eval()
         found = compare(scorer, table, make_split(table, 0).test, other)
         path = Path(figures_folder(arguments[0])) / "judges.csv"

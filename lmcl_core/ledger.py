@@ -117,18 +117,21 @@ def compare(ledger: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
     Returns:
         One row a configuration: name, changes, splits (how many), plcc, srcc (means over its splits), difference (mean
-        PLCC less that of the baseline on the same splits; NaN where there is none), seconds (mean); best mean first.
+        PLCC less that of the baseline on the same splits; NaN where there is none), seconds (mean); those of most
+        splits first, and among them the best mean.
 
     Raises:
-        InputError: the baseline is not in the ledger.
+        InputError: the baseline is not in the ledger, or names runs of several benchmarks, recipes or copies of data.
     """
     base = ledger[ledger["name"] == baseline].set_index("split")["plcc"]
     if base.empty:
         raise InputError(f"no {baseline!r} in the ledger: choose one of {', '.join(sorted(set(ledger['name'])))}")
     if ledger["benchmark"].nunique() > 1 or base.index.has_duplicates:
-        raise InputError(f"{baseline!r} names several runs of one split: keep the rows of one benchmark and recipe")
+        raise InputError(
+            f"{baseline!r} names several runs of one split: keep the rows of one benchmark, recipe and data"
+        )
     rows = []
-    for (name, _), group in ledger.groupby(["name", "recipe_hash"], sort=False):
+    for (name, *_), group in ledger.groupby(["name", "recipe_hash", "data_hash"], sort=False):
         plcc = group.set_index("split")["plcc"]
         rows.append(
             dict(
@@ -157,7 +160,7 @@ def changes(row: pd.Series) -> str:
         InputError: the recipe is of a version whose fields are no longer there.
     """
     preset = Recipe.for_benchmark(row["benchmark"]).to_dict()
-    recipe = Recipe.from_dict(json.loads(row["recipe"])).to_dict()
+    recipe = Recipe.from_dict(_fields(row)).to_dict()
     differing = {field: value for field, value in recipe.items() if value != preset[field]}
     return " ".join(f"--set {shlex.quote(f'{field}={_plain(value)}')}" for field, value in differing.items())
 
@@ -165,13 +168,23 @@ def changes(row: pd.Series) -> str:
 def _changes_today(row: pd.Series) -> str:
     """`changes`; as they were written where the recipe has a field that is no longer there."""
     known = set(Recipe().to_dict())
-    return changes(row) if set(json.loads(row["recipe"])) <= known else row["changes"]
+    return changes(row) if set(_fields(row)) <= known else row["changes"]
 
 
 def _hash_today(row: pd.Series) -> str:
     """Today's hash of a row's recipe; as it was written where the recipe has a field that is no longer there."""
-    fields = json.loads(row["recipe"])
+    fields = _fields(row)
     return Recipe.from_dict(fields).hash if set(fields) <= set(Recipe().to_dict()) else row["recipe_hash"]
+
+
+def _fields(row: pd.Series) -> dict[str, object]:
+    """A row's recipe as fields and values."""
+    try:
+        return dict(json.loads(row["recipe"]))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the recipe of {row['name']!r}, split {row['split']}, is damaged ({error}): restore the row"
+        ) from error
 
 
 def command(row: pd.Series) -> str:
@@ -203,8 +216,13 @@ def _plain(value: object) -> str:
 
 
 def _validation_runs(folder: Path) -> list[dict]:
-    records = [runs.read_run(path, NEEDED) for path in sorted(folder.glob("*/split-*-val"))]
-    return [record for record in records if record is not None]
+    found = {path: runs.read_run(path, NEEDED) for path in sorted(folder.glob("*/split-*-val"))}
+    for path, record in found.items():
+        if record is not None and not {"plcc", "srcc", "student", "teacher"} <= set(record["metrics"]):
+            raise InputError(
+                f"{path}: its metrics are damaged or of another version: move it out of the folder of runs"
+            )
+    return [record for record in found.values() if record is not None]
 
 
 def _row(record: dict) -> dict[str, object]:

@@ -73,7 +73,7 @@ class LocalManifoldContrastiveLoss(nn.Module):
             `ManifoldTerms` of scalars. A term whose negatives are empty is 0.
 
         Raises:
-            ValueError: shapes that do not fit, or a salient index out of range.
+            ValueError: shapes that do not fit, or, on a CPU, a salient index out of range (a GPU is not waited for).
         """
         _check_embeddings(student, teacher, salient)
         if self.quality_sigma is not None and mos is None:

@@ -54,19 +54,23 @@ def save_model(
     Raises:
         RunError: it cannot be saved.
     """
-    quantiles = np.percentile(table["mos"].to_numpy()[split.train], np.arange(101)).round(6).tolist()
     about = dict(
         recipe=recipe.to_dict(),
         benchmark=table.attrs["benchmark"],
         mos_range=list(table.attrs["mos_range"]),
         mos_mean=mos_mean,
         mos_std=mos_std,
-        mos_percentiles=quantiles,
+        mos_percentiles=percentiles(table["mos"].to_numpy()[split.train]),
         largest_short_side=largest_short_side,
         packed=False,
     )
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     _write(path, state, about)
+
+
+def percentiles(mos: np.ndarray) -> list[float]:
+    """The 0th to the 100th percentile of opinion scores, as a model file holds them of what it was trained on."""
+    return np.percentile(mos, np.arange(101)).round(6).tolist()
 
 
 def pack(weights: str | Path, path: str | Path) -> None:

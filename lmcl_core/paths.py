@@ -34,9 +34,22 @@ def figures_folder(benchmark: str, chosen: str | Path = "") -> Path:
 
 def cache_folder() -> Path:
     """Where decoded pictures and the demo are kept: ``$LMCL_CACHE``, or ``~/.cache/lmcl``."""
-    return Path(os.environ.get("LMCL_CACHE") or Path.home() / ".cache" / "lmcl")
+    return _from_environment("LMCL_CACHE") or Path.home() / ".cache" / "lmcl"
 
 
 def _folder(chosen: str | Path, variable: str, name: str) -> Path:
-    chosen = chosen or os.environ.get(variable, "")
-    return Path(chosen).expanduser().resolve() if chosen else project_folder() / name
+    if chosen:
+        return Path(chosen).expanduser().resolve()
+    return _from_environment(variable) or project_folder() / name
+
+
+def _from_environment(variable: str) -> Path | None:
+    """The folder that a variable names; None where it is not set.
+
+    Raises:
+        InputError: it is no whole path, which commands and notebooks, run elsewhere, would take for different folders.
+    """
+    named = os.environ.get(variable, "")
+    if named and not Path(named).expanduser().is_absolute():
+        raise InputError(f"{variable} is {named!r}: name the whole path, as {Path(named).resolve()}")
+    return Path(named).expanduser().resolve() if named else None

@@ -39,7 +39,7 @@ DAMAGED = (
 
 
 def pictures_below(folder: Path) -> list[Path]:
-    """Picture files below a folder, sorted, without the hidden ones that archives bring along.
+    """Picture files below a folder, sorted, without hidden files and folders and those that archives bring along.
 
     Links are followed, a folder is searched once. What can only be told to be unreadable is among them: links that
     lead nowhere, folders that may not be opened.
@@ -54,10 +54,10 @@ def pictures_below(folder: Path) -> list[Path]:
             folders.clear()
             continue
         searched.add(real)
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
         found += [Path(place, name) for name in names if Path(name).suffix.lower() in SCORED_SUFFIXES]
     found = [path for path in found if os.path.isfile(path) or not os.path.exists(path)]
-    found = [path for path in found if not path.name.startswith(".") and "__MACOSX" not in path.parts]
+    found = [path for path in found if not path.name.startswith(".")]
     return sorted([*found, *map(Path, closed)])
 
 
@@ -152,6 +152,8 @@ def open_picture(path: str | Path) -> Image.Image:
     Raises:
         InputError: it is missing or no picture.
     """
+    if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
+        raise InputError(f"folder {path} may not be opened: give yourself permission to read it")
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
         raise InputError(f"unreadable image {path}: it is no file; name a picture")
     return _open(path, path)

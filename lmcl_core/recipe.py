@@ -294,21 +294,23 @@ def variants_of(benchmark: str) -> tuple[str, ...]:
 
 
 def check_changes(changes: Mapping[str, Any], variants: Iterable[str] = tuple(VARIANTS)) -> None:
-    """Refuse changes that some variants would undo: they would then be compared with others than they seem.
+    """Refuse changes that some variants would undo: these would then be other than they seem. Nor can they share a
+    name, which their folders have.
 
     Args:
         changes: recipe fields that are to differ in every variant.
         variants: keys of `VARIANTS`.
 
     Raises:
-        InputError: a variant sets one of the fields itself.
+        InputError: a variant sets one of the fields itself, or the name is among them.
     """
+    if "name" in changes:
+        raise InputError(
+            "recipe field name cannot be changed here: runs of several recipes lie in folders of their names"
+        )
     for name in variants:
         for field in sorted(set(changes) & set(VARIANTS[name])):
-            raise InputError(
-                f"recipe field {field} cannot be changed in all variants, {name!r} sets it itself: leave the change, "
-                "or the variant, out"
-            )
+            raise InputError(f"recipe field {field} cannot be changed in {name!r}, which sets it itself: leave one out")
 
 
 def _typed(field: str, value: Any, hint: Any) -> Any:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from . import runs
 from .arguments import module_command
-from .benchmarks import load_benchmark, rows_of
+from .benchmarks import load_benchmark, name_order, rows_of
 from .catalogue import BENCHMARKS
 from .errors import InputError, counted, unknown
 from .files import replacing
@@ -46,7 +46,7 @@ def read_records(path: str | Path) -> pd.DataFrame:
     Returns:
         Columns `COLUMNS`: metrics are those of the last epoch but for plcc_best and srcc_best, of the epoch with the
         best test PLCC (optimistic); recipe is JSON, predictions are a JSON list in MOS units, in the order of the
-        split's test part, or empty; what was not recorded is empty.
+        test part's `benchmarks.name_order`, or empty; what was not recorded is empty.
 
     Raises:
         InputError: no such file, or no records.
@@ -158,7 +158,7 @@ def predictions(record: dict, table: pd.DataFrame, index: int) -> pd.DataFrame:
     if not record["predictions"]:
         return test.head(0).assign(pred=[])
     try:
-        return test.assign(pred=json.loads(record["predictions"]))
+        return test.iloc[name_order(table, test["image"])].assign(pred=json.loads(record["predictions"])).sort_index()
     except ValueError as error:  # no JSON, or of another length
         raise InputError(f"recorded predictions of {record['name']}, split {index}, are damaged ({error})") from error
 
@@ -177,9 +177,10 @@ def _row(folder: Path, table: pd.DataFrame) -> dict[str, object]:
         same = runs.identity(table, split, Recipe.from_dict(record["recipe"]))
         if any(record[key] != same[key] for key in runs.IDENTITY):
             raise InputError("it is of other data, or of another version")
-        metrics, predicted = record["metrics"], pd.read_csv(folder / "predictions.csv")
+        metrics, predicted = record["metrics"], runs.read_predictions(folder)
         places = pd.Series(predicted["pred"].to_numpy(), index=rows_of(table, predicted["image"]))
-        values = [float(f"{value:.6g}") for value in places[split.test]]
+        test = split.test[name_order(table, table["image"].iloc[split.test])]  # the same in every layout of the folder
+        values = [float(f"{value:.6g}") for value in places[test]]
         scores = {key: metrics[key] for key in (*_METRICS, "n")}
         best = {f"{key}_best": metrics["test_best_optimistic"][key] for key in ("plcc", "srcc")}
     except (InputError, KeyError, ValueError) as error:  # of the readers: not text, empty, columns or images missing
@@ -209,7 +210,7 @@ def main(arguments: list[str]) -> None:
             raise InputError(f"{folder} holds no finished run of {arguments[0]}: name the folder of all runs")
         print(f"{path}: {counted(len(read_records(path)), 'row')}, {len(found)} read")
         for old in replaced.to_dict("records"):
-            new = found[(found["name"] == old["name"]) & (found["split"] == old["split"])].iloc[-1]
+            new = found[(found[KEY] == [old[key] for key in KEY]).all(axis=1)].iloc[-1]  # its name may be another
             words = f"PLCC {new['plcc']:.4f} ({new['precision']}), was {old['plcc']:.4f} ({old['precision']})"
             print(f"replaced: {old['name']}, split {old['split']}: {words}")
 

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from . import runs
 from .benchmarks import rows_of
 from .distortions import ALL_DISTORTIONS, KINDS, LEVELS
 from .errors import InputError
@@ -47,7 +48,7 @@ def score_redistorted(run: str | Path, table: pd.DataFrame, pictures: int = 10, 
     if not (run / "predictions.csv").is_file():
         raise InputError(f"{run} is no finished run, it lacks predictions.csv: train it, or name another folder")
     scorer = load(run, device)
-    tested = pd.read_csv(run / "predictions.csv").sort_values(["mos", "image"], ascending=[False, True])
+    tested = runs.read_predictions(run).sort_values(["mos", "image"], ascending=[False, True])
     chosen = tested["image"].head(pictures).tolist()
     store = PictureStore.open(table, scorer.recipe.short_side)
     originals = [store.picture(int(row)).numpy() for row in rows_of(table, chosen)]

@@ -111,6 +111,25 @@ def read_run(folder: str | Path, needed: Sequence[str] = ()) -> dict[str, Any] |
     return record
 
 
+def read_predictions(folder: str | Path) -> pd.DataFrame:
+    """The ``predictions.csv`` of a finished run: columns image, mos, pred (MOS units), one row a test picture.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    path = Path(folder) / "predictions.csv"
+    try:
+        found = pd.read_csv(path)
+        if lacking := {"image", "mos", "pred"} - set(found):
+            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+    except (FileNotFoundError, ValueError) as error:  # pandas' own errors of empty and torn tables are ValueErrors
+        raise InputError(f"{path} is damaged ({error}): delete that folder and train again") from error
+    return found
+
+
 def finished_run(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
     """The record of a finished run of the same identity, or None.
 
@@ -121,7 +140,7 @@ def finished_run(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
     Raises:
         InputError: the folder holds another run.
     """
-    record = read_run(folder)
+    record = read_run(folder, ("metrics",))
     if record is None:
         return None
     check_same(record, wanted, folder)

@@ -96,7 +96,7 @@ def read_predictions(
         if record is None:
             raise InputError(f"{folder} holds no finished run: train it, or leave split {index} out")
         was_recorded = "predictions" in record
-        part = records.predictions(record, table, index) if was_recorded else pd.read_csv(folder / "predictions.csv")
+        part = records.predictions(record, table, index) if was_recorded else runs.read_predictions(folder)
         parts += [part.assign(split=index)] if len(part) else []
     if not parts:
         return pd.DataFrame(columns=["split", "image", "mos", "pred", "content", "distortion"])

@@ -230,3 +230,5 @@ def _check(table: pd.DataFrame, split: Split, recipe: Recipe, out_dir: str | Pat
         )
     if np.ptp(mos[split.train]) == 0:
         raise InputError("mos is the same for every training image: there is nothing to learn")
+    if np.ptp(mos[split.test]) == 0:
+        raise InputError("mos is the same for every test image: no correlation can be told; choose another split")

@@ -34,7 +34,8 @@ def verify_benchmark(name: str, root: str | Path | None, deep: bool = False) -> 
         The faults; empty means sound.
 
     Raises:
-        InputError: unknown benchmark, or no root.
+        InputError: unknown benchmark, no root, several copies of the benchmark in it, or a library that its label file
+            needs is missing.
     """
     try:
         benchmark, _, folder = locate(name, root)

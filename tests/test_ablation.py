@@ -133,8 +133,10 @@ def test_an_unknown_variant_is_refused_with_the_nearest():
 
 
 def test_a_change_that_a_variant_would_undo_is_refused():
-    with pytest.raises(InputError, match="crops cannot be changed in all variants, 'crops-2' sets it itself"):
+    with pytest.raises(InputError, match="crops cannot be changed in 'crops-2', which sets it itself"):
         ablation.choose("livec", "all", {"crops": 6})
+    with pytest.raises(InputError, match="name cannot be changed"):
+        ablation.choose("livec", "all", {"name": "mine"})
     assert ablation.choose("livec", "no-manifold", {"crops": 6})["lmcl"].crops == 6
 
 
@@ -176,7 +178,7 @@ def test_validation_parts_are_compared_split_by_split():
     ]
     rows += [dict(name=name, recipe_hash=name, split="05-val", plcc=0.1) for name in ("elsewhere", "better")]
     rows += [dict(name="better", recipe_hash="another", split=f"{split:02d}-val", plcc=0.3) for split in range(2)]
-    compared = ablation.on_validation_parts(pd.DataFrame(rows), "base")
+    compared = ablation.on_validation_parts(pd.DataFrame(rows).assign(data_hash="one"), "base")
     assert list(compared.columns) == ["name", "00-val", "01-val", "difference", "low", "high", "p_wilcoxon"]
     assert compared["name"].tolist() == ["better", "base", "better"]
     assert compared["difference"][0] == pytest.approx(0.065) and compared.loc[1, "difference":].isna().all()
@@ -184,4 +186,7 @@ def test_validation_parts_are_compared_split_by_split():
     assert compared["high"][0] - compared["difference"][0] == pytest.approx(half)
     for name, message in (("bas", "did you mean 'base'"), ("better", "names several recipes")):
         with pytest.raises(InputError, match=message):
-            ablation.on_validation_parts(pd.DataFrame(rows), name)
+            ablation.on_validation_parts(pd.DataFrame(rows).assign(data_hash="one"), name)
+    copies = pd.concat([pd.DataFrame(rows).assign(data_hash=copy) for copy in ("one", "other")])
+    with pytest.raises(InputError, match="copies of the data"):
+        ablation.on_validation_parts(copies, "base")

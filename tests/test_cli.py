@@ -196,6 +196,12 @@ def test_a_bad_change_of_the_recipe_is_wrong_use(refused, livec, trained, change
     assert trained == []
 
 
+def test_a_change_that_the_named_recipe_would_undo_is_wrong_use(refused, livec, trained):
+    about = ("train", "--benchmark", "livec", "--data-root", livec, "--recipe", "no-manifold")
+    assert "cannot be changed in 'no-manifold'" in refused(2, *about, "--set", "manifold_weight=0.3")
+    assert trained == []
+
+
 def test_a_bad_change_is_found_before_the_demo_is_built(refused, monkeypatch):
     monkeypatch.setattr("lmcl_core.demo.build_demo", lambda *args: pytest.fail("the demo was asked for first"))
     for command in ("train", "reproduce"):
@@ -502,6 +508,7 @@ def test_what_archives_leave_behind_is_not_scored(lmcl, weights, pictures):
     (pictures / "__MACOSX").mkdir()
     shutil.copy(pictures / "a.png", pictures / "__MACOSX" / "a.png")
     (pictures / "._a.png").write_bytes(b"\0\5\x16\7")
+    shutil.copytree(pictures / "__MACOSX", pictures / ".thumbnails")
     code, out, _ = lmcl("score", "--weights", weights, pictures)
     assert code == 0 and len(rows(out)) == 3
 

@@ -127,6 +127,13 @@ def test_the_bootstrap_interval_equals_a_plain_bootstrap(statistic, reference):
     assert interval == pytest.approx(np.percentile(plain, [10, 90]), abs=0.02)
 
 
+def test_few_contents_make_no_interval_however_many_pictures_they_have():
+    pred, mos = related(60)
+    for contents, known in ((5, False), (6, True)):
+        ends = bootstrap_interval(pred=pred, mos=mos, content=[f"c{n % contents}" for n in range(60)])
+        assert np.isfinite(ends).all() == known
+
+
 def test_the_bootstrap_interval_covers_the_truth_about_as_often_as_it_says():
     covered, truth = 0, 0.6
     for seed in range(150):
@@ -146,7 +153,7 @@ def test_a_higher_level_gives_a_wider_interval_and_more_pictures_a_narrower_one(
 
 
 def test_few_pictures_with_ties_still_give_a_finite_interval():
-    low, high = bootstrap_interval(pred=[1, 2, 3], mos=[1, 2, 2], draws=200)
+    low, high = bootstrap_interval(pred=[1, 2, 3, 3, 3, 3], mos=[1, 2, 2, 2, 2, 2], draws=200)
     assert math.isfinite(low) and math.isfinite(high)
 
 

@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from lmcl_core import RunError, figures
+from lmcl_core.trainer import TERMS
 
 RNG = np.random.default_rng(0)
 SCORES = pd.DataFrame(dict(split=np.repeat([0, 1], 20), mos=RNG.uniform(0, 100, 40), pred=RNG.uniform(0, 100, 40)))
@@ -59,8 +60,10 @@ def test_every_image_is_in_the_histogram():
 def test_the_salient_crop_alone_is_thick():
     boxes = torch.tensor([[[0, 0, 8, 8], [4, 4, 8, 8], [2, 2, 8, 8]]])
     figure = figures.crops_and_saliency(
-        [np.zeros((16, 16, 3), np.uint8)], torch.full((1, 2, 2), 0.25), boxes, torch.tensor([1])
+        [np.zeros((16, 16, 3), np.uint8)], torch.full((1, 2, 2), 0.25), boxes, torch.tensor([[0.5, 1.5, 1.5]])
     )
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0: 0.50", "1: 1.50", "2: 1.50"]
+    assert figure.axes[1].images[1].get_array().max() == 1  # the density of a uniform map
     widths = [patch.get_linewidth() for patch in figure.axes[0].patches]
     assert widths.index(max(widths)) == 1 and len(widths) == 3
 
@@ -71,9 +74,7 @@ def test_the_salient_crop_alone_is_thick():
         figures.mos_by_level(pd.DataFrame(dict(distortion=["a", "a"], level=[1, 2], mos=[2.0, 1.0])), "MOS"),
         figures.pictures([np.zeros((4, 6, 3), np.uint8)] * 3, ["x", "y", "z"], columns=2),
         figures.training_curves(
-            pd.DataFrame(
-                {name: [1.0, 0.5] for name in ("epoch", "loss", "quality", "inter", "intra", "test_srcc", "test_plcc")}
-            )
+            pd.DataFrame({name: [1.0, 0.5] for name in ("epoch", *TERMS, "test_srcc", "test_plcc")})
         ),
     ],
 )

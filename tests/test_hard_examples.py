@@ -262,13 +262,13 @@ def run(livec, tmp_path):
     return folder, table
 
 
-def test_a_run_is_described_in_the_order_of_its_predictions(run):
+def test_a_run_is_described_in_the_order_of_names(run):
     folder, table = run
     with torch.random.fork_rng(devices=[]):
         what = describe(folder, table)
         root = table.attrs["root"]
         looks = [load(folder).look([f"{root}/{name}"])[0] for name in what.image]
-    assert what.image.tolist() == table["image"].iloc[[7, 2, 5]].tolist() and what.pred.tolist() == [1, 2, 3]
+    assert what.image.tolist() == table["image"].iloc[[2, 5, 7]].tolist() and what.pred.tolist() == [2, 3, 1]
     assert what.feature.shape == (3, 1280) and what.crop_feature.shape == (3, 3 + 2, 1280)
     assert what.crop_feature.dtype == np.float16
     for i, seen in enumerate(looks):

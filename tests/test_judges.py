@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lmcl_core import judges, load, load_benchmark, metrics
+from lmcl_core import InputError, judges, load, load_benchmark, make_split, metrics
 from lmcl_core.looking import Look
+from lmcl_core.model_file import percentiles
 from lmcl_core.store import PictureStore
 
 
@@ -71,10 +72,20 @@ def test_the_other_judge_chooses_by_its_own_map(scorer, table):
     assert row["contrast"] > 3 and row["pictures"] == len(table)
 
 
+def test_a_model_that_may_have_seen_the_pictures_judges_none_of_them(scorer, table, monkeypatch):
+    split = make_split(table, 0)
+    with pytest.raises(InputError, match="did not learn from the training part of split 0 of livec"):
+        judges.check_trained_on(scorer, table, split)
+    learnt = dict(scorer.about, mos_percentiles=percentiles(table["mos"].to_numpy()[split.train]))
+    monkeypatch.setattr(scorer, "about", learnt)
+    judges.check_trained_on(scorer, table, split)
+
+
 def test_the_command_writes_the_table(livec, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LMCL_FIGURES", str(tmp_path))
     monkeypatch.setattr(judges, "QualityModel", lambda *args, **options: SimpleNamespace(eval=Corner))
     monkeypatch.setattr(judges, "make_split", lambda table, index: SimpleNamespace(test=np.arange(len(table))))
+    monkeypatch.setattr(judges, "check_trained_on", lambda scorer, table, split: None)
     judges.main(["livec", str(livec)])
     assert "the model itself" in capsys.readouterr().out
     assert len(pd.read_csv(tmp_path / "livec" / "judges.csv")) == 3

@@ -6,6 +6,7 @@ import json
 import shlex
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from lmcl_core import InputError, Recipe
@@ -152,6 +153,28 @@ def test_a_damaged_record_is_named_and_not_passed_over(tmp_path):
     (tmp_path / "runs" / "livec" / "a" / "split-00-val" / "run.json").write_text("{}")
     with pytest.raises(InputError, match="run.json lacks benchmark"):
         update_ledger(tmp_path / "ledger.csv", tmp_path / "runs", "livec")
+    put_run(tmp_path / "torn", "a")
+    path = tmp_path / "torn" / "livec" / "a" / "split-00-val" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(metrics=dict(plcc=0.8))))
+    with pytest.raises(InputError, match="split-00-val: its metrics are damaged"):
+        update_ledger(tmp_path / "ledger.csv", tmp_path / "torn", "livec")
+
+
+def test_a_damaged_recipe_is_told_with_its_row(tmp_path):
+    put_run(tmp_path / "runs", "a")
+    rows = update_ledger(tmp_path / "ledger.csv", tmp_path / "runs", "livec")
+    rows.assign(recipe="{").to_csv(tmp_path / "ledger.csv", index=False)
+    with pytest.raises(InputError, match="the recipe of 'a', split 00-val, is damaged"):
+        update_ledger(tmp_path / "ledger.csv", tmp_path / "none", "livec")
+
+
+def test_copies_of_the_data_are_told_apart(tmp_path):
+    put_run(tmp_path / "runs", "a")
+    rows = update_ledger(tmp_path / "ledger.csv", tmp_path / "runs", "livec")
+    both = pd.concat([rows.assign(name="b", recipe_hash="b"), rows, rows.assign(data_hash="another")])
+    assert len(compare(both, "b")) == 3
+    with pytest.raises(InputError, match="keep the rows of one benchmark, recipe and data"):
+        compare(both, "a")
 
 
 @pytest.mark.parametrize("arguments", [[], ["livec", "a", "b"]])

@@ -29,6 +29,19 @@ def test_a_package_without_its_checkout_says_so(tmp_path, monkeypatch):
         paths.project_folder()
 
 
+@pytest.mark.parametrize("variable", ["LMCL_RUNS", "LMCL_FIGURES", "LMCL_CACHE"])
+def test_a_variable_names_a_whole_path(variable, monkeypatch):
+    """Notebooks and commands run in different folders."""
+    folder = dict(
+        LMCL_RUNS=paths.runs_folder, LMCL_FIGURES=lambda: paths.figures_folder(""), LMCL_CACHE=paths.cache_folder
+    )
+    monkeypatch.setenv(variable, "mine")
+    with pytest.raises(InputError, match=f"{variable} is 'mine': name the whole path"):
+        folder[variable]()
+    monkeypatch.setenv(variable, "~/mine")
+    assert folder[variable]() == Path.home() / "mine"
+
+
 def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):
     monkeypatch.setenv("LMCL_CACHE", str(tmp_path / "cache"))
     assert paths.cache_folder() == tmp_path / "cache"

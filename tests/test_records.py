@@ -13,6 +13,8 @@ from lmcl_core import InputError, Recipe, ablation, load_benchmark, make_split, 
 from lmcl_core.recipe import variants_of
 from lmcl_core.records import choose, main, read_records, recall, told, update_records
 
+from layouts import write_csiq
+
 
 @pytest.fixture
 def table(livec):
@@ -91,6 +93,33 @@ def test_records_are_named_by_file_or_benchmark_and_the_last_of_a_run_counts(tab
     assert told("livec", choose("livec"), table).startswith("records of livec: 0 of ") and told("", None, table) == ""
     with pytest.raises(InputError, match="nowhere.csv is not there"):
         choose("livec, nowhere.csv")
+
+
+def test_recorded_predictions_find_their_pictures_in_another_layout_of_the_folder(tmp_path, monkeypatch):
+    """The two sort their pictures by path, in different orders; hashes see names alone."""
+    for module in (records, tables):  # of two contents a fifth is none
+        monkeypatch.setattr(module, "make_split", lambda table, index: make_split(table, index, test=0.5))
+    folders = [write_csiq(tmp_path / "a"), write_csiq(tmp_path / "b", flat="dst_imgs_all")]
+    official, flat = (load_benchmark("csiq", folder) for folder in folders)
+    order = [[image.rpartition("/")[2] for image in table["image"]] for table in (official, flat)]
+    assert order[0] != order[1] and sorted(order[0]) == sorted(order[1])
+    split, recipe = records.make_split(official, 0), Recipe.for_benchmark("csiq")
+    test = official.iloc[split.test]
+    folder = runs.run_folder(tmp_path / "runs", "csiq", "lmcl", 0)
+    folder.mkdir(parents=True)
+    test[["image", "mos"]].assign(pred=test["mos"]).to_csv(folder / "predictions.csv", index=False)
+    for other in ("history.csv", "model.safetensors"):
+        (folder / other).touch()
+    best = dict(plcc=1.0, srcc=1.0)
+    scores = best | dict(krcc=1.0, rmse=0.0, plcc_logistic=1.0, n=len(test), test_best_optimistic=best)
+    record = runs.identity(official, split, recipe) | dict(split_index=0, seconds=1.0, device="cpu", commit="c" * 40)
+    (folder / "run.json").write_text(json.dumps(record | dict(dirty=False, metrics=scores)))
+    update_records(tmp_path / "records.csv", tmp_path / "runs", official)
+    known = read_records(tmp_path / "records.csv")
+    for table in (official, flat):
+        found = tables.read_predictions(table, recipe, tmp_path / "nowhere", [0], known)
+        assert len(found) == len(test) and found["pred"].tolist() == pytest.approx(found["mos"].tolist(), rel=1e-5)
+        assert found["image"].tolist() == table["image"].iloc[records.make_split(table, 0).test].tolist()
 
 
 def test_a_run_that_is_there_comes_before_a_recorded_one(table, file, tmp_path):

@@ -270,7 +270,7 @@ def test_the_ablation_trains_every_variant_and_draws_notebook_05(tmp_path):
     drawn = [job for job in stages[2] if job.notebook.startswith("05")]
     assert [job.parameters["benchmark"] for job in drawn] == ["demo", "livec"]
     assert all(job.parameters["variants"] == "all" and not job.parameters["train_missing"] for job in drawn)
-    with pytest.raises(InputError, match="crops cannot be changed in all variants"):
+    with pytest.raises(InputError, match="crops cannot be changed in 'crops-2'"):
         prepare(order(tmp_path, ablation=True, changes={"crops": 3}))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from lmcl_core.result_figures import (
     against_published,
@@ -43,7 +44,14 @@ def test_separation_shows_the_mean_over_splits():
     ]
     axes = separation_bars(pd.DataFrame(rows)).axes[0]
     assert list(axes.lines[-1].get_ydata()) == [2, 0.5]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["no-manifold", "lmcl"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["without", "with"]
+    assert axes.get_ylim() == (1.5 - 0.55 * 3, 1.5 + 0.55 * 3)
+
+
+def test_small_changes_look_small():
+    rows = [dict(recipe=r, split=0, measure="knn_mos_error", value=v) for r, v in (("no-manifold", 9), ("lmcl", 9.1))]
+    axes = separation_bars(pd.DataFrame(rows)).axes[0]
+    assert axes.get_ylim()[1] - axes.get_ylim()[0] == pytest.approx(0.2 * 9.1) and axes.get_ylabel() == "label units"
 
 
 def test_hard_examples_are_ringed_and_counted():

@@ -15,7 +15,8 @@ import torch
 
 from lmcl_core import InputError, Recipe, RunError, load_benchmark, make_split
 from lmcl_core import runs
-from lmcl_core.runs import IDENTITY, check_same, finished_run, identity, provenance, read_run, run_folder, write_run
+from lmcl_core.runs import IDENTITY, check_same, finished_run, identity, provenance, read_predictions, read_run
+from lmcl_core.runs import run_folder, write_run
 
 WANTED = dict(benchmark="livec", recipe_hash="r", data_hash="d", split_hash="s")
 
@@ -23,7 +24,7 @@ WANTED = dict(benchmark="livec", recipe_hash="r", data_hash="d", split_hash="s")
 @pytest.fixture
 def finished(tmp_path) -> Path:
     """A run folder with all the files of a finished run."""
-    write_run(tmp_path, {**WANTED, "seconds": 1.5})
+    write_run(tmp_path, {**WANTED, "seconds": 1.5, "metrics": {}})
     for name in ("history.csv", "predictions.csv", "model.safetensors"):
         (tmp_path / name).write_text("")
     return tmp_path
@@ -56,6 +57,14 @@ def test_a_run_of_something_else_is_refused_by_what_differs(finished, key):
     assert "--overwrite" in str(caught.value)
 
 
+@pytest.mark.parametrize("content", [None, "", "image,mos\na.png,1\n", "image,mos,pred\na,1\nb,2,3,4\n"])
+def test_predictions_that_cannot_be_read_are_told_with_their_file(tmp_path, content):
+    if content is not None:
+        (tmp_path / "predictions.csv").write_text(content)
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path / 'predictions.csv'} is damaged")):
+        read_predictions(tmp_path)
+
+
 def test_all_that_differs_is_named():
     with pytest.raises(InputError, match="different: recipe_hash, split_hash"):
         check_same({**WANTED, "recipe_hash": "x", "split_hash": "y"}, WANTED, Path("a"))
@@ -75,8 +84,8 @@ def test_a_damaged_record_is_named(finished, text):
 
 def test_what_a_record_lacks_is_named(finished):
     assert read_run(finished, ["seconds"])["seconds"] == 1.5
-    with pytest.raises(InputError, match=r"run\.json lacks metrics, device: .* train again elsewhere"):
-        read_run(finished, ["seconds", "metrics", "device"])
+    with pytest.raises(InputError, match=r"run\.json lacks threads, device: .* train again elsewhere"):
+        read_run(finished, ["seconds", "threads", "device"])
 
 
 def test_a_record_of_undecodable_bytes_is_damaged(finished):
