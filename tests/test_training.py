@@ -191,6 +191,14 @@ def test_half_precision_without_a_gpu_is_refused(table, split, tmp_path):
         train(table, split, Recipe.from_dict({"precision": "16-mixed"}, TINY), tmp_path, "cpu", log=quiet)
 
 
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_part_of_equal_opinions_is_told_before_any_work(table, split, tmp_path, part):
+    table.loc[getattr(split, part), "mos"] = 50.0
+    with pytest.raises(InputError, match=f"mos is the same for every {part}"):
+        train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
 def test_opinions_that_are_not_finite_are_named(table, split, tmp_path):
     table.loc[3, "mos"] = np.nan
     with pytest.raises(InputError, match="is not a finite number"):
