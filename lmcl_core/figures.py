@@ -199,7 +199,7 @@ def crops_and_saliency(shown: Sequence[np.ndarray], maps: Tensor, boxes: Tensor,
             axis.axis("off")
     axes[0, 0].set_title("crop: density; orange = salient", loc="left", fontsize=9)
     axes[1, 0].set_title("saliency of the trained model", loc="left", fontsize=9)
-    figure.colorbar(drawn, ax=list(axes[1]), label="density, 1 = uniform", shrink=0.8)
+    figure.colorbar(drawn, ax=list(axes.flat), label="density, 1 = uniform", shrink=0.4, anchor=(0, 0.1))
     return figure
 
 
