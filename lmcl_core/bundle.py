@@ -52,7 +52,7 @@ def bundle(run: str | Path, table: pd.DataFrame, folder: str | Path = BUNDLED_FO
     """
     run, record, split = _run_to_bundle(run, table)
     path = Path(folder) / f"{record['benchmark']}.safetensors"
-    with replacing(path) as weights, replacing(path.with_suffix(".md")) as card:  # both are replaced, or neither
+    with replacing(path.with_suffix(".md")) as card, replacing(path) as weights:  # nothing is replaced before both are
         pack(run, weights)
         card.write_text(CARD.read_text().format(**_facts(run, record, table, split, weights)))
     return path
@@ -127,7 +127,7 @@ def _facts(run: Path, record: dict, table: pd.DataFrame, split: Split, path: Pat
     fields = {key: value for key, value in record["recipe"].items() if key != "name"}
     options = changes(pd.Series(dict(benchmark=record["benchmark"], recipe=json.dumps(record["recipe"]))))
     return dict(
-        name=path.stem,
+        name=record["benchmark"],
         title=benchmark.title,
         label_kind=benchmark.label_kind,
         source=benchmark.source,

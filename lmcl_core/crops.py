@@ -19,7 +19,7 @@ from .errors import InputError
 
 @dataclass(frozen=True)
 class CropSampler:
-    """Draws square crops of an image at several scales (design.md, sections 1 and 4).
+    """Draws square crops of an image at several scales (notebook 02).
 
     Crop k covers a square of side ``size * scales[k % len(scales)]`` image pixels, clipped to the image's short
     side, and is later brought to ``size x size``.
@@ -160,7 +160,7 @@ def crop_saliency(maps: Tensor, boxes: Tensor, heights: Tensor, widths: Tensor) 
         widths: (B,) image widths in pixels.
 
     Returns:
-        (B, K) float densities; 1 where the map is uniform. Source: notebook 02, equation 2 (design.md, section 2).
+        (B, K) float densities; 1 where the map is uniform. Source: notebook 02, equation 2.
     """
     _, h, w = maps.shape
     boxes = boxes.to(maps.device, maps.dtype)

@@ -10,7 +10,8 @@ from scipy import optimize, stats
 
 from .errors import InputError
 
-#: An interval needs this many independent values: of five, even lowest to highest covers the median too seldom (0.94).
+#: An interval needs this many splits, or contents: of five values, even lowest to highest covers the median too seldom
+#: (0.94), and the few different draws of five contents make no percentiles.
 FEWEST = 6
 
 

@@ -68,7 +68,7 @@ def describe(run: str | Path, table: pd.DataFrame, device: str = "cpu") -> Descr
     if kept.is_file():
         try:
             with np.load(kept) as arrays:
-                if arrays["made_from"] == made_from:
+                if arrays["made_from"] == made_from and arrays["image"].tolist() == predictions["image"].tolist():
                     return Described(**{name: arrays[name] for name in Described.__dataclass_fields__})
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"{kept} is damaged ({error}): delete that file and run again") from error

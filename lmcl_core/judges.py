@@ -27,7 +27,7 @@ from .model import QualityModel
 from .model_file import percentiles
 from .paths import figures_folder
 from .scoring import Scorer, load
-from .splits import Split, make_split
+from .splits import Split, make_split, thinned
 from .store import PictureStore
 
 #: The backbone whose attention is compared; its wheel was made to look for regions of interest.
@@ -76,10 +76,11 @@ def check_trained_on(scorer: Scorer, table: pd.DataFrame, split: Split) -> None:
     Raises:
         InputError: the scores that the model learnt from are others.
     """
-    if scorer.about["mos_percentiles"] != percentiles(table["mos"].to_numpy()[split.train]):
+    learnt = thinned(table, split, scorer.recipe.train_share)
+    if scorer.about["mos_percentiles"] != percentiles(table["mos"].to_numpy()[learnt]):
         raise InputError(
-            f"these weights did not learn from the training part of split {split.index} of {table.attrs['benchmark']}, "
-            "and may have seen its test part: name weights that did"
+            f"these weights did not learn from exactly the training part of split {split.index} of "
+            f"{table.attrs['benchmark']}, and may have seen its test part: name weights that did"
         )
 
 

@@ -183,7 +183,7 @@ def _fields(row: pd.Series) -> dict[str, object]:
         return dict(json.loads(row["recipe"]))
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"the recipe of {row['name']!r}, split {row['split']}, is damaged ({error}): restore the row"
+            f"the recipe of {row.get('name')!r}, split {row.get('split')}, is damaged ({error}): restore the row"
         ) from error
 
 

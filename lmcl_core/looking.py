@@ -59,7 +59,7 @@ def look(
         by_saliency: as in `crops.crop_weights`.
 
     Returns:
-        The `Look`. Source: notebook 02, equations 2 and 3 (design.md, section 2).
+        The `Look`. Source: notebook 02, equations 2 and 3.
     """
     boxes = torch.stack([fixed_boxes(sampler, p.shape[0], p.shape[1], crops) for p in pictures])  # (n, K, 4)
     crop_views = [

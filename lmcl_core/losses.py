@@ -1,4 +1,4 @@
-"""The losses of the method, as pure functions of tensors; the equations are in notebook 02 (design.md, section 2).
+"""The losses of the method, as pure functions of tensors; notebook 02 has their equations.
 
 Shapes: `B` images, `K` crops per image, `D` embedding size, `h w` token grid, `N` = B·K. Student z[i,k] and teacher
 t[i,k] are unit vectors; s(i) is the salient crop of image i; τ the temperature. Nothing here draws random numbers,

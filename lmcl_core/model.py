@@ -69,7 +69,7 @@ class AttentionPool(nn.Module):
 
 
 class QualityModel(nn.Module):
-    """Score, embed and locate the quality of image crops (design.md, sections 2 and 4).
+    """Score, embed and locate the quality of image crops (notebook 02, equation 1).
 
     A convolutional backbone is pooled by a learned attention, whose weights are the saliency map. A vision
     transformer is pooled by its CLS token, whose attention in the last block, mean over heads, is the map; where blocks

@@ -294,8 +294,7 @@ def variants_of(benchmark: str) -> tuple[str, ...]:
 
 
 def check_changes(changes: Mapping[str, Any], variants: Iterable[str] = tuple(VARIANTS)) -> None:
-    """Refuse changes that some variants would undo: these would then be other than they seem. Nor can they share a
-    name, which their folders have.
+    """Refuse changes of what a variant sets itself, and of the name, after which the folders of variants are called.
 
     Args:
         changes: recipe fields that are to differ in every variant.

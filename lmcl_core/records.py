@@ -12,6 +12,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from . import runs
@@ -158,8 +159,12 @@ def predictions(record: dict, table: pd.DataFrame, index: int) -> pd.DataFrame:
     if not record["predictions"]:
         return test.head(0).assign(pred=[])
     try:
-        return test.iloc[name_order(table, test["image"])].assign(pred=json.loads(record["predictions"])).sort_index()
-    except ValueError as error:  # no JSON, or of another length
+        found = test.iloc[name_order(table, test["image"])].assign(pred=json.loads(record["predictions"])).sort_index()
+        plcc = np.corrcoef(found["pred"], found["mos"])[0, 1]
+        if not abs(plcc - record["plcc"]) < 1e-3:
+            raise ValueError(f"their PLCC is {plcc:.4f}, {record['plcc']:.4f} is recorded")
+        return found
+    except (TypeError, ValueError) as error:  # no JSON, of another length, no numbers, or in another order
         raise InputError(f"recorded predictions of {record['name']}, split {index}, are damaged ({error})") from error
 
 

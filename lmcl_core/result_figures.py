@@ -121,7 +121,9 @@ def separation_bars(data: pd.DataFrame) -> Figure:
         title, unit = MEASURES.get(measure, (measure.replace("_", " "), ""))
         low, high = part["value"].min(), part["value"].max()
         middle, half = (low + high) / 2, max(0.55 * (high - low), 0.1 * abs(high))  # small changes look small
-        axes.set(title=title, ylabel=unit, xlabel="manifold loss", ylim=(middle - half, middle + half))
+        axes.set(title=title, ylabel=unit, xlabel="manifold loss")
+        if half > 0:  # neither all 0 nor all missing
+            axes.set(ylim=(middle - half, middle + half))
         axes.set(xticks=range(len(order)), xlim=(-0.3, len(order) - 0.7))
         axes.set_xticklabels([{"no-manifold": "without", "lmcl": "with"}.get(name, name) for name in order])
     axes.legend(frameon=False)

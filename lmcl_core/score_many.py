@@ -139,7 +139,11 @@ def _pictures_of_store(source: str) -> dict[str, str]:
         names = {path: system.info(path)} if system.isfile(path) else system.find(path, detail=True)
     except Exception as error:  # of kinds that only the store's package knows: no network, no credentials, no bucket
         raise InputError(f"{source} cannot be listed ({error}): check the address and your access to it") from error
-    wanted = {name: about for name, about in sorted(names.items()) if name == path or _is_picture(PurePosixPath(name))}
+    wanted = {
+        name: about
+        for name, about in sorted(names.items())
+        if name == path or _is_picture(PurePosixPath(name.removeprefix(path)))
+    }
     tags = ("ETag", "etag", "LastModified", "mtime", "created")
     return {
         system.unstrip_protocol(name): f"{about.get('size')} {next((about[tag] for tag in tags if tag in about), '')}"
@@ -326,5 +330,10 @@ def _digest(weights: str) -> str:
 
 
 def _is_picture(path: PurePosixPath) -> bool:
-    hidden = path.name.startswith(".") or "__MACOSX" in path.parts
+    """Whether it is one by its ending, and neither hidden nor in a hidden folder nor left behind by archives.
+
+    Args:
+        path: below the folder that was named.
+    """
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
     return path.suffix.lower() in SCORED_SUFFIXES and not hidden

@@ -124,7 +124,8 @@ def by_split(
         recorded: as in `finished_splits`.
 
     Returns:
-        benchmark, split, srcc, plcc, plcc_low, plcc_high (95 %), rmse (MOS units), plcc_logistic_optimistic,
+        benchmark, split, srcc, plcc, plcc_low, plcc_high (95 %; NaN below six test contents), rmse (MOS units),
+        plcc_logistic_optimistic,
         srcc_best_epoch_optimistic, plcc_best_epoch_optimistic (columns named optimistic looked at the test labels),
         n (test images), seconds.
     """

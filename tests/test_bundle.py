@@ -36,6 +36,7 @@ def test_a_run_is_packed_and_its_card_tells_the_run_s_numbers(table, tmp_path, n
     result = run_of(table, tmp_path / "run")
     path = bundle(tmp_path / "run", table, tmp_path / "out")
     card = (tmp_path / "out" / "livec.md").read_text()
+    assert card.startswith("# Model card: livec\n")
     assert path == tmp_path / "out" / "livec.safetensors"
     for text in (f"PLCC {result['plcc']:.4f}", f"SRCC {result['srcc']:.4f}", "split 0", "`crop_size` 32"):
         assert text in card

@@ -74,7 +74,7 @@ def test_the_other_judge_chooses_by_its_own_map(scorer, table):
 
 def test_a_model_that_may_have_seen_the_pictures_judges_none_of_them(scorer, table, monkeypatch):
     split = make_split(table, 0)
-    with pytest.raises(InputError, match="did not learn from the training part of split 0 of livec"):
+    with pytest.raises(InputError, match="did not learn from exactly the training part of split 0 of livec"):
         judges.check_trained_on(scorer, table, split)
     learnt = dict(scorer.about, mos_percentiles=percentiles(table["mos"].to_numpy()[split.train]))
     monkeypatch.setattr(scorer, "about", learnt)
@@ -85,8 +85,10 @@ def test_the_command_writes_the_table(livec, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LMCL_FIGURES", str(tmp_path))
     monkeypatch.setattr(judges, "QualityModel", lambda *args, **options: SimpleNamespace(eval=Corner))
     monkeypatch.setattr(judges, "make_split", lambda table, index: SimpleNamespace(test=np.arange(len(table))))
-    monkeypatch.setattr(judges, "check_trained_on", lambda scorer, table, split: None)
+    checked = []
+    monkeypatch.setattr(judges, "check_trained_on", lambda scorer, table, split: checked.append(split))
     judges.main(["livec", str(livec)])
+    assert len(checked) == 1
     assert "the model itself" in capsys.readouterr().out
     assert len(pd.read_csv(tmp_path / "livec" / "judges.csv")) == 3
     for arguments, message in ((["livec"], "use: python"), (["livec", str(tmp_path / "nowhere")], "missing_folder")):

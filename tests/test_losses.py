@@ -1,4 +1,4 @@
-"""The losses against plain loops over the formulas of the design, and what they refuse."""
+"""The losses against plain loops over the equations of notebook 02, and what they refuse."""
 
 from __future__ import annotations
 

@@ -48,6 +48,13 @@ def test_separation_shows_the_mean_over_splits():
     assert axes.get_ylim() == (1.5 - 0.55 * 3, 1.5 + 0.55 * 3)
 
 
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_a_measure_that_is_nothing_is_drawn_without_a_warning(value, recwarn):
+    rows = [dict(recipe=r, split=0, measure="very_hard_pair_share", value=value) for r in ("no-manifold", "lmcl")]
+    separation_bars(pd.DataFrame(rows))
+    assert not recwarn.list
+
+
 def test_small_changes_look_small():
     rows = [dict(recipe=r, split=0, measure="knn_mos_error", value=v) for r, v in (("no-manifold", 9), ("lmcl", 9.1))]
     axes = separation_bars(pd.DataFrame(rows)).axes[0]
