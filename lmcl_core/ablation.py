@@ -61,7 +61,7 @@ def choose(benchmark: str, variants: str, changes: Mapping[str, Any]) -> dict[st
     Raises:
         InputError: an unknown variant or field, a variant that is the preset itself, or a change that one would undo.
     """
-    names = [name.strip() for name in variants.split(",")] if variants != "all" else list(TITLES)
+    names = [name.strip() for name in variants.split(",") if name.strip()] if variants != "all" else list(TITLES)
     for name in names:
         if name not in TITLES:
             raise unknown("variant", name, [*TITLES, "all"])

@@ -213,7 +213,7 @@ def score(
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large pictures are wanted here
     drawn = None if overlays is None else _overlays(overlays, paths)
     if empty := next((path for path in map(Path, paths) if os.path.isdir(path) and not pictures_below(path)), None):
-        raise InputError(f"no pictures in {empty}: name picture files, or folders that hold some")
+        raise InputError(f"no pictures in {empty}, hidden ones aside: name picture files, or folders that hold some")
     scorer = load(weights, device)
     if scorer.about["benchmark"] == "demo":
         print(f"scores are those of the demo's labels: {BENCHMARKS['demo'].label_kind}", file=sys.stderr)

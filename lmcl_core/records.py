@@ -53,7 +53,8 @@ def read_records(path: str | Path) -> pd.DataFrame:
         InputError: no such file, or no records.
     """
     if not Path(path).is_file():
-        raise InputError(f"{path} is not there: name a table of records, or make one: python -m lmcl_core.records")
+        where = Path(path).resolve()  # notebooks and commands work in different folders
+        raise InputError(f"{where} is not there: name a table of records, or make one: python -m lmcl_core.records")
     return read_rows(path, COLUMNS, "table of records")
 
 

@@ -80,7 +80,7 @@ def benchmark_overview(whole: pd.DataFrame, published: pd.DataFrame) -> Figure:
         axes.scatter([row["plcc"]], [n], color=ORANGE, s=46, zorder=4)
     for color, marker, label in ((ORANGE, "o", "ours: median, range"), (BLUE, "D", "the paper"), (GREY, "o", "others")):
         axes.scatter([], [], color=color, marker=marker, label=label)
-    axes.set(xlabel="PLCC", yticks=range(len(ran)), ylim=(len(ran) - 0.5, -0.5))
+    axes.set(xlabel="PLCC", yticks=range(len(ran)), ylim=(max(len(ran), 1) - 0.5, -0.5))
     axes.set_yticklabels([f"{row.title} ({row.splits} split{'s' * (row.splits > 1)})" for row in ran.itertuples()])
     axes.legend(frameon=False, bbox_to_anchor=(1.01, 1), loc="upper left")
     return figure

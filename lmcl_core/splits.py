@@ -79,6 +79,23 @@ def make_split(table: pd.DataFrame, index: int | str, test: float = TESTED, val:
     return Split(*(np.flatnonzero(parts == name) for name in ("train", "val", "test")), index=int(index))
 
 
+def numbered_splits(count: int, first: int = 0) -> range:
+    """The indices of some numbered splits.
+
+    Args:
+        count: how many, 1 or more.
+        first: the first of them, 0 or greater.
+
+    Raises:
+        InputError: too few, or a first one that is not there.
+    """
+    if count < 1:
+        raise InputError(f"splits is {count!r}: it must be at least 1")
+    if first < 0:
+        raise InputError(f"first_split is {first!r}: it must be 0 or more")
+    return range(first, first + count)
+
+
 def validation_split(table: pd.DataFrame, index: int | str) -> Split:
     """A numbered split for choosing hyper-parameters: a validation part is measured, the test part left out.
 

@@ -7,11 +7,18 @@ import pandas as pd
 import pytest
 
 from lmcl_core import InputError, Split, make_split, split_hash
-from lmcl_core.splits import shared_contents, tail, tail_length, thinned, validation_split
+from lmcl_core.splits import numbered_splits, shared_contents, tail, tail_length, thinned, validation_split
 
 
 def table_of(images: list[str], **columns) -> pd.DataFrame:
     return pd.DataFrame({"image": images, "content": images, "mos": 1.0}).assign(**columns)
+
+
+def test_numbered_splits_are_a_range_of_at_least_one():
+    assert list(numbered_splits(3)) == [0, 1, 2] and list(numbered_splits(2, 10)) == [10, 11]
+    for count, first, message in ((0, 0, "splits is 0"), (-2, 0, "splits is -2"), (1, -1, "first_split is -1")):
+        with pytest.raises(InputError, match=message):
+            numbered_splits(count, first)
 
 
 def test_the_official_split_is_what_the_table_says_and_rows_of_no_part_are_in_none():
