@@ -19,7 +19,7 @@ from .errors import InputError, RunError, counted
 from .jobs import Job, is_finished, remember
 from .paths import figures_folder, runs_folder
 from .recipe import COMPARED, Recipe, check_changes, variants_of
-from .splits import make_split
+from .splits import make_split, numbered_splits
 from .tables import finished_splits
 
 
@@ -125,8 +125,7 @@ def prepare(
     Raises:
         InputError: something in it cannot be used.
     """
-    if order.splits < 1:
-        raise InputError(f"splits is {order.splits!r}: it must be at least 1")
+    wanted = numbered_splits(order.splits)
     check_cluster(order.scheduler, order.workers)
     if "name" in order.changes:
         raise InputError("recipe field name cannot be changed here: the runs of a batch lie in folders of their recipe")
@@ -145,7 +144,7 @@ def prepare(
     if not order.overwrite:
         for name, table in tables.items():  # a folder that holds another run is told now, not hours later
             for recipe in recipes[name].values():
-                finished_splits(table, recipe, runs_folder(order.runs_dir), range(order.splits))
+                finished_splits(table, recipe, runs_folder(order.runs_dir), wanted)
     return tables, recipes
 
 
@@ -165,7 +164,7 @@ def plan(order: Order, benchmarks: list[str]) -> Iterator[list[Job]]:
             order.settings(name, recipe=recipe, split=index, device=order.device),
         )
         for name in benchmarks
-        for index in range(order.splits)
+        for index in numbered_splits(order.splits)
         for recipe in order.recipes(name)
     ]
     together = folder / (benchmarks[0] if len(benchmarks) == 1 else "all")

@@ -289,8 +289,12 @@ def test_features_are_kept_until_the_model_or_its_test_part_changes(run, monkeyp
         rows = pd.read_csv(folder / "predictions.csv").iloc[:2]
         rows.to_csv(folder / "predictions.csv", index=False)
         assert len(describe(folder, table).image) == 2 and len(looked) == 2
+        with np.load(folder / hard_examples.FEATURES) as kept:  # as they may lie there, in the order of the file
+            turned = {name: kept[name] if name == "made_from" else kept[name][::-1] for name in kept.files}
+        np.savez(folder / hard_examples.FEATURES, **turned)
+        assert describe(folder, table).image.tolist() == turned["image"][::-1].tolist() and len(looked) == 3
         describe(folder, table.assign(mos=table["mos"] + 1))  # other data
-        assert len(looked) == 3
+        assert len(looked) == 4
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04"])

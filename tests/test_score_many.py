@@ -210,6 +210,8 @@ def test_an_object_store_is_read_and_written(folder, digest):
     """fsspec's store in memory stands for all of them: nothing of a path works on it."""
     store = fsspec.filesystem("memory")
     store.put(str(folder), "/bucket/", recursive=True)
+    for hidden in (".thumbnails/a.jpg", "pictures/__MACOSX/a.jpg", "pictures/.a.jpg"):
+        store.pipe(f"/bucket/{hidden}", b"")
     files = list_pictures(["memory://bucket"])
     assert len(files) == 5 and all(file.startswith("memory://") for file in files)
     assert score_part(files, "part-00000.parquet", "memory://scores", "livec", digest, "cpu") == (5, 1)
