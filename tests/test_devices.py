@@ -31,6 +31,25 @@ def test_bfloat16_is_left_to_devices_that_have_it(monkeypatch, able, used):
     assert usable_precision("cuda", "16-mixed") == "16-mixed"
 
 
+@pytest.mark.parametrize(
+    "machine, onednn, instructions, has",
+    [
+        ("x86_64", True, True, True),
+        ("x86_64", True, False, False),  # AVX-512 without them: oneDNN imitates, slower than float32
+        ("AMD64", True, False, False),
+        ("x86_64", False, True, False),
+        ("aarch64", True, False, True),  # where oneDNN asks the processor itself
+        ("aarch64", False, False, False),
+    ],
+)
+def test_bfloat16_takes_instructions_for_it(monkeypatch, machine, onednn, instructions, has):
+    monkeypatch.setattr(devices.platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
+    assert devices.computes_in_bfloat16("cpu") is has
+    assert devices.computes_in_bfloat16("cuda")
+
+
 def test_a_gpu_is_not_asked_what_the_processor_can(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert usable_precision("cuda", "bf16-mixed") == "bf16-mixed"
