@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from . import tables
+from . import runs, tables
 from .errors import InputError, unknown
 from .recipe import Recipe, check_changes, variants_of
 from .splits import TESTED, VALIDATED, make_split, thinned
@@ -107,9 +107,8 @@ def results(
             trained = len(thinned(table, make_split(table, index), recipe.train_share))
             row = dict(recipe=name, title=TITLES[name], split=index, n_train=trained, n_test=record["metrics"]["n"])
             row |= {key: record["metrics"][key] for key in ("srcc", "plcc", "rmse")}
-            rows.append(
-                row | dict(share=100 * trained / len(table), seconds=record["seconds"], commit=record["commit"])
-            )
+            row |= dict(share=100 * trained / len(table), seconds=record["seconds"])
+            rows.append(row | dict(commit=runs.commit_in_words(record)))
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 

@@ -30,8 +30,7 @@ class Report:
     def __init__(self, order: bench.Order, folder: str | Path) -> None:
         self.folder, self.parts = Path(folder), [part for part in bench.PARTS if part in order.parts]
         self.suffix = "" if self.parts == list(bench.PARTS) else "_" + "-".join(self.parts)
-        self.note, code = bench.machine(order.device), runs.provenance()
-        commit = f"{code['commit'] or 'unknown'}{', with changes' if code['dirty'] else ''}"
+        self.note, commit = bench.machine(order.device), runs.commit_in_words(runs.provenance())
         about = dict(benchmark=order.benchmark, images_at_most=order.images, changes=json.dumps(order.changes))
         self.about = about | dict(machine=self.note, commit=commit)
         self.costs, self.growth = pd.DataFrame(), pd.DataFrame()

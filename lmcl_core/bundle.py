@@ -135,7 +135,7 @@ def _facts(run: Path, record: dict, table: pd.DataFrame, split: Split, path: Pat
         n_test=len(split.test),
         index=record["split_index"],
         **{key: record[key] for key in ("benchmark", "split_hash", "data_hash", "device", "seed")},
-        commit=f"{record['commit']}{', with changes' if record['dirty'] else ''}",
+        commit=runs.commit_in_words(record),
         options=f" {options}" if options else "",
         **{key: record["metrics"][key] for key in ("plcc", "srcc", "rmse")},
         size=path.stat().st_size / 1e6,

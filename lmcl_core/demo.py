@@ -23,7 +23,7 @@ from .errors import InputError, save_failed
 from .locks import alone
 from .paths import cache_folder
 
-VERSION = 1  # part of the cached folder's name; to be raised when pictures or labels change
+VERSION = 2  # part of the cached folder's name; to be raised when pictures or labels change
 LABEL_FILE = "labels.csv"
 SIDE = 256
 

@@ -42,7 +42,7 @@ def metrics(*, pred: Sequence[float], mos: Sequence[float]) -> dict[str, float]:
 
 
 def logistic_fit(pred: np.ndarray, mos: np.ndarray) -> np.ndarray:
-    """Map predictions to opinion by the least-squares 4-parameter logistic (VQEG), fitted on these pairs.
+    """Map predictions to opinion by a 4-parameter logistic (VQEG), fitted on these pairs: least squares from one start.
 
     Args:
         pred: (n,) float.

@@ -229,7 +229,7 @@ def _row(record: dict) -> dict[str, object]:
     metrics = record["metrics"]
     return dict(
         **{column: record[column] for column in ("benchmark", "seconds", "device")},
-        commit=f"{record['commit']}{' with changes' if record['dirty'] else ''}",
+        commit=runs.commit_in_words(record),
         **{column: record[column] for column in ("recipe_hash", "data_hash", "split_hash")},
         split=record["split_index"],
         name=record["recipe"]["name"],

@@ -198,7 +198,7 @@ def _row(folder: Path, table: pd.DataFrame) -> dict[str, object]:
         name=record["recipe"]["name"],
         split=record["split_index"],
         precision=record.get("precision", record["recipe"]["precision"]),
-        commit=f"{record['commit'] or 'not known'}{' with changes' if record['dirty'] else ''}",
+        commit=runs.commit_in_words(record),
         recipe=json.dumps(record["recipe"], sort_keys=True),
         predictions=json.dumps(values),
     )

@@ -63,7 +63,8 @@ def score_redistorted(run: str | Path, table: pd.DataFrame, pictures: int = 10, 
 
 
 def _versions(names: Sequence[str], originals: Sequence[np.ndarray]) -> Iterator[Tensor]:
-    """Each picture as it is, then with every distortion at every level; the same on every call."""
+    """Each picture as it is, then with every distortion at every level; the same on every call for the same names, as
+    the table has them: what is random hangs on them."""
     for name, original in zip(names, originals):
         yield torch.from_numpy(original.copy())
         for number, distort in enumerate(ALL_DISTORTIONS.values()):

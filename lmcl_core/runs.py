@@ -158,18 +158,19 @@ def discard(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def write_run(folder: Path, record: dict[str, Any]) -> None:
+def write_run(folder: Path, record: dict[str, Any], made_by: dict[str, Any] | None = None) -> None:
     """Write ``run.json``, the last file of a run: from here on it counts as finished.
 
     Args:
         folder: the run folder.
         record: what is to be known of the run; commit and package versions are added.
+        made_by: from `provenance` when the run began, since a checkout may have moved on; taken now if None.
 
     Raises:
         RunError: it cannot be saved.
     """
     with replacing(folder / "run.json") as path:
-        path.write_text(json.dumps({**record, **provenance()}, indent=2) + "\n")
+        path.write_text(json.dumps({**record, **(made_by or provenance())}, indent=2) + "\n")
 
 
 def provenance() -> dict[str, Any]:
@@ -189,6 +190,34 @@ def provenance() -> dict[str, Any]:
         dirty=None if status is None else bool(status),
         versions={name: _version(name) for name in PACKAGES},
     )
+
+
+def made_by_both(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
+    """Provenance of a run that was begun by one version of the code and resumed by another.
+
+    Args:
+        before: from `provenance` or here; None where it is not known, and nothing is added.
+        now: from `provenance`.
+
+    Returns:
+        As `provenance`; commits that differ stand in their order with commas between them.
+    """
+    if before is None:
+        return now
+    now = dict(now, dirty=before["dirty"] or now["dirty"])
+    if before["commit"] == now["commit"]:
+        return now
+    commits = ", ".join(commit or "not known" for commit in (before["commit"], now["commit"]))
+    return dict(now, commit=", ".join(dict.fromkeys(commits.split(", "))))
+
+
+def commit_in_words(record: dict[str, Any]) -> str:
+    """The version of the code that made a run, for tables: its commit, and whether there were changes beyond it.
+
+    Args:
+        record: of a run, from `read_run` or `records.recall`, or from `provenance`.
+    """
+    return f"{record['commit'] or 'not known'}{' with changes' if record.get('dirty') else ''}"
 
 
 def _version(name: str) -> str | None:

@@ -27,6 +27,8 @@ from .progress import bar
 from .splits import data_hash, tail, tail_length
 
 
+VERSION = 1  # part of a store's name; to be raised when pictures are decoded or shrunk otherwise
+
 #: Bytes of pixels after which the disk is told to write, while further pictures are decoded.
 PORTION = 2**26
 
@@ -141,7 +143,7 @@ def _places(table: pd.DataFrame, short_side: int | None, cache: str | Path | Non
 
 
 def _key(table: pd.DataFrame, paths: Sequence[Path], short_side: int | None) -> str:
-    """Name of the store: the data hash, and what it does not see: order, times of change and short side.
+    """Name of the store: the data hash, and what it does not see: order, times of change, short side and decoder.
 
     Archives give their files back the old times of change; that of the last change of the file's entry tells.
     """
@@ -152,7 +154,7 @@ def _key(table: pd.DataFrame, paths: Sequence[Path], short_side: int | None) -> 
     length = tail_length(table["image"])
     names = [tail(image, length) for image in table["image"]]
     times = [[name, state.st_mtime_ns, state.st_ctime_ns] for name, state in zip(names, states)]
-    return f"{data_hash(table)}-{hashlib.sha256(json.dumps([short_side, times]).encode()).hexdigest()[:8]}"
+    return f"{data_hash(table)}-{hashlib.sha256(json.dumps([VERSION, short_side, times]).encode()).hexdigest()[:8]}"
 
 
 def _build(paths: Sequence[Path], index: Path, short_side: int | None, log: Callable[[str], None]) -> None:

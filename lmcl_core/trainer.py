@@ -174,7 +174,9 @@ class Trainer:
         self.begin()
         batches = self.batches(generator)
         drawn = bar(self.drawn(batches, generator), len(batches), f"epoch {self.epoch + 1}/{self.recipe.epochs}")
-        terms = [self.step(batch) for batch in drawn]
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(generator.initial_seed())  # some backbones drop paths by chance
+            terms = [self.step(batch) for batch in drawn]
         means = torch.stack(terms).mean(dim=0).tolist()
         # activations that are no numbers may be clipped to numbers, and so be missing from the loss
         whole = all(parameter.isfinite().all() for parameter in self.student.parameters())

@@ -85,12 +85,13 @@ def _train(
             return record["metrics"]
     elif processes.rank() == 0:  # the others look into the folder only after they have met this one
         runs.discard(out_dir)
+    made_by = runs.provenance()  # now, since the checkout may move on before the run ends
     if recipe.train_share < 1:
         split = replace(split, train=thinned(table, split, recipe.train_share))
         _check(table, split, recipe, out_dir)
     PictureStore.open(table, recipe.short_side, log=log)  # its size is told before anything is built
     trainer = Trainer(table, split, recipe, device)
-    load_checkpoint(trainer, out_dir / "checkpoint.pt", identity)
+    made_by = runs.made_by_both(load_checkpoint(trainer, out_dir / "checkpoint.pt", identity), made_by)
     if trainer.epoch != processes.as_the_first(trainer.epoch, device, recipe.precision):
         raise InputError(
             f"processes find different checkpoints in {out_dir}: it must be one folder that all of them see"
@@ -105,11 +106,11 @@ def _train(
     while trainer.epoch < recipe.epochs:
         line = trainer.run_epoch()
         if processes.rank() == 0:
-            save_checkpoint(trainer, out_dir / "checkpoint.pt", identity)
+            save_checkpoint(trainer, out_dir / "checkpoint.pt", identity, made_by)
         log(line)  # an epoch that was told is kept
     metrics = {**trainer.last, "test_best_optimistic": trainer.best, **trainer.both()}
     if processes.rank() == 0:
-        _finish(trainer, out_dir, identity, metrics)
+        _finish(trainer, out_dir, identity, metrics, made_by)
     return metrics
 
 
@@ -125,22 +126,23 @@ def _tell_of_small_images(trainer: Trainer, log: Callable[[str], None]) -> None:
         log(f"{small} of {len(sides)} images are smaller than a crop of {crop} pixels: their crops are enlarged")
 
 
-def save_checkpoint(trainer: Trainer, path: Path, identity: dict[str, Any]) -> None:
+def save_checkpoint(trainer: Trainer, path: Path, identity: dict[str, Any], made_by: dict[str, Any]) -> None:
     """Write a run's state, whole or not at all.
 
     Args:
         trainer: after a whole epoch.
         path: the file.
         identity: from `runs.identity`.
+        made_by: from `runs.provenance`, when the run began.
 
     Raises:
         RunError: it cannot be saved; the file of the epoch before is untouched.
     """
     with replacing(path) as temporary:
-        _save_tensors(dict(identity=identity, **trainer.state()), temporary)
+        _save_tensors(dict(identity=identity, made_by=made_by, **trainer.state()), temporary)
 
 
-def load_checkpoint(trainer: Trainer, path: Path, identity: dict[str, Any]) -> None:
+def load_checkpoint(trainer: Trainer, path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """Go on from a checkpoint, where there is one.
 
     Args:
@@ -148,20 +150,26 @@ def load_checkpoint(trainer: Trainer, path: Path, identity: dict[str, Any]) -> N
         path: the file.
         identity: from `runs.identity`.
 
+    Returns:
+        What `save_checkpoint` was told as made_by; None where there is no checkpoint.
+
     Raises:
         InputError: it is damaged or belongs to another run.
     """
     if not path.is_file():
-        return
+        return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for damaged files
         raise InputError(f"checkpoint {path} is damaged: delete it, or recompute with --overwrite") from error
     runs.check_same(state["identity"], identity, path.parent)
     trainer.load_state(state)
+    return state.get("made_by")
 
 
-def _finish(trainer: Trainer, out_dir: Path, identity: dict[str, Any], metrics: dict[str, Any]) -> None:
+def _finish(
+    trainer: Trainer, out_dir: Path, identity: dict[str, Any], metrics: dict[str, Any], made_by: dict[str, Any]
+) -> None:
     """Write the results, run.json last, and drop the checkpoint."""
     recipe, test = trainer.recipe, trainer.table.iloc[trainer.split.test]
     save_model(
@@ -193,6 +201,7 @@ def _finish(trainer: Trainer, out_dir: Path, identity: dict[str, Any], metrics: 
             seconds=round(trainer.seconds, 1),
             metrics=metrics,
         ),
+        made_by,
     )
     for left in (out_dir / "checkpoint.pt", *out_dir.glob(".checkpoint.pt-*")):  # of processes that were killed too
         left.unlink(missing_ok=True)

@@ -128,6 +128,27 @@ def test_the_commit_and_whether_it_was_changed_are_told(monkeypatch, tmp_path):
     assert provenance()["dirty"] is True
 
 
+def code(commit, dirty):
+    return dict(commit=commit, dirty=dirty, versions={})
+
+
+@pytest.mark.parametrize(
+    "before, now, both, words",
+    [
+        (None, ("b", False), ("b", False), "b"),
+        (("b", False), ("b", False), ("b", False), "b"),
+        (("b", True), ("b", False), ("b", True), "b with changes"),
+        (("a, b", False), ("c", False), ("a, b, c", False), "a, b, c"),
+        (("a, b", False), ("a", True), ("a, b", True), "a, b with changes"),
+        ((None, None), (None, None), (None, None), "not known"),
+        ((None, None), ("b", False), ("not known, b", False), "not known, b"),
+    ],
+)
+def test_a_run_of_two_versions_tells_both(before, now, both, words):
+    found = runs.made_by_both(before and code(*before), code(*now))
+    assert found == code(*both) and runs.commit_in_words(found) == words
+
+
 def test_the_versions_of_the_packages_are_told():
     versions = provenance()["versions"]
     assert set(versions) == set(runs.PACKAGES) and all(versions.values())

@@ -202,6 +202,13 @@ def test_a_file_of_the_same_size_that_was_changed_makes_a_new_store(table):
     assert len(files_of_the_store()) == 4
 
 
+def test_a_new_version_of_the_decoder_makes_a_new_store(table, monkeypatch):
+    PictureStore.open(table)
+    monkeypatch.setattr("lmcl_core.store.VERSION", 0)
+    PictureStore.open(table)
+    assert len(files_of_the_store()) == 4
+
+
 def test_what_a_killed_builder_left_is_taken_away(table):
     name = PictureStore.open(table) and files_of_the_store()[0].removesuffix(".json")
     folder = cache_folder() / "store"

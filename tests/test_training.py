@@ -15,7 +15,7 @@ from lightning.fabric.plugins import MixedPrecision
 from safetensors.torch import load_file
 
 from lmcl_core import InputError, Recipe, RunError, Split, load, load_benchmark, make_split, train
-from lmcl_core import trainer, training
+from lmcl_core import runs, trainer, training
 from lmcl_core.pictures import decode
 from lmcl_core.store import PictureStore
 
@@ -285,6 +285,53 @@ def test_a_run_that_went_on_elsewhere_tells_both_precisions(table, split, tmp_pa
     assert json.loads((tmp_path / "run" / "run.json").read_text())["precision"] == "bf16-mixed, 32-true"
 
 
+def test_a_run_tells_the_code_that_it_began_with_and_every_other_one(table, split, tmp_path, monkeypatch):
+    recipe, save = dataclasses.replace(TINY, epochs=2), training.save_checkpoint
+
+    def found(*states):  # each call finds the next state of the checkout
+        known = iter([dict(commit=commit, dirty=dirty, versions={}) for commit, dirty in states])
+        monkeypatch.setattr(runs, "provenance", lambda: next(known))
+
+    def told():
+        record = json.loads((tmp_path / "run" / "run.json").read_text())
+        return record["commit"], record["dirty"]
+
+    def killed(*args):
+        save(*args)
+        raise KeyboardInterrupt
+
+    found(("a", False), ("b", True))  # commits and changes that come while it trains are not what it is made of
+    train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
+    assert told() == ("a", False)
+    found(("a", True), ("b", False))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "save_checkpoint", killed)
+        train(table, split, recipe, tmp_path / "run", "cpu", resume=False, log=quiet)
+    train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
+    assert told() == ("a, b", True)
+
+
+def test_what_a_network_drops_by_chance_hangs_on_the_seed_and_the_epoch_alone(table, split, monkeypatch):
+    def drawn(recipe):
+        found: list[float] = []
+
+        def step(self, batch):
+            found.append(torch.rand(()).item())  # as a layer that drops paths does
+            return torch.zeros(len(trainer.TERMS))
+
+        monkeypatch.setattr(trainer.Trainer, "step", step)
+        run = trainer.Trainer(table, split, recipe, "cpu")
+        for _ in range(2):
+            run.run_epoch()
+        return found[: len(found) // 2], found[len(found) // 2 :]
+
+    first, second = drawn(TINY)
+    with torch.random.fork_rng():
+        torch.manual_seed(99)
+        assert drawn(TINY) == (first, second)
+    assert first != second and drawn(dataclasses.replace(TINY, seed=1))[0] != first
+
+
 def test_no_training_image_is_left_out_of_an_epoch(table, split, tmp_path, monkeypatch):
     seen: list[int] = []
     draw = trainer.Trainer.draw
@@ -382,8 +429,8 @@ def test_a_run_may_start_from_a_probe_and_read_several_stages(table, split, tmp_
     assert weights.abs().sum() > 0 and (started.student.feature_std != 1).any()
     save = training.save_checkpoint
 
-    def killed(trainer, path, identity):
-        save(trainer, path, identity)
+    def killed(*args):
+        save(*args)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "save_checkpoint", killed)
