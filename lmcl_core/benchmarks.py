@@ -62,6 +62,7 @@ def load_benchmark(name: str, root: str | Path | None = None) -> pd.DataFrame:
     table["image"] = [image if prefix == "." else f"{prefix}/{image}" for image in table["image"]]
     table = table[COLUMNS].sort_values("image", ignore_index=True)
     table = table.astype({"mos": np.float64, "level": "Int64", "official_split": object})
+    table["official_split"] = table["official_split"].where(table["official_split"].notna(), pd.NA)
     table.attrs = dict(
         benchmark=name,
         root=str(root),

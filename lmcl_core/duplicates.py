@@ -69,8 +69,8 @@ def near_duplicates(table: pd.DataFrame, similarity: float = SIMILARITY) -> pd.D
         similarity: of their pooled features, in (0, 1], from which two pictures count as one scene.
 
     Returns:
-        One row a pair, the most similar first: image, other, similarity (cosine, 1 for the same picture), mos,
-        mos_other, identical (whether the files are the same byte for byte).
+        One row a pair, the most similar first: image, other, similarity (cosine, 1 for the same picture), identical
+        (whether the files are the same byte for byte).
 
     Raises:
         InputError: the similarity is out of range.
@@ -79,20 +79,12 @@ def near_duplicates(table: pd.DataFrame, similarity: float = SIMILARITY) -> pd.D
         raise InputError(f"similarity is {similarity!r}: it must be above 0 and at most 1")
     feature = _features(table)
     alike = np.triu(feature @ feature.T, 1)
-    contents, mos = table["content"].to_numpy(), table["mos"].to_numpy()
+    images, contents = table["image"].to_numpy(), table["content"].to_numpy()
     rows, others = np.nonzero(alike >= similarity - 1e-6)
     apart = contents[rows] != contents[others]
     rows, others = rows[apart], others[apart]
-    images = table["image"].to_numpy()
-    found = pd.DataFrame(
-        dict(
-            image=images[rows],
-            other=images[others],
-            similarity=alike[rows, others].clip(max=1),
-            mos=mos[rows],
-            mos_other=mos[others],
-        )
-    )
+    cosines = alike[rows, others].clip(max=1)
+    found = pd.DataFrame(dict(image=images[rows], other=images[others], similarity=cosines))
     same = set(identical_pictures(table).itertuples(index=False, name=None))
     found["identical"] = [pair in same for pair in zip(found["image"], found["other"])]
     return found.sort_values(["similarity", "image"], ascending=[False, True], ignore_index=True)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from . import runs
 from .batch import check_cluster, connect, run_jobs
+from .catalogue import BENCHMARKS
 from .choice import choose_benchmarks
 from .devices import resolve_device
 from .errors import InputError, RunError, counted
@@ -141,6 +142,8 @@ def prepare(
     }
     for name, reason in missing.items():
         log(f"{name}: left out: {reason}")
+    if "demo" in tables:
+        log(f"labels of the demo: {BENCHMARKS['demo'].label_kind}")
     if not order.overwrite:
         for name, table in tables.items():  # a folder that holds another run is told now, not hours later
             for recipe in recipes[name].values():

@@ -14,6 +14,7 @@ import torch
 
 from . import processes, runs
 from .catalogue import BENCHMARKS
+from .devices import resolve_device
 from .errors import InputError
 from .recipe import Recipe
 from .model_file import save_model
@@ -85,18 +86,19 @@ def _train(
             return record["metrics"]
     elif processes.rank() == 0:  # the others look into the folder only after they have met this one
         runs.discard(out_dir)
+    resolve_device(device)  # before any picture is decoded
     made_by = runs.provenance()  # now, since the checkout may move on before the run ends
     if recipe.train_share < 1:
         split = replace(split, train=thinned(table, split, recipe.train_share))
         _check(table, split, recipe, out_dir)
-    PictureStore.open(table, recipe.short_side, log=log)  # its size is told before anything is built
+    store = PictureStore.open(table, recipe.short_side, log=log)  # its size is told before anything is built
+    _tell_of_small_images(store, recipe, log)
     trainer = Trainer(table, split, recipe, device)
     made_by = runs.made_by_both(load_checkpoint(trainer, out_dir / "checkpoint.pt", identity), made_by)
     if trainer.epoch != processes.as_the_first(trainer.epoch, device, recipe.precision):
         raise InputError(
             f"processes find different checkpoints in {out_dir}: it must be one folder that all of them see"
         )
-    _tell_of_small_images(trainer, log)
     how = f"{trainer.device} in {trainer.precisions[-1]}"
     if trainer.precisions[-1] != recipe.precision:
         how += f" ({recipe.precision} would only be imitated by this processor, slowly)"
@@ -114,9 +116,9 @@ def _train(
     return metrics
 
 
-def _tell_of_small_images(trainer: Trainer, log: Callable[[str], None]) -> None:
+def _tell_of_small_images(store: PictureStore, recipe: Recipe, log: Callable[[str], None]) -> None:
     """Crops are clipped to an image's short side and enlarged; where all of them would be, the recipe is wrong."""
-    crop, sides = trainer.recipe.crop_size, torch.minimum(trainer.store.heights, trainer.store.widths)
+    crop, sides = recipe.crop_size, torch.minimum(store.heights, store.widths)
     small = int((sides < crop).sum())
     if small == len(sides):
         raise InputError(

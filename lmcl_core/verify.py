@@ -103,11 +103,24 @@ def picture_fault(path: Path, deep: bool) -> str | None:
         if form in _ENDINGS:
             with open(path, "rb") as file:
                 file.seek(max(0, size - 1024))
-                if _ENDINGS[form] not in file.read():
-                    return "truncated: its end is missing"
+                ended = _ENDINGS[form] in file.read()
+            if not ended and not _ends_earlier(path, form):
+                return "truncated: its end is missing"
     except DAMAGED as error:
         return f"cannot be decoded ({error})"
     return None
+
+
+def _ends_earlier(path: Path, form: str) -> bool:
+    """Whether more than a kilobyte follows a whole picture, as some phones write it."""
+    if form == "PNG":
+        return b"IEND\xaeB`\x82" in path.read_bytes()
+    with Image.open(path) as picture:  # the end of a JPEG's thumbnail looks like its own
+        try:
+            picture.load()
+        except DAMAGED:
+            return False
+    return True
 
 
 def _bitmap_size(path: Path) -> int:

@@ -60,9 +60,6 @@ def test_the_same_scene_is_found_and_another_is_not(table):
     assert pairs_of(table, found) == {frozenset(pair) for pair in ((0, 6), (1, 7), (2, 8))}
     assert found["similarity"].is_monotonic_decreasing and found["similarity"].iloc[0] == pytest.approx(1, abs=1e-5)
     assert found["identical"].sum() == 1 and pairs_of(table, found[found["identical"]]) == {frozenset((0, 6))}
-    mos = table.set_index("image")["mos"]
-    assert (found["mos"] == mos[found["image"]].to_numpy()).all()
-    assert (found["mos_other"] == mos[found["other"]].to_numpy()).all()
 
 
 @pytest.mark.parametrize("similarity", [0, -1, 1.5, float("nan")])

@@ -306,6 +306,7 @@ def test_livefb_s_official_parts_come_from_its_two_lists(tmp_path):
     table = load_benchmark("livefb", write_livefb(tmp_path / "a"))
     split = make_split(table, "official")
     assert [len(part) for part in split] == [7, 3, 2] and table["official_split"].isna().sum() == 3
+    assert all(part is pd.NA or isinstance(part, str) for part in table["official_split"])
     table = load_benchmark("livefb", write_livefb(tmp_path / "b", padded=False))
     assert [len(part) for part in make_split(table, "official")] == [10, 0, 2] and "padded" in table.attrs["notes"][0]
 

@@ -193,6 +193,18 @@ def test_a_png_without_its_end_is_found(tmp_path):
     assert "truncated" in picture_fault(path, deep=False)
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_what_a_phone_writes_behind_a_picture_is_no_fault(tmp_path, name):
+    path = tmp_path / name
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"x" * 5000)
+    assert picture_fault(path, deep=False) is None
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "truncated" in picture_fault(path, deep=False)
+
+
 def test_a_header_that_claims_a_gigantic_picture_is_unreadable(livec, folder):
     path = folder / "Images" / "5.bmp"
     data = bytearray(path.read_bytes())
