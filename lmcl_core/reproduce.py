@@ -89,6 +89,8 @@ def reproduce(order: Order, log: Callable[[str], None] = print) -> list[Path]:
         RunError: notebooks failed; the message names each, the cell and the error.
     """
     tables, recipes = prepare(order, log)
+    if "demo" in tables:
+        log(f"labels of the demo: {BENCHMARKS['demo'].label_kind}")
     done: list[Path] = []
     failed: dict[str, Exception] = {}
     with ExitStack() as stack:
@@ -142,8 +144,6 @@ def prepare(
     }
     for name, reason in missing.items():
         log(f"{name}: left out: {reason}")
-    if "demo" in tables:
-        log(f"labels of the demo: {BENCHMARKS['demo'].label_kind}")
     if not order.overwrite:
         for name, table in tables.items():  # a folder that holds another run is told now, not hours later
             for recipe in recipes[name].values():
