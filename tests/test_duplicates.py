@@ -55,7 +55,9 @@ def test_pictures_of_one_content_are_not_told(table):
     assert near_duplicates(table.assign(content="the same"), 0.1).empty
 
 
-def test_the_same_scene_is_found_and_another_is_not(table):
+@pytest.mark.parametrize("at_a_time", [1024, 2, 1])
+def test_the_same_scene_is_found_and_another_is_not(table, monkeypatch, at_a_time):
+    monkeypatch.setattr(duplicates, "_ROWS", at_a_time)
     found = near_duplicates(table)
     assert pairs_of(table, found) == {frozenset(pair) for pair in ((0, 6), (1, 7), (2, 8))}
     assert found["similarity"].is_monotonic_decreasing and found["similarity"].iloc[0] == pytest.approx(1, abs=1e-5)
