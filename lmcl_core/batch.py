@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -195,10 +197,13 @@ def slurm_cluster():
     Raises:
         InputError: dask-jobqueue is not installed, or its settings are incomplete.
     """
+    interrupted = signal.getsignal(signal.SIGINT)
     try:
         from dask_jobqueue import SLURMCluster
     except ImportError as error:
         raise InputError("scheduler slurm needs the package dask-jobqueue: pip install dask-jobqueue") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, interrupted)  # the import lets Ctrl-C end the process as if all were done
     import dask
 
     if dask.config.get("jobqueue.slurm.job-cpu", None) is None:

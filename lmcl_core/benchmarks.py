@@ -193,11 +193,19 @@ def _contents(folder: Path) -> tuple[frozenset[str], list[Path]]:
     """Lower-case names of all that a folder holds, and the folders in it that are worth a look."""
     try:
         with os.scandir(folder) as entries:
-            kinds = {entry.name: entry.is_dir() for entry in entries}
+            kinds = {entry.name: _is_folder(entry) for entry in entries}
     except OSError:
         return frozenset(), []
     inner = sorted(name for name, is_dir in kinds.items() if is_dir and name[0] != "." and name != "__MACOSX")
     return frozenset(name.lower() for name in kinds), [folder / name for name in inner]
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Whether there is a folder to look into; a link in a circle, or to where one may not look, is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _pick(benchmark: Benchmark, places: list[_Place]) -> Path | None:

@@ -92,6 +92,8 @@ def picture_fault(path: Path, deep: bool) -> str | None:
         A few words, or None where nothing is wrong.
     """
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return "it is no file"
         with Image.open(path) as picture:
             if deep:
                 picture.load()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import subprocess
+import sys
 import dask
 import dask_jobqueue  # noqa: F401  its defaults enter the configuration when it is first imported
 import nbformat
@@ -110,6 +112,14 @@ def test_a_wrong_number_of_workers_is_refused_before_any_is_started():
 def test_a_scheduler_that_is_not_there_is_an_error(address, message):
     with pytest.raises(InputError, match=message), connect(address):
         pass
+
+
+def test_ctrl_c_still_ends_as_interrupted_once_slurm_is_there():
+    """In a process of its own, since the handler is set by the first import."""
+    code = "import signal, lmcl_core.batch as b, dask, contextlib; was = signal.getsignal(signal.SIGINT)\n"
+    code += "with contextlib.suppress(b.InputError): b.slurm_cluster()\n"
+    code += "import sys; assert 'dask_jobqueue' in sys.modules and signal.getsignal(signal.SIGINT) is was"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_the_slurm_job_script_asks_for_what_the_configuration_says():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -191,6 +192,19 @@ def test_a_png_without_its_end_is_found(tmp_path):
     Image.new("RGB", (32, 32)).save(path)
     path.write_bytes(path.read_bytes()[:-12])
     assert "truncated" in picture_fault(path, deep=False)
+
+
+def test_a_pipe_in_place_of_a_picture_is_told_and_not_waited_for(livec, folder):
+    path = folder / "Images" / "5.bmp"
+    path.unlink()
+    os.mkfifo(path)
+    (fault,) = verify_benchmark("livec", livec)
+    assert "it is no file" in str(fault)
+
+
+def test_a_link_in_a_circle_hides_no_benchmark(livec):
+    (livec / "loop").symlink_to("loop")
+    assert verify_benchmark("livec", livec) == [] and len(load_benchmark("livec", livec)) == 12
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
