@@ -151,8 +151,8 @@ def errors(table: pd.DataFrame, pairs: pd.DataFrame, predictions: pd.DataFrame) 
 
     Returns:
         One row a kind of test picture, those that occur: kind, predictions (one a split and picture), rmse and mae (MOS
-        units), mos_std (of their opinion scores). Where it helps to have seen the scene, the
-        error of those whose near-duplicate was trained on is smaller than that of those where it was not.
+        units), mos_std (of their opinion scores). Where it helps to have seen the scene, the error of those whose
+        near-duplicate was trained on is smaller than that of those where it was not.
     """
     kind = predictions["image"].isin({*pairs["image"], *pairs["other"]}).map({True: _KINDS[1], False: _KINDS[0]})
     for index, part in predictions.groupby("split"):
