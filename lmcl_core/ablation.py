@@ -62,6 +62,8 @@ def choose(benchmark: str, variants: str, changes: Mapping[str, Any]) -> dict[st
         InputError: an unknown variant or field, a variant that is the preset itself, or a change that one would undo.
     """
     names = [name.strip() for name in variants.split(",") if name.strip()] if variants != "all" else list(TITLES)
+    if "all" in names and len(names) > 1:
+        raise InputError(f"variants is {variants!r}: write all alone, or names with commas")
     for name in names:
         if name not in TITLES:
             raise unknown("variant", name, [*TITLES, "all"])

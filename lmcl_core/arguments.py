@@ -34,14 +34,14 @@ def parse_split(text: str) -> int | str:
     """A split as `make_split` takes it.
 
     Args:
-        text: a whole number of 0 or more, or "official".
+        text: a whole number of 0 or more, of nine digits at most, or "official".
 
     Raises:
         InputError: neither.
     """
-    if text == "official" or (text.isascii() and text.isdigit()):
+    if text == "official" or (text.isascii() and text.isdigit() and len(text) < 10):
         return text if text == "official" else int(text)
-    raise InputError(f"--split is {text!r}: write a whole number of 0 or more, or official")
+    raise InputError(f"--split is {text[:40]!r}: write a whole number of 0 or more (nine digits at most), or official")
 
 
 def parse_changes(pairs: list[str] | None) -> dict[str, Any]:
@@ -62,6 +62,8 @@ def parse_changes(pairs: list[str] | None) -> dict[str, Any]:
             changes[field] = json.loads(text)
         except ValueError:  # a plain word, such as v2
             changes[field] = text
+        if field == "name" and not isinstance(changes[field], str):  # such as 2024
+            changes[field] = text
     return changes
 
 
@@ -76,7 +78,7 @@ def module_command(module: str, usage: str, arguments: list[str], counts: Contai
         counts: how many there may be.
 
     Raises:
-        SystemExit: 0 after the help, 1 where the work failed, 2 for wrong use, as `lmcl`.
+        SystemExit: 0 after the help, 1 where the work failed, 2 for wrong use, 130 after Ctrl-C, as `lmcl`.
     """
     use = f"use: python -m lmcl_core.{module} {usage}"
     if {"--help", "-h"} & set(arguments):
@@ -89,3 +91,6 @@ def module_command(module: str, usage: str, arguments: list[str], counts: Contai
     except (InputError, RunError) as error:
         print(f"{module}: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        print(f"{module}: stopped", file=sys.stderr)
+        sys.exit(130)

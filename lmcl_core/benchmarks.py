@@ -18,6 +18,7 @@ from .catalogue import BENCHMARKS, Benchmark
 from .errors import InputError, unknown
 from .faults import Fault, FaultError, bad_scores, some
 from .labels import find
+from .paths import whole_path
 from .readers import pictures_beside
 from .splits import tail, tail_length
 
@@ -135,7 +136,7 @@ def locate(name: str, root: str | Path | None) -> tuple[Benchmark, Path, Path]:
         from .demo import build_demo
 
         root = build_demo()
-    root = Path(root).expanduser().resolve()
+    root = whole_path(root)
     return BENCHMARKS[name], root, find_folder(BENCHMARKS[name], root)
 
 

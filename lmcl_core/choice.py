@@ -17,7 +17,7 @@ def choose_benchmarks(names: str, root: str | Path | None = None) -> tuple[dict[
 
     Args:
         names: one name, several separated by commas, or "all": every benchmark of people's opinions.
-        root: as in `load_benchmark`, for all of them; the demo needs none.
+        root: as in `load_benchmark`, for all of them; beside others, the demo is built all the same.
 
     Returns:
         Tables by name, in the order asked for; and, where "all" were asked for, the reasons why the others are left
@@ -31,7 +31,8 @@ def choose_benchmarks(names: str, root: str | Path | None = None) -> tuple[dict[
         return _all_there(root)
     if not wanted or len(set(wanted)) < len(wanted):
         raise InputError(f"benchmark is {names!r}: write one name, several different ones with commas, or {ALL}")
-    return {name: load_benchmark(name, None if name == "demo" else root) for name in wanted}, {}
+    built = len(wanted) > 1  # the folder that is named is that of the others
+    return {name: load_benchmark(name, None if name == "demo" and built else root) for name in wanted}, {}
 
 
 def _all_there(root: str | Path | None) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:

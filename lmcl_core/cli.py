@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from .arguments import parse_changes, parse_split
-from .errors import InputError, RunError, counted
+from .errors import InputError, RunError, counted, refused
 
 app = typer.Typer(
     add_completion=False,
@@ -99,7 +99,7 @@ def verify(
     benchmark: Annotated[str, typer.Argument(help="its name, such as demo, livec or tid2013")],
     data_root: Annotated[str, typer.Argument(help="the official folder, or the folder it lies in")] = "",
     deep: Annotated[bool, typer.Option("--deep", help="decode every image")] = False,
-    show: Annotated[int, typer.Option(help="faults of one kind to print")] = 10,
+    show: Annotated[int, typer.Option(min=0, help="faults of one kind to print")] = 10,
 ) -> None:
     """Check a benchmark's folder; print its split hashes, or every fault with its fix."""
     from .benchmarks import BENCHMARKS, load_benchmark
@@ -134,7 +134,7 @@ def verify(
 @app.command()
 def download(
     benchmark: Annotated[str, typer.Argument(help="its name, such as kadid10k")],
-    folder: Annotated[Path, typer.Argument(help="where the benchmark's own folder is put")],
+    folder: Annotated[str, typer.Argument(help="where the benchmark's own folder is put")],
     yes: Annotated[bool, typer.Option("--yes", help="accept the owners' terms without being asked")] = False,
 ) -> None:
     """Download a benchmark that may be had openly, after showing its owners' terms; for others, say where to ask."""
@@ -233,10 +233,11 @@ def score(
 
 def _overlays(folder: str, paths: list[str]):
     from .overlays import Overlays  # here: it needs matplotlib
+    from .paths import whole_path
 
     if not folder.strip():
         raise InputError("--overlays is empty: name a folder, or leave it out")
-    return Overlays(Path(folder).expanduser(), paths)
+    return Overlays(whole_path(folder), paths)
 
 
 def _score_many(paths: list[str], out: str, weights: str, scheduler: str, workers: int, device: str) -> None:
@@ -304,6 +305,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code; every error is one or two lines on stderr."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    if sys.stderr is None:  # closed by whoever called: what would be told there is lost, the exit code is not
+        sys.stderr = open(os.devnull, "w")
+    if sys.stdout is None:
+        _fail("standard output is closed, and the answer would be lost: send it to a file or to /dev/null", 2, debug)
     arguments = [argument for argument in arguments if argument != "--debug"]
     if not arguments:
         app(["--help"], prog_name="lmcl", standalone_mode=False)
@@ -321,7 +326,8 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(error, "format_message"):  # wrong use of an option, found by the command-line library
             command = getattr(getattr(error, "ctx", None), "command_path", "lmcl")
             _fail(f"{error.format_message()} Try `{command} --help`.", 2, debug)
-        _fail(f"unexpected {type(error).__name__}: {error}; run again with --debug to see where", 1, debug)
+        told = refused(error) if isinstance(error, OSError) else None
+        _fail(told or f"unexpected {type(error).__name__}: {error}; run again with --debug to see where", 1, debug)
     if code == 130:  # how the library reports Ctrl-C
         _fail("; ".join(["stopped", *filter(None, [_kept(arguments)])]), 130, debug)
     sys.exit(code if isinstance(code, int) else 0)

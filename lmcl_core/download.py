@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from .errors import InputError, RunError, save_failed, unknown
 from .locks import TakenError, alone
+from .paths import whole_path
 
 REPOSITORY = "chaofengc/IQA-Toolbox-Datasets"  #: the mirror, a dataset repository of the Hugging Face hub
 NOTE = ".lmcl-download.json"  #: written into a folder that was installed whole
@@ -111,7 +112,9 @@ def download(name: str, folder: str | Path, accept: Callable[[], bool], log: Cal
         RunError: no network, a wrong checksum, no room, or a folder that cannot be written.
     """
     source = _source(name)
-    folder = Path(folder).expanduser().absolute()
+    if not str(folder).strip():
+        raise InputError("the folder to download to is empty: name one, or . for the current one")
+    folder = whole_path(folder)
     destination = folder / source.folder
     if _is_there(name, destination):
         log(f"{source.title} is already there: nothing to do; check it with `lmcl verify {name} {destination}`")

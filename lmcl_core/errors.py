@@ -58,3 +58,19 @@ def save_failed(path: object, error: OSError) -> RunError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(f"disk full while saving {path}: free some space and run the same command again")
     return RunError(f"cannot save {path}: {error.strerror or error}; check the folder and its permissions")
+
+
+def refused(error: OSError) -> str | None:
+    """What to do about something that the operating system refused, where no better words were at hand.
+
+    Args:
+        error: its own error.
+
+    Returns:
+        One sentence; None where the error names no file and is not of a full disk, so that its cause is not known.
+    """
+    if error.filename is not None:
+        return f"cannot use {error.filename}: {error.strerror}; check the path and its permissions"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return str(save_failed("what was printed", error))
+    return None

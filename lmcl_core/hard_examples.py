@@ -112,6 +112,24 @@ def cosine_distance(feature: np.ndarray) -> np.ndarray:
     return distance
 
 
+def check_measures(images: int, neighbours: int, gap: float, wide_gap: float) -> None:
+    """Refuse settings of `separation` before anything is trained.
+
+    Args:
+        images: n, pictures in the smallest of the test parts.
+        neighbours: k of `hard_pairs`.
+        gap: of `hard_pairs`.
+        wide_gap: the same for pairs that are very hard.
+
+    Raises:
+        InputError: one of them is out of range.
+    """
+    if not 1 <= neighbours < images:
+        raise InputError(f"neighbours is {neighbours!r}: it must lie in 1..{images - 1}")
+    if not 0 < gap <= wide_gap < np.inf:
+        raise InputError(f"gap is {gap!r}, wide_gap {wide_gap!r}: the second must be no less, both finite and above 0")
+
+
 def hard_pairs(described: Described, neighbours: int = 5, gap: float = 1.0) -> pd.DataFrame:
     """Pairs of a picture and one of its nearest neighbours in feature space, and how far apart people judge them.
 
@@ -125,11 +143,10 @@ def hard_pairs(described: Described, neighbours: int = 5, gap: float = 1.0) -> p
         deviations of MOS) and hard (bool).
 
     Raises:
-        InputError: k out of range.
+        InputError: k or gap out of range.
     """
     n = len(described.mos)
-    if not 1 <= neighbours < n:
-        raise InputError(f"neighbours is {neighbours!r}: it must lie in 1..{n - 1}")
+    check_measures(n, neighbours, gap, gap)
     if np.ptp(described.mos) == 0:
         raise InputError("mos is the same for every picture: no pair can be hard")
     distance = cosine_distance(described.feature)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .model_file import BUNDLED
+from .paths import whole_path
 from .scoring import Scorer, as_picture, load
 
 
@@ -93,7 +94,7 @@ def register(weights: str | Path = "livec", name: str | None = None) -> str:
         raise InputError("pyiqa is not installed: run `pip install pyiqa`, or use QualityMetric without it") from error
     metric = QualityMetric(weights, "cpu")
     name = name or metric.metric_name
-    found = weights if weights in BUNDLED else str(Path(weights).expanduser().resolve())
+    found = weights if weights in BUNDLED else str(whole_path(weights))
     if "QualityMetric" not in ARCH_REGISTRY:
         ARCH_REGISTRY.register(QualityMetric)
     DEFAULT_CONFIGS[name] = dict(

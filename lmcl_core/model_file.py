@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import InputError
+from .paths import whole_path
 from .recipe import Recipe
 from .splits import Split
 from .files import replacing
@@ -102,7 +103,7 @@ def read_model(weights: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, 
     Raises:
         InputError: no such file, or one that this package did not write.
     """
-    path = BUNDLED.get(str(weights), Path(weights).expanduser())
+    path = BUNDLED.get(str(weights)) or whole_path(weights)
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():

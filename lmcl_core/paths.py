@@ -22,6 +22,21 @@ def project_folder() -> Path:
     return folder
 
 
+def whole_path(named: str | Path) -> Path:
+    """An absolute path, with ``~`` and links followed.
+
+    Args:
+        named: as a user wrote it.
+
+    Raises:
+        InputError: its links lead in a circle, it names a user who is not there, or it is no path at all.
+    """
+    try:
+        return Path(named).expanduser().resolve()
+    except (RuntimeError, OSError, ValueError) as error:  # pathlib's: of circles and users, of long names, of NUL
+        raise InputError(f"{str(named)!r} cannot be followed as a path ({error}): name another one") from error
+
+
 def runs_folder(chosen: str | Path = "") -> Path:
     """Folder of run folders: `chosen`, else ``$LMCL_RUNS``, else ``runs/`` of the checkout."""
     return _folder(chosen, "LMCL_RUNS", "runs")
@@ -39,7 +54,10 @@ def cache_folder() -> Path:
 
 def _folder(chosen: str | Path, variable: str, name: str) -> Path:
     if chosen:
-        return Path(chosen).expanduser().resolve()
+        place = whole_path(chosen)
+        if os.path.exists(place) and not os.path.isdir(place):
+            raise InputError(f"{place} is a file: name a folder")
+        return place
     return _from_environment(variable) or project_folder() / name
 
 
@@ -50,6 +68,6 @@ def _from_environment(variable: str) -> Path | None:
         InputError: it is no whole path, which commands and notebooks, run elsewhere, would take for different folders.
     """
     named = os.environ.get(variable, "")
-    if named and not Path(named).expanduser().is_absolute():
-        raise InputError(f"{variable} is {named!r}: name the whole path, as {Path(named).resolve()}")
-    return Path(named).expanduser().resolve() if named else None
+    if named and not named.startswith("~") and not Path(named).is_absolute():
+        raise InputError(f"{variable} is {named!r}: name the whole path, as {whole_path(named)}")
+    return whole_path(named) if named else None

@@ -58,7 +58,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 #: Fields that are not hashed at these values, at which they do nothing.
 _AS_BEFORE = dict(frozen_stages=0, saliency_pooling=True, train_share=1.0)
 
-_AT_LEAST_ONE = ("crop_size", "crops", "test_crops", "epochs", "batch_images", "embedding_dim")
+#: The largest of whole numbers and scales, beyond which no computer of today ends, or begins; sides are in pixels.
+_AT_MOST = dict.fromkeys(("crop_size", "view_size", "crops", "test_crops"), 4096) | dict.fromkeys(
+    ("short_side", "epochs", "batch_images", "embedding_dim"), 65536
+)
+_SIDES, _SHORTEST = ("crop_size", "view_size", "short_side"), 8
+_WIDEST = 1000.0  # of the scales: crops are clipped to the picture all the same
 _POSITIVE = ("temperature", "lr", "backbone_lr", "quality_sigma")
 _NOT_NEGATIVE = (
     *("intra_weight", "manifold_weight", "mutual_weight", "correlation_weight"),
@@ -169,9 +174,10 @@ class Recipe:
         def refuse(field: str, rule: str) -> None:
             raise InputError(f"recipe field {field} is {getattr(self, field)!r}: it must be {rule}")
 
-        for field in _AT_LEAST_ONE:
-            if getattr(self, field) < 1:
-                refuse(field, "at least 1")
+        for field, most in _AT_MOST.items():
+            least = _SHORTEST if field in _SIDES else 1
+            if getattr(self, field) is not None and not least <= getattr(self, field) <= most:
+                refuse(field, f"{least} to {most}")
         for field in _POSITIVE:
             if getattr(self, field) is not None and not getattr(self, field) > 0:
                 refuse(field, "greater than 0")
@@ -189,11 +195,8 @@ class Recipe:
             refuse("ema_momentum", "in [0, 1)")
         if self.seed >= 2**64:
             refuse("seed", "less than 2**64")
-        for field in ("view_size", "short_side"):
-            if getattr(self, field) is not None and getattr(self, field) < 1:
-                refuse(field, "at least 1, or null")
-        if not self.scales or min(self.scales) <= 0:
-            refuse("scales", "one or more numbers greater than 0")
+        if not self.scales or min(self.scales) <= 0 or max(self.scales) > _WIDEST:
+            refuse("scales", f"one or more numbers greater than 0, of {_WIDEST:g} at most")
         if not self.name or any(c in self.name for c in "/\\") or self.name.startswith("."):
             refuse("name", "usable as a folder name")
 

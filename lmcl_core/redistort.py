@@ -42,8 +42,7 @@ def score_redistorted(run: str | Path, table: pd.DataFrame, pictures: int = 10, 
     Raises:
         InputError: not a finished run, or fewer than one picture.
     """
-    if pictures < 1:
-        raise InputError(f"pictures is {pictures!r}: it must be at least 1")
+    check_count(pictures)
     run = Path(run)
     if not (run / "predictions.csv").is_file():
         raise InputError(f"{run} is no finished run, it lacks predictions.csv: train it, or name another folder")
@@ -60,6 +59,19 @@ def score_redistorted(run: str | Path, table: pd.DataFrame, pictures: int = 10, 
             for level, score in enumerate([of_picture[0], *of_distortion]):
                 rows.append(dict(image=image, distortion=name, kind=KINDS[name], level=level, score=score))
     return pd.DataFrame(rows)
+
+
+def check_count(pictures: int) -> None:
+    """Refuse a number of pictures before anything is trained.
+
+    Args:
+        pictures: as in `score_redistorted`.
+
+    Raises:
+        InputError: fewer than one.
+    """
+    if pictures < 1:
+        raise InputError(f"pictures to distort anew are {pictures!r}: there must be at least 1")
 
 
 def _versions(names: Sequence[str], originals: Sequence[np.ndarray]) -> Iterator[Tensor]:

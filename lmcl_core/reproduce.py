@@ -18,7 +18,7 @@ from .choice import choose_benchmarks
 from .devices import resolve_device
 from .errors import InputError, RunError, counted
 from .jobs import Job, is_finished, remember
-from .paths import figures_folder, runs_folder
+from .paths import figures_folder, runs_folder, whole_path
 from .recipe import COMPARED, Recipe, check_changes, variants_of
 from .splits import make_split, numbered_splits
 from .tables import finished_splits
@@ -60,10 +60,11 @@ class Order:
 
     def settings(self, benchmark: str, **more: Any) -> dict[str, Any]:
         """Notebook parameters that tell of this order; `benchmark` is one name or several with commas."""
-        root = "" if benchmark == "demo" else self.data_root  # the demo is built, wherever the others lie
+        built = benchmark == "demo" and self.benchmark.strip() != "demo"  # the folder is that of the others
+        root = "" if built else self.data_root
         return dict(
             benchmark=benchmark,
-            data_root=str(Path(root).expanduser().resolve()) if root else "",
+            data_root=str(whole_path(root)) if root else "",
             runs_dir=str(runs_folder(self.runs_dir)),
             figures_dir=str(figures_folder("", self.figures_dir)),
             recipe_changes=json.dumps(self.changes),

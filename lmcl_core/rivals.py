@@ -30,6 +30,7 @@ from .crops import CropSampler, fixed_boxes, resize_crop
 from .devices import computes_in_bfloat16
 from .errors import InputError
 from .losses import LocalManifoldContrastiveLoss
+from .paths import whole_path
 from .recipe import Recipe
 from .scoring import Scorer, as_picture
 from .splits import Split
@@ -284,7 +285,7 @@ def _forever(loader: DataLoader) -> Iterator:
 
 def _import_from(folder: str | Path, name: str) -> ModuleType:
     """A module of somebody else's checkout."""
-    folder = Path(folder).expanduser().resolve()
+    folder = whole_path(folder)
     if not (folder / f"{name.replace('.', '/')}.py").is_file():
         raise InputError(f"--against is {folder}: {name} is not there; name a checkout of github.com/narthchin/DEIQT")
     sys.path.insert(0, str(folder))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from safetensors import SafetensorError, safe_open
 
 from .splits import Split, data_hash, split_hash
 from .errors import InputError
@@ -19,7 +20,9 @@ from .recipe import Recipe
 from .files import replacing
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "scipy", "pandas", "pillow", "safetensors")
+RESULTS = ("history.csv", "predictions.csv", "model.safetensors")  # of a run, beside run.json
 IDENTITY = ("benchmark", "recipe_hash", "data_hash", "split_hash")
+_STATE = ("run.json", "checkpoint.pt")  # either says that a folder holds a run
 
 
 def run_folder(runs: str | Path, benchmark: str, recipe: str, index: int | str) -> Path:
@@ -138,23 +141,48 @@ def finished_run(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
         wanted: from `identity`.
 
     Raises:
-        InputError: the folder holds another run.
+        InputError: the folder holds another run, or a file of it is damaged.
     """
     record = read_run(folder, ("metrics",))
     if record is None:
         return None
     check_same(record, wanted, folder)
-    whole = all((folder / name).is_file() for name in ("history.csv", "predictions.csv", "model.safetensors"))
-    return record if whole else None
+    if not all((folder / name).is_file() for name in RESULTS):
+        return None
+    read_predictions(folder)
+    try:
+        with safe_open(folder / "model.safetensors", framework="np"):
+            return record
+    except SafetensorError as error:
+        raise InputError(
+            f"{folder / 'model.safetensors'} is damaged ({error}): delete that folder and train again"
+        ) from error
+
+
+def refuse_strange(folder: Path) -> None:
+    """Refuse a folder whose files of a run's names belong to no run, so that training does not write over them.
+
+    Args:
+        folder: the run folder to be.
+
+    Raises:
+        InputError: there are such files, and neither a record nor a checkpoint of a run.
+    """
+    there = [name for name in RESULTS if (folder / name).exists()]
+    if there and not any((folder / name).exists() for name in _STATE):
+        raise InputError(
+            f"{folder} holds {' and '.join(there)} but no run, and training would write over it: choose another "
+            "folder, move the files away, or discard them with --overwrite (resume=False)"
+        )
 
 
 def discard(folder: Path) -> None:
-    """Make a run folder hold no run, finished or not; its other files are replaced by the next one.
+    """Make a run folder hold no run, finished or not.
 
     Args:
         folder: the run folder; nothing is done where it does not exist.
     """
-    for name in ("run.json", "checkpoint.pt"):
+    for name in (*RESULTS, *_STATE):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -57,8 +57,8 @@ def train(
         are made; under "student" and "teacher" those of either after the last epoch.
 
     Raises:
-        InputError: a table, split, recipe or device that cannot be used, or a folder that holds another run or that
-            another process is training in.
+        InputError: a table, split, recipe or device that cannot be used, or a folder that holds another run or
+            somebody's files of the same names, or that another process is training in.
         RunError: a full disk, or a loss that is no longer finite.
     """
     _check(table, split, recipe, out_dir)
@@ -84,6 +84,7 @@ def _train(
         if record is not None:
             log(f"{'/'.join(out_dir.parts[-3:])}: finished before")
             return record["metrics"]
+        runs.refuse_strange(out_dir)
     elif processes.rank() == 0:  # the others look into the folder only after they have met this one
         runs.discard(out_dir)
     resolve_device(device)  # before any picture is decoded
@@ -224,6 +225,8 @@ def _check(table: pd.DataFrame, split: Split, recipe: Recipe, out_dir: str | Pat
     for name, value in dict(table=table, split=split, recipe=recipe, out_dir=out_dir).items():
         if not isinstance(value, wanted[name]):
             raise InputError(f"{name} is a {type(value).__name__}: pass what {made_by[name]} gives")
+    if not str(out_dir).strip():
+        raise InputError("out_dir is empty: name the run folder")
     missing = sorted({"benchmark", "root"} - set(table.attrs)) + sorted({"image", "mos", "content"} - set(table))
     if missing:
         raise InputError(f"the table lacks {', '.join(missing)}: make it with load_benchmark")

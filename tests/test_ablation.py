@@ -130,6 +130,8 @@ def test_variants_are_chosen_by_name_in_the_order_of_the_table():
 def test_an_unknown_variant_is_refused_with_the_nearest():
     with pytest.raises(InputError, match="variant 'intra-v3'.*intra-v"):
         ablation.choose("livec", "intra-v3", {})
+    with pytest.raises(InputError, match="'all,lmcl': write all alone"):
+        ablation.choose("livec", "all,lmcl", {})
 
 
 def test_a_change_that_a_variant_would_undo_is_refused():

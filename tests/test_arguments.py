@@ -26,6 +26,12 @@ def test_an_error_is_one_line_and_its_kind_the_exit_code(error, code, capsys):
     assert ended.value.code == code and capsys.readouterr().err == f"bundle: {error}\n"
 
 
+def test_ctrl_c_is_no_traceback(capsys):
+    with pytest.raises(SystemExit) as ended, module_command("bundle", "RUN", ["run"], (1,)):
+        raise KeyboardInterrupt
+    assert ended.value.code == 130 and capsys.readouterr().err == "bundle: stopped\n"
+
+
 def test_a_fault_of_the_program_is_not_taken_for_one_of_its_user():
     with pytest.raises(ZeroDivisionError), module_command("bundle", "RUN", ["run"], (1,)):
         raise ZeroDivisionError

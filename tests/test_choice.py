@@ -14,6 +14,11 @@ def test_names_keep_their_order_and_the_demo_needs_no_folder(livec):
     assert len(tables["livec"]) == 12 and tables["demo"].attrs["benchmark"] == "demo"
 
 
+def test_a_folder_named_for_the_demo_alone_is_read(tmp_path):
+    with pytest.raises(InputError, match="missing_folder"):
+        choose_benchmarks("demo", tmp_path)
+
+
 def test_all_reads_what_is_there_and_tells_why_the_rest_is_not(livec):
     tables, missing = choose_benchmarks("all", livec)
     assert list(tables) == ["livec"]

@@ -144,6 +144,11 @@ def test_without_a_command_the_help_comes_as_help_not_as_an_error(lmcl):
         (["verify", "livec", "--nosuch"], "--nosuch"),
         (["train", "--split", "x"], "--split"),
         (["train", "--split", "²"], "--split"),
+        (["train", "--split", "9" * 5000], "nine digits at most"),
+        (["train", "--runs-dir", __file__], "is a file: name a folder"),
+        (["verify", "demo", "--show", "-1"], "--show"),
+        (["verify", "livec", "~nobody-of-this-name"], "cannot be followed as a path"),
+        (["download", "csiq", ""], "the folder to download to is empty"),
         (["download", "kadid10k"], "folder"),
         (["reproduce", "--benchmark", "demo,demo"], "different ones"),
         (["train", "--nosuch", "1"], "--nosuch"),
@@ -184,7 +189,11 @@ def test_a_folder_that_is_not_there_is_named(refused, tmp_path):
         ("epochs=many", "epochs is 'many'"),
         ("epochs=1.5", "epochs is 1.5"),
         ("epochs=true", "epochs is True"),
-        ("epochs=0", "at least 1"),
+        ("epochs=0", "epochs is 0: it must be 1 to 65536"),
+        ("crop_size=1", "crop_size is 1: it must be 8 to 4096"),
+        ("embedding_dim=1000000000", "it must be 1 to 65536"),
+        ("test_crops=1000000000", "it must be 1 to 4096"),
+        ("scales=[1e30]", "of 1000 at most"),
         ("lr=NaN", "finite"),
         ("scales=[]", "scales"),
         ("name=../up", "usable as a folder name"),
@@ -279,6 +288,31 @@ def test_an_unforeseen_error_is_one_line_that_points_to_debug(refused, sound, mo
     monkeypatch.setattr("lmcl_core.verify.verify_benchmark", fail)
     said = refused(1, "verify", "livec", sound)
     assert "ZeroDivisionError" in said and "--debug" in said
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (OSError(36, "File name too long", "a.png"), "cannot use a.png: File name too long; check the path"),
+        (OSError(28, "No space left on device"), "disk full while saving what was printed"),
+        (OSError("of an unknown kind"), "unexpected OSError: of an unknown kind"),
+    ],
+)
+def test_what_the_system_refuses_is_told_by_its_file(refused, sound, monkeypatch, error, said):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr("lmcl_core.verify.verify_benchmark", fail)
+    assert said in refused(1, "verify", "livec", sound)
+
+
+@pytest.mark.parametrize("closed, code", [(">&-", 2), ("2>&-", 0), (">&- 2>&-", 2)])
+def test_closed_streams_end_in_no_traceback(closed, code):
+    done = subprocess.run(
+        f"{sys.executable} -m lmcl_core --help {closed}", shell=True, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == code and done.stdout.startswith("Usage") == (code == 0)
+    assert done.stderr.startswith("lmcl: standard output is closed") == (closed == ">&-"), done.stderr
 
 
 def test_a_stopped_command_says_how_to_go_on(lmcl, livec, monkeypatch):
@@ -693,7 +727,7 @@ def test_options_of_bench_without_a_use_are_refused(refused, options, said):
 def test_bench_finds_out_first_whether_its_folder_can_be_written(lmcl, tmp_path, monkeypatch):
     monkeypatch.setattr("lmcl_core.bench.bench", None)
     (tmp_path / "file").touch()
-    code, _, err = lmcl("bench", "--parts", "store", "--figures-dir", tmp_path / "file")
+    code, _, err = lmcl("bench", "--parts", "store", "--figures-dir", tmp_path / "file" / "figures")
     assert code == 1 and "cannot save" in err
 
 

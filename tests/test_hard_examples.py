@@ -13,6 +13,7 @@ import torch
 
 from lmcl_core import InputError, QualityModel, Recipe, hard_examples, load, load_benchmark, make_split
 from lmcl_core.hard_examples import (
+    check_measures,
     Described,
     closest_hard_pairs,
     cosine_distance,
@@ -81,6 +82,13 @@ def test_a_number_of_neighbours_out_of_range_is_refused(neighbours):
         with pytest.raises(InputError) as error:
             function(described(), neighbours)
         assert str(error.value) == f"neighbours is {neighbours}: it must lie in 1..11"
+
+
+@pytest.mark.parametrize("gap, wide_gap", [(0, 1), (-1, 1), (2, 1), (1, float("inf")), (float("nan"), 1)])
+def test_gaps_out_of_range_are_refused_before_anything_is_trained(gap, wide_gap):
+    check_measures(12, 11, 1.0, 1.0)
+    with pytest.raises(InputError, match=f"gap is {gap}, wide_gap {wide_gap}"):
+        check_measures(12, 11, gap, wide_gap)
 
 
 def test_the_closest_hard_pairs_use_no_picture_twice_and_are_chosen_greedily():

@@ -29,6 +29,23 @@ def test_a_package_without_its_checkout_says_so(tmp_path, monkeypatch):
         paths.project_folder()
 
 
+def test_paths_that_lead_nowhere_are_told(tmp_path, monkeypatch):
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    for named in (tmp_path / "one", "~nobody-of-this-name/runs", "a\0b"):
+        with pytest.raises(InputError, match="cannot be followed as a path"):
+            paths.runs_folder(named)
+    monkeypatch.setenv("LMCL_CACHE", "~nobody-of-this-name/cache")
+    with pytest.raises(InputError, match="~nobody-of-this-name/cache' cannot be followed"):
+        paths.cache_folder()
+
+
+def test_a_file_is_no_folder_of_runs(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is a file: name a folder"):
+        paths.runs_folder(tmp_path / "file")
+
+
 @pytest.mark.parametrize("variable", ["LMCL_RUNS", "LMCL_FIGURES", "LMCL_CACHE"])
 def test_a_variable_names_a_whole_path(variable, monkeypatch):
     """Notebooks and commands run in different folders."""

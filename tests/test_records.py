@@ -13,7 +13,7 @@ from lmcl_core import InputError, Recipe, ablation, load_benchmark, make_split, 
 from lmcl_core.recipe import variants_of
 from lmcl_core.records import choose, main, read_records, recall, told, update_records
 
-from layouts import write_csiq
+from layouts import write_csiq, write_results
 
 
 @pytest.fixture
@@ -52,12 +52,7 @@ def put_run(where, table, index: int, name: str = "lmcl", plcc: float = 0.8, **c
     test = table.iloc[split.test]
     pred = correlated(test["mos"], plcc)
     folder = runs.run_folder(where, "livec", name, index)
-    folder.mkdir(parents=True)
-    pd.DataFrame(dict(image=test["image"], mos=test["mos"], pred=pred))[::-1].to_csv(
-        folder / "predictions.csv", index=False
-    )
-    for other in ("history.csv", "model.safetensors"):
-        (folder / other).touch()
+    write_results(folder, pd.DataFrame(dict(image=test["image"], mos=test["mos"], pred=pred))[::-1])
     scores = dict(plcc=plcc, srcc=plcc - 0.01, krcc=0.6, rmse=9.0, plcc_logistic=plcc + 0.01, n=len(test))
     record = runs.identity(table, split, recipe) | dict(
         split_index=index, seconds=60.5, device="cpu", precision="32-true", commit="c" * 40, dirty=False
@@ -117,10 +112,7 @@ def test_recorded_predictions_find_their_pictures_in_another_layout_of_the_folde
     split, recipe = records.make_split(official, 0), Recipe.for_benchmark("csiq")
     test = official.iloc[split.test]
     folder = runs.run_folder(tmp_path / "runs", "csiq", "lmcl", 0)
-    folder.mkdir(parents=True)
-    test[["image", "mos"]].assign(pred=test["mos"]).to_csv(folder / "predictions.csv", index=False)
-    for other in ("history.csv", "model.safetensors"):
-        (folder / other).touch()
+    write_results(folder, test[["image", "mos"]].assign(pred=test["mos"]))
     best = dict(plcc=1.0, srcc=1.0)
     scores = best | dict(krcc=1.0, rmse=0.0, plcc_logistic=1.0, n=len(test), test_best_optimistic=best)
     record = runs.identity(official, split, recipe) | dict(split_index=0, seconds=1.0, device="cpu", commit="c" * 40)

@@ -60,7 +60,7 @@ def test_scores_are_those_of_the_distorted_pixels(run):
 def test_more_pictures_than_there_are_means_all_and_less_than_one_is_refused(run):
     folder, table, images = run
     assert score_redistorted(folder, table, 100)["image"].nunique() == len(images)
-    with pytest.raises(InputError, match="pictures is 0"):
+    with pytest.raises(InputError, match="pictures to distort anew are 0"):
         score_redistorted(folder, table, 0)
     (folder / "predictions.csv").unlink()
     with pytest.raises(InputError, match="lacks predictions.csv"):

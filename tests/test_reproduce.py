@@ -199,6 +199,7 @@ def test_the_demo_is_built_wherever_the_other_benchmarks_lie(tmp_path):
     jobs = [job for stage in plan(Order("demo,livec", data_root=str(tmp_path)), ["demo", "livec"]) for job in stage]
     roots = {job.parameters["benchmark"]: job.parameters["data_root"] for job in jobs}
     assert roots == {"demo": "", "livec": str(tmp_path), "demo,livec": str(tmp_path)}
+    assert Order("demo", data_root=str(tmp_path)).settings("demo")["data_root"] == str(tmp_path)
 
 
 def test_the_forecast_times_what_is_alike_once(tmp_path, livec, monkeypatch):

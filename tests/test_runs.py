@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -18,6 +19,8 @@ from lmcl_core import runs
 from lmcl_core.runs import IDENTITY, check_same, finished_run, identity, provenance, read_predictions, read_run
 from lmcl_core.runs import run_folder, write_run
 
+from layouts import write_results
+
 WANTED = dict(benchmark="livec", recipe_hash="r", data_hash="d", split_hash="s")
 
 
@@ -25,8 +28,7 @@ WANTED = dict(benchmark="livec", recipe_hash="r", data_hash="d", split_hash="s")
 def finished(tmp_path) -> Path:
     """A run folder with all the files of a finished run."""
     write_run(tmp_path, {**WANTED, "seconds": 1.5, "metrics": {}})
-    for name in ("history.csv", "predictions.csv", "model.safetensors"):
-        (tmp_path / name).write_text("")
+    write_results(tmp_path, pd.DataFrame(dict(image=["a.png"], mos=[1.0], pred=[2.0])))
     return tmp_path
 
 
@@ -44,6 +46,29 @@ def test_a_finished_run_is_found_with_its_record(finished):
 def test_a_run_that_lacks_a_file_is_not_finished(finished, name):
     (finished / name).unlink()
     assert finished_run(finished, WANTED) is None
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "model.safetensors"])
+@pytest.mark.parametrize("kept", [0, 20])
+def test_a_finished_run_whose_file_was_cut_is_damaged(finished, name, kept):
+    (finished / name).write_bytes((finished / name).read_bytes()[:kept].replace(b",pred", b""))
+    with pytest.raises(InputError, match=re.escape(f"{finished / name} is damaged")):
+        finished_run(finished, WANTED)
+
+
+def test_files_that_belong_to_no_run_are_not_written_over(finished):
+    runs.refuse_strange(finished)
+    runs.refuse_strange(finished / "not there")
+    (finished / "run.json").rename(finished / "checkpoint.pt")
+    runs.refuse_strange(finished)
+    (finished / "checkpoint.pt").unlink()
+    (finished / "history.csv").unlink()
+    said = f"{finished} holds predictions.csv and model.safetensors but no run"
+    with pytest.raises(InputError, match=re.escape(said)):
+        runs.refuse_strange(finished)
+    runs.discard(finished)
+    runs.refuse_strange(finished)
+    assert not list(finished.iterdir())
 
 
 def test_a_folder_that_is_not_there_holds_no_run(tmp_path):

@@ -10,6 +10,8 @@ import pytest
 
 from lmcl_core import InputError, Recipe, load_benchmark, make_split, metrics, runs, tables
 
+from layouts import write_results
+
 
 @pytest.fixture
 def table(livec):
@@ -29,12 +31,9 @@ def write_run(where, table, recipe, index: int, noise: float = 5.0, **extra) -> 
     rng = np.random.default_rng(index)
     pred = test["mos"] + noise * rng.normal(size=len(test))
     folder = runs.run_folder(where, "livec", recipe.name, index)
-    folder.mkdir(parents=True)
     last = {**metrics(pred=pred, mos=test["mos"]), "epoch": 2}
     predictions = pd.DataFrame(dict(image=test["image"], mos=test["mos"], pred=pred))
-    predictions.to_csv(folder / "predictions.csv", index=False)
-    for name in ("history.csv", "model.safetensors"):
-        (folder / name).touch()
+    write_results(folder, predictions)
     best = {**last, "plcc": 0.99, "srcc": 0.98, "epoch": 1}
     record = dict(runs.identity(table, make_split(table, index), recipe), seconds=60.0)
     record |= dict(metrics={**last, "test_best_optimistic": best}, **extra)
