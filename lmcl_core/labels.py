@@ -147,7 +147,10 @@ def mat_column(path: Path, variable: str, fix: str = "fetch it again") -> np.nda
         raise FaultError(_unreadable(path, "not a readable .mat file", error, "fetch it again")) from error
     if variable not in content:
         raise FaultError(Fault("bad_label_column", f"{path}: {variable}", f"the variable is not in the file: {fix}"))
-    return np.asarray(content[variable]).ravel()
+    values = content[variable]
+    if not isinstance(values, np.ndarray) or values.dtype.names:  # a sparse matrix, or a structure
+        raise FaultError(Fault("bad_label_column", f"{path}: {variable}", f"the variable is no list of values: {fix}"))
+    return values.ravel()
 
 
 def mat_names(path: Path, variable: str) -> list[str]:

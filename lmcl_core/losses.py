@@ -166,11 +166,16 @@ def correlation_loss(scores: Tensor, mos: Tensor) -> Tensor:
         mos: (B,) opinion scores.
 
     Returns:
-        Scalar in 0..2; 1, without a gradient, where either is constant, as with B = 1.
+        Scalar in 0..2; 1, without a gradient, where either is constant, as with B = 1; NaN where a value is.
+
+    Raises:
+        InputError: other shapes.
     """
+    if scores.ndim != 1 or scores.shape != mos.shape:
+        raise InputError(f"scores are {tuple(scores.shape)}, mos {tuple(mos.shape)}: both must be (B,)")
     a, b = (values.float() - values.float().mean() for values in (scores, mos))
     norm = a.norm() * b.norm()
-    return 1 - (a * b).sum() / norm if norm > 1e-6 else torch.ones_like(norm)
+    return torch.ones_like(norm) if norm <= 1e-6 else 1 - (a * b).sum() / norm
 
 
 def _cross_entropy(positive: Tensor, negatives: Tensor) -> Tensor:

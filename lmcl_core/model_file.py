@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,8 @@ def read_model(weights: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, 
             f"no weights at {path}: name a model.safetensors of a finished run, its folder, "
             f"or bundled weights ({', '.join(BUNDLED) or 'there are none'})"
         )
+    if not os.access(path, os.R_OK):
+        raise InputError(f"weights at {path} may not be read: give yourself permission to read them")
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("lmcl", "null"))

@@ -286,6 +286,8 @@ def _names(out: str, order: dict[str, str | int]) -> set[str]:
         raise InputError(f"{out} holds scores that do not say what they are of: name another folder, or empty it")
     try:
         found = json.loads(system.cat_file(f"{folder}/{_ORDER}"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no record")
     except ValueError as error:
         raise InputError(f"{out}/{_ORDER} is damaged: empty the folder, or name another") from error
     differing = [_ORDERED[key] for key in order if found.get(key) != order[key]]

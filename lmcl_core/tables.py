@@ -62,6 +62,8 @@ def finished_record(
         InputError: as `finished_splits`.
     """
     folder = runs.run_folder(runs_dir, table.attrs["benchmark"], recipe.name, index)
+    if recorded is None and not folder.is_dir():  # quickly: a batch asks for many
+        return None
     wanted = runs.identity(table, make_split(table, index), recipe)
     record = runs.finished_run(folder, wanted)
     return records.recall(recorded, wanted, index) if record is None and recorded is not None else record

@@ -18,6 +18,7 @@ from .readers import Reading, pictures_beside
 
 #: The bytes a whole file of a format ends with, searched for in its last kilobyte.
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+_FORBIDDEN = "it may not be read"
 
 
 def verify_benchmark(name: str, root: str | Path | None, deep: bool = False) -> list[Fault]:
@@ -68,7 +69,8 @@ def _image_faults(benchmark: Benchmark, reading: Reading, folder: Path, deep: bo
         bar = tqdm(zip(found, reasons), f"{benchmark.title}: images", len(found), leave=False, disable=None)
         for image, reason in bar:
             if reason:
-                yield Fault("unreadable_image", str(folder / image), f"{reason}: fetch this file again")
+                fix = "give yourself permission to read it" if reason == _FORBIDDEN else "fetch this file again"
+                yield Fault("unreadable_image", str(folder / image), f"{reason}: {fix}")
 
 
 def _highest_missing(folder: Path, inside: Path) -> Path:
@@ -108,6 +110,8 @@ def picture_fault(path: Path, deep: bool) -> str | None:
                 ended = _ENDINGS[form] in file.read()
             if not ended and not _ends_earlier(path, form):
                 return "truncated: its end is missing"
+    except PermissionError:
+        return _FORBIDDEN
     except DAMAGED as error:
         return f"cannot be decoded ({error})"
     return None

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.io import savemat
+from scipy.sparse import csr_array
 
 from layouts import cells, write_book
 from lmcl_core import InputError
@@ -112,6 +113,10 @@ def test_mat_variables_are_read_flat(tmp_path):
     assert mat_column(tmp_path / "t.mat", "mos").shape == (3,) and mat_names(tmp_path / "t.mat", "names") == ["a", "b"]
     fault = fault_of(mat_column, tmp_path / "t.mat", "dmos")
     assert fault.kind == "bad_label_column" and fault.where.endswith("t.mat: dmos")
+    savemat(tmp_path / "s.mat", {"sparse": csr_array(np.eye(3)), "structure": {"mos": 1.0}})
+    for variable in ("sparse", "structure"):
+        fault = fault_of(mat_column, tmp_path / "s.mat", variable)
+        assert fault.kind == "bad_label_column" and "is no list of values" in fault.fix
     (tmp_path / "t.mat").write_bytes(b"x" * 300)
     assert fault_of(mat_column, tmp_path / "t.mat", "mos").kind == "missing_label_file"
 

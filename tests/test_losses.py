@@ -426,6 +426,14 @@ def test_correlation_loss_is_one_minus_the_correlation():
     assert correlation_loss(-mos, mos).item() == pytest.approx(2, abs=1e-5)
 
 
+def test_correlation_loss_hides_no_nan_and_takes_no_other_shapes():
+    scores = torch.tensor([1.0, float("nan"), 2.0])
+    assert correlation_loss(scores, torch.arange(3.0)).isnan()
+    for other in (torch.zeros(2, 3), torch.zeros(2), torch.tensor(0.0)):
+        with pytest.raises(InputError, match=r"both must be \(B,\)"):
+            correlation_loss(other, torch.arange(3.0))
+
+
 @pytest.mark.parametrize("scores", [torch.ones(4), torch.tensor([0.3])])
 def test_correlation_loss_of_constant_scores_has_no_gradient(scores):
     scores = scores.requires_grad_()

@@ -186,9 +186,10 @@ def test_a_folder_with_the_scores_of_something_else_is_refused(folder, tmp_path,
     monkeypatch.setattr("lmcl_core.score_many.PART", 3)
     with pytest.raises(InputError, match="scores in parts of another size"):
         score_many([folder], out, log=quiet)
-    (out / "_order.json").write_text("{")
-    with pytest.raises(InputError, match="_order.json is damaged"):
-        score_many([folder], out, log=quiet)
+    for damaged in ("{", "[]"):
+        (out / "_order.json").write_text(damaged)
+        with pytest.raises(InputError, match="_order.json is damaged"):
+            score_many([folder], out, log=quiet)
     (out / "_order.json").unlink()
     with pytest.raises(InputError, match="do not say what they are of"):
         score_many([folder], out, log=quiet)

@@ -238,6 +238,12 @@ def test_missing_weights_are_named(tmp_path):
             load(path)
 
 
+def test_weights_that_may_not_be_read_are_not_called_damaged(run, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(InputError, match=r"model\.safetensors may not be read: give yourself permission"):
+        load(run)
+
+
 @pytest.mark.parametrize(
     "damage",
     [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 500, lambda data: data[:5]],

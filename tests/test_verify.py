@@ -202,6 +202,19 @@ def test_a_pipe_in_place_of_a_picture_is_told_and_not_waited_for(livec, folder):
     assert "it is no file" in str(fault)
 
 
+def test_a_picture_that_may_not_be_read_is_not_called_damaged(livec, monkeypatch):
+    opened = Image.open
+
+    def guarded(path, *args):
+        if path.name == "5.bmp":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *args)
+
+    monkeypatch.setattr(Image, "open", guarded)
+    (fault,) = verify_benchmark("livec", livec)
+    assert str(fault).endswith("5.bmp: it may not be read: give yourself permission to read it")
+
+
 def test_a_link_in_a_circle_hides_no_benchmark(livec):
     (livec / "loop").symlink_to("loop")
     assert verify_benchmark("livec", livec) == [] and len(load_benchmark("livec", livec)) == 12
