@@ -309,6 +309,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr = open(os.devnull, "w")
     if sys.stdout is None:
         _fail("standard output is closed, and the answer would be lost: send it to a file or to /dev/null", 2, debug)
+    sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks stops nothing
     arguments = [argument for argument in arguments if argument != "--debug"]
     if not arguments:
         app(["--help"], prog_name="lmcl", standalone_mode=False)

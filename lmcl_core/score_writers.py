@@ -30,7 +30,6 @@ def _say(text: str) -> None:
 @contextmanager
 def _csv() -> Iterator[Callable[[dict[str, Any]], None]]:
     """Rows as CSV, each written at once."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks stops nothing
     lines = io.StringIO()
     writer = csv.DictWriter(lines, ["image", "score", "percentile"], lineterminator="\n")
     writer.writeheader()

@@ -315,6 +315,20 @@ def test_closed_streams_end_in_no_traceback(closed, code):
     assert done.stderr.startswith("lmcl: standard output is closed") == (closed == ">&-"), done.stderr
 
 
+def test_a_path_that_the_terminal_cannot_spell_stops_nothing():
+    code = (
+        "from lmcl_core import cli\n"
+        "@cli.app.command()\n"
+        "def say() -> None:\n"
+        "    print('fotos-\\u00fc')\n"
+        "cli.main(['say'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, rb"fotos-\xfc" + b"\n"), done.stderr
+
+
 def test_a_stopped_command_says_how_to_go_on(lmcl, livec, monkeypatch):
     def stop(*args, **options):
         raise KeyboardInterrupt
