@@ -58,7 +58,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 #: Fields that are not hashed at these values, at which they do nothing.
 _AS_BEFORE = dict(frozen_stages=0, saliency_pooling=True, train_share=1.0)
 
-#: The largest of whole numbers and scales, beyond which no computer of today ends, or begins; sides are in pixels.
+#: The largest values that are accepted; what lies above is a slip of the pen that no machine would finish.
 _AT_MOST = dict.fromkeys(("crop_size", "view_size", "crops", "test_crops"), 4096) | dict.fromkeys(
     ("short_side", "epochs", "batch_images", "embedding_dim"), 65536
 )
@@ -90,14 +90,14 @@ class Recipe:
             pretrained weights, with all that comes before them; 0 trains everything.
         probe: start from a ridge regression of MOS on the pretrained features of the training images, standardised
             (linear probing, then fine-tuning: Kumar et al., ICLR 2022), instead of a random score head.
-        embedding_dim: D, length of the unit embedding the manifold loss works on.
-        crop_size: S, side of a crop as the model sees it, in pixels.
-        crops: K, crops per image and step.
-        scales: crop k covers a square of side ``crop_size * scales[k % len(scales)]`` image pixels.
-        view_size: side in pixels of the global view, in which saliency is located; None takes `crop_size`.
+        embedding_dim: D, length of the unit embedding the manifold loss works on, 1..65536.
+        crop_size: S, side of a crop as the model sees it, in pixels, 8..4096.
+        crops: K, crops per image and step, 1..4096.
+        scales: crop k covers a square of side ``crop_size * scales[k % len(scales)]`` image pixels, each > 0, <= 1000.
+        view_size: side in pixels of the global view, in which saliency is located, 8..4096; None: `crop_size`.
         flip: mirror crops left-right at random.
-        test_crops: crops of the fixed test grid at the first scale; fewer at larger ones, as in `crops.fixed_boxes`.
-        short_side: None, or the short side in pixels that larger images are brought to before anything else.
+        test_crops: crops of the fixed test grid at the first scale, 1..4096; fewer at larger ones (`crops.fixed_boxes`).
+        short_side: None, or the short side in pixels, 8..65536, that larger images are brought to before anything else.
         variant: wording of the manifold loss, "v1" or "v2" (notebook 02, equations 4 to 6).
         temperature: τ of the manifold loss, > 0.
         intra_weight: weight of the intra-image negatives, >= 0.
@@ -114,8 +114,8 @@ class Recipe:
         saliency_pooling: weigh an image's crops by their saliency, in the loss and at test; else all alike.
         train_share: share of the training contents that is used, in (0, 1]; smaller shares are parts of larger ones.
         ema_momentum: share of itself that the teacher keeps at a step, in [0, 1).
-        epochs: passes over the training images.
-        batch_images: B, images per step.
+        epochs: passes over the training images, 1..65536.
+        batch_images: B, images per step, 1..65536.
         lr: peak learning rate of AdamW under a one-cycle schedule.
         backbone_lr: None, or a peak learning rate of the pretrained layers' own.
         tested: which of the two is evaluated and saved, "student" or "teacher".
