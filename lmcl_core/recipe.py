@@ -96,7 +96,7 @@ class Recipe:
         scales: crop k covers a square of side ``crop_size * scales[k % len(scales)]`` image pixels, each > 0, <= 1000.
         view_size: side in pixels of the global view, in which saliency is located, 8..4096; None: `crop_size`.
         flip: mirror crops left-right at random.
-        test_crops: crops of the fixed test grid at the first scale, 1..4096; fewer at larger ones (`crops.fixed_boxes`).
+        test_crops: crops of the test grid at the first scale, 1..4096; fewer at larger ones (`crops.fixed_boxes`).
         short_side: None, or the short side in pixels, 8..65536, that larger images are brought to before anything else.
         variant: wording of the manifold loss, "v1" or "v2" (notebook 02, equations 4 to 6).
         temperature: τ of the manifold loss, > 0.
