@@ -123,10 +123,13 @@ def read_predictions(folder: str | Path) -> pd.DataFrame:
     Raises:
         InputError: the file is missing or damaged.
     """
-    path = Path(folder) / "predictions.csv"
+    return _read_table(Path(folder) / "predictions.csv", "image", "mos", "pred")
+
+
+def _read_table(path: Path, *columns: str) -> pd.DataFrame:
     try:
         found = pd.read_csv(path)
-        if lacking := {"image", "mos", "pred"} - set(found):
+        if lacking := set(columns) - set(found):
             raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
     except (FileNotFoundError, ValueError) as error:  # pandas' own errors of empty and torn tables are ValueErrors
         raise InputError(f"{path} is damaged ({error}): delete that folder and train again") from error
@@ -150,6 +153,7 @@ def finished_run(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
     if not all((folder / name).is_file() for name in RESULTS):
         return None
     read_predictions(folder)
+    _read_table(folder / "history.csv", "epoch")
     try:
         with safe_open(folder / "model.safetensors", framework="np"):
             return record
