@@ -57,6 +57,8 @@ def save_failed(path: object, error: OSError) -> RunError:
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(f"disk full while saving {path}: free some space and run the same command again")
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return RunError(f"cannot save {path}: a file or a link is in the way; move it, or name another place")
     return RunError(f"cannot save {path}: {error.strerror or error}; check the folder and its permissions")
 
 

@@ -197,7 +197,7 @@ class Recipe:
             refuse("seed", "less than 2**64")
         if not self.scales or min(self.scales) <= 0 or max(self.scales) > _WIDEST:
             refuse("scales", f"one or more numbers greater than 0, of {_WIDEST:g} at most")
-        if not self.name or any(c in self.name for c in "/\\") or self.name.startswith("."):
+        if not self.name or any(c in self.name for c in "/\\\0") or self.name.startswith("."):
             refuse("name", "usable as a folder name")
 
     @classmethod

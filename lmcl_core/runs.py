@@ -23,6 +23,7 @@ PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "scipy", "pand
 RESULTS = ("history.csv", "predictions.csv", "model.safetensors")  # of a run, beside run.json
 IDENTITY = ("benchmark", "recipe_hash", "data_hash", "split_hash")
 _STATE = ("run.json", "checkpoint.pt")  # either says that a folder holds a run
+_TOLD = ("plcc", "srcc", "n")  # metrics that are told of every run
 
 
 def run_folder(runs: str | Path, benchmark: str, recipe: str, index: int | str) -> Path:
@@ -105,7 +106,7 @@ def read_run(folder: str | Path, needed: Sequence[str] = ()) -> dict[str, Any] |
         record = json.loads(path.read_text())
         if not isinstance(record, dict):
             raise ValueError("it holds no record")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}): delete that folder and run again") from error
     if lacking := [key for key in needed if key not in record]:
         raise InputError(
@@ -152,7 +153,14 @@ def finished_run(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
     check_same(record, wanted, folder)
     if not all((folder / name).is_file() for name in RESULTS):
         return None
-    read_predictions(folder)
+    metrics = record["metrics"]
+    if not isinstance(metrics, dict) or not all(isinstance(metrics.get(key), (int, float)) for key in _TOLD):
+        raise InputError(f"{folder / 'run.json'} is damaged (its metrics are): delete that folder and run again")
+    found = read_predictions(folder)
+    if len(found) != metrics["n"] or not all(pd.api.types.is_numeric_dtype(found[name]) for name in ("mos", "pred")):
+        raise InputError(
+            f"{folder / 'predictions.csv'} is damaged (not {metrics['n']} predictions): delete that folder"
+        )
     _read_table(folder / "history.csv", "epoch")
     try:
         with safe_open(folder / "model.safetensors", framework="np"):
@@ -164,14 +172,17 @@ def finished_run(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def refuse_strange(folder: Path) -> None:
-    """Refuse a folder whose files of a run's names belong to no run, so that training does not write over them.
+    """Refuse a folder whose files of a run's names belong to no run, or are none: training would write over them.
 
     Args:
         folder: the run folder to be.
 
     Raises:
-        InputError: there are such files, and neither a record nor a checkpoint of a run.
+        InputError: there are such files and neither a record nor a checkpoint of a run, or one of them is a folder.
     """
+    for path in (folder / name for name in (*RESULTS, *_STATE)):
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is no file, and in the way of a run: move it, or choose another folder")
     there = [name for name in RESULTS if (folder / name).exists()]
     if there and not any((folder / name).exists() for name in _STATE):
         raise InputError(

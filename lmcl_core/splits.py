@@ -83,16 +83,16 @@ def numbered_splits(count: int, first: int = 0) -> range:
     """The indices of some numbered splits.
 
     Args:
-        count: how many, 1 or more.
-        first: the first of them, 0 or greater.
+        count: how many, 1..10000.
+        first: the first of them, 0 or greater, of nine digits at most.
 
     Raises:
         InputError: too few, or a first one that is not there.
     """
-    if count < 1:
-        raise InputError(f"splits is {count!r}: it must be at least 1")
-    if first < 0:
-        raise InputError(f"first_split is {first!r}: it must be 0 or more")
+    if not 1 <= count <= 10_000:
+        raise InputError(f"splits is {count!r}: it must be at least 1, and 10000 at most")
+    if not 0 <= first < 10**9:
+        raise InputError(f"first_split is {first!r}: it must be 0 or more, of nine digits at most")
     return range(first, first + count)
 
 

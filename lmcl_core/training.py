@@ -85,8 +85,6 @@ def _train(
             log(f"{'/'.join(out_dir.parts[-3:])}: finished before")
             return record["metrics"]
         runs.refuse_strange(out_dir)
-    elif processes.rank() == 0:  # the others look into the folder only after they have met this one
-        runs.discard(out_dir)
     resolve_device(device)  # before any picture is decoded
     made_by = runs.provenance()  # now, since the checkout may move on before the run ends
     if recipe.train_share < 1:
@@ -95,7 +93,10 @@ def _train(
     store = PictureStore.open(table, recipe.short_side, log=log)  # its size is told before anything is built
     _tell_of_small_images(store, recipe, log)
     trainer = Trainer(table, split, recipe, device)
-    made_by = runs.made_by_both(load_checkpoint(trainer, out_dir / "checkpoint.pt", identity), made_by)
+    if resume:
+        made_by = runs.made_by_both(load_checkpoint(trainer, out_dir / "checkpoint.pt", identity), made_by)
+    elif processes.rank() == 0:  # now that everything was found good, so that wrong use loses nothing
+        runs.discard(out_dir)
     if trainer.epoch != processes.as_the_first(trainer.epoch, device, recipe.precision):
         raise InputError(
             f"processes find different checkpoints in {out_dir}: it must be one folder that all of them see"
@@ -165,8 +166,13 @@ def load_checkpoint(trainer: Trainer, path: Path, identity: dict[str, Any]) -> d
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for damaged files
         raise InputError(f"checkpoint {path} is damaged: delete it, or recompute with --overwrite") from error
+    if not isinstance(state, dict) or not isinstance(state.get("identity"), dict):
+        raise InputError(f"checkpoint {path} was not written by lmcl_core: move it away, or recompute with --overwrite")
     runs.check_same(state["identity"], identity, path.parent)
-    trainer.load_state(state)
+    try:
+        trainer.load_state(state)
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:  # a part is missing or another
+        raise InputError(f"checkpoint {path} is damaged: delete it, or recompute with --overwrite") from error
     return state.get("made_by")
 
 

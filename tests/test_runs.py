@@ -27,7 +27,7 @@ WANTED = dict(benchmark="livec", recipe_hash="r", data_hash="d", split_hash="s")
 @pytest.fixture
 def finished(tmp_path) -> Path:
     """A run folder with all the files of a finished run."""
-    write_run(tmp_path, {**WANTED, "seconds": 1.5, "metrics": {}})
+    write_run(tmp_path, {**WANTED, "seconds": 1.5, "metrics": dict(plcc=0.5, srcc=0.5, n=1)})
     write_results(tmp_path, pd.DataFrame(dict(image=["a.png"], mos=[1.0], pred=[2.0])))
     return tmp_path
 
@@ -54,6 +54,29 @@ def test_a_finished_run_whose_file_was_cut_is_damaged(finished, name, kept):
     (finished / name).write_bytes((finished / name).read_bytes()[:kept])
     with pytest.raises(InputError, match=re.escape(f"{finished / name} is damaged")):
         finished_run(finished, WANTED)
+
+
+@pytest.mark.parametrize(
+    "text", ["image,mos,pred\n", "image,mos,pred\na.png,1,good\n", "image,mos,pred\na,1,2\nb,1,2\n"]
+)
+def test_predictions_that_are_not_those_of_the_run_are_damage(finished, text):
+    (finished / "predictions.csv").write_text(text)
+    with pytest.raises(InputError, match=r"predictions\.csv is damaged \(not 1 predictions\)"):
+        finished_run(finished, WANTED)
+
+
+@pytest.mark.parametrize("metrics", [3, None, {}, dict(plcc=None, srcc=0.5, n=1), dict(plcc="a", srcc=0.5, n=1)])
+def test_metrics_that_are_none_are_damage(finished, metrics):
+    write_run(finished, {**WANTED, "metrics": metrics})
+    with pytest.raises(InputError, match=r"run\.json is damaged \(its metrics are\)"):
+        finished_run(finished, WANTED)
+
+
+@pytest.mark.parametrize("name", ["run.json", "checkpoint.pt", "history.csv"])
+def test_a_folder_in_the_place_of_a_file_is_found_before_anything_is_trained(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=f"{name} is no file, and in the way"):
+        runs.refuse_strange(tmp_path)
 
 
 def test_files_that_belong_to_no_run_are_not_written_over(finished):
@@ -100,7 +123,7 @@ def test_a_record_without_a_hash_is_another_run():
         check_same({key: value for key, value in WANTED.items() if key != "data_hash"}, WANTED, Path("a"))
 
 
-@pytest.mark.parametrize("text", ["", '{"benchmark": "li', "\0\0\0", "[]", "7"])
+@pytest.mark.parametrize("text", ["", '{"benchmark": "li', "\0\0\0", "[]", "7", "[" * 100_000])
 def test_a_damaged_record_is_named(finished, text):
     (finished / "run.json").write_text(text)
     with pytest.raises(InputError, match=r"run\.json is damaged .*delete that folder"):

@@ -131,6 +131,17 @@ def test_resume_false_computes_again(table, split, tmp_path):
     assert sum(line.startswith("epoch") for line in lines) == TINY.epochs
 
 
+@pytest.mark.parametrize("change", [dict(crop_size=4000), dict(frozen_stages=99)])
+def test_wrong_use_loses_no_run_even_where_it_was_to_be_made_again(table, split, tmp_path, change):
+    train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(InputError):
+        train(table, split, Recipe.from_dict(change, TINY), tmp_path / "run", "cpu", resume=False, log=quiet)
+    with pytest.raises(InputError, match="nosuch"):
+        train(table, split, TINY, tmp_path / "run", "nosuch", resume=False, log=quiet)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
 def test_a_folder_with_another_run_is_refused_and_kept(table, split, tmp_path):
     train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
     before = (tmp_path / "run" / "model.safetensors").read_bytes()
@@ -166,6 +177,16 @@ def test_a_damaged_checkpoint_is_named(table, split, tmp_path):
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"half a file")
     with pytest.raises(InputError, match="checkpoint.pt is damaged"):
         train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
+
+
+def test_a_checkpoint_of_something_else_is_named_and_kept(table, split, tmp_path):
+    (tmp_path / "run").mkdir()
+    path, identity = tmp_path / "run" / "checkpoint.pt", runs.identity(table, split, TINY)
+    for state, said in (({}, "was not written by"), ([1], "was not written by"), (dict(identity=identity), "damaged")):
+        torch.save(state, path)
+        with pytest.raises(InputError, match=said):
+            train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
+        assert path.is_file()
 
 
 def test_a_full_disk_leaves_no_half_written_file(table, split, tmp_path, monkeypatch):
