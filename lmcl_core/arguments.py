@@ -8,7 +8,7 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .errors import InputError, RunError
+from .errors import InputError, RunError, refused
 
 
 def expect(kind: type, **values: object) -> None:
@@ -81,16 +81,21 @@ def module_command(module: str, usage: str, arguments: list[str], counts: Contai
         SystemExit: 0 after the help, 1 where the work failed, 2 for wrong use, 130 after Ctrl-C, as `lmcl`.
     """
     use = f"use: python -m lmcl_core.{module} {usage}"
-    if {"--help", "-h"} & set(arguments):
-        print(use)
-        sys.exit(0)
     try:
+        if {"--help", "-h"} & set(arguments):
+            print(use, flush=True)
+            sys.exit(0)
         if len(arguments) not in counts:
             raise InputError(use)
         yield
     except (InputError, RunError) as error:
         print(f"{module}: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
+    except OSError as error:
+        if (told := refused(error)) is None:
+            raise
+        print(f"{module}: {told}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print(f"{module}: stopped", file=sys.stderr)
         sys.exit(130)

@@ -26,6 +26,15 @@ def test_an_error_is_one_line_and_its_kind_the_exit_code(error, code, capsys):
     assert ended.value.code == code and capsys.readouterr().err == f"bundle: {error}\n"
 
 
+def test_what_the_system_refuses_is_told(capsys):
+    with pytest.raises(SystemExit) as ended, module_command("bundle", "RUN", ["run"], (1,)):
+        raise OSError(36, "File name too long", "a.csv")
+    assert ended.value.code == 1
+    assert (
+        capsys.readouterr().err == "bundle: cannot use a.csv: File name too long; check the path and its permissions\n"
+    )
+
+
 def test_ctrl_c_is_no_traceback(capsys):
     with pytest.raises(SystemExit) as ended, module_command("bundle", "RUN", ["run"], (1,)):
         raise KeyboardInterrupt
