@@ -156,11 +156,10 @@ def finished_run(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
     metrics = record["metrics"]
     if not isinstance(metrics, dict) or not all(isinstance(metrics.get(key), (int, float)) for key in _TOLD):
         raise InputError(f"{folder / 'run.json'} is damaged (its metrics are): delete that folder and run again")
-    found = read_predictions(folder)
-    if len(found) != metrics["n"] or not all(pd.api.types.is_numeric_dtype(found[name]) for name in ("mos", "pred")):
-        raise InputError(
-            f"{folder / 'predictions.csv'} is damaged (not {metrics['n']} predictions): delete that folder"
-        )
+    found, count = read_predictions(folder), metrics["n"]
+    if len(found) != count or not all(pd.api.types.is_numeric_dtype(found[name]) for name in ("mos", "pred")):
+        path = folder / "predictions.csv"
+        raise InputError(f"{path} is damaged (not {count} predictions): delete that folder and train again")
     _read_table(folder / "history.csv", "epoch")
     try:
         with safe_open(folder / "model.safetensors", framework="np"):

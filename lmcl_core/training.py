@@ -48,7 +48,7 @@ def train(
         recipe: every hyper-parameter.
         out_dir: the run folder.
         device: "auto", "cpu", "cuda" or "mps".
-        resume: False discards whatever the folder holds and starts anew.
+        resume: False discards what the folder holds of a run, once all else was found good, and starts anew.
         log: called with one line an epoch.
 
     Returns:
