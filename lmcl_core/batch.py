@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Task = TypeVar("Task")
 
 _TOPIC = "lmcl"  # of the events by which a worker tells of its epochs
+_LOOPBACK = "127.0.0.1"  # of all that is started on this machine: whoever reaches a worker can run code in it
 _SECONDS_TO_JOIN = 60
 _SECONDS_TO_LOOK = 5  # at workers that joined
 #: Dask gives up a worker that died where it is not back after 15 seconds, which a busy machine may need to import.
@@ -235,11 +236,13 @@ def _cluster(scheduler: str, workers: int) -> Iterator:
         from distributed import Nanny, Scheduler, SpecCluster
 
         environments = local_workers(workers, _visible_gpus(), os.cpu_count() or 1)
-        options = dict(nthreads=1, memory_limit=0, dashboard=False, silence_logs=logging.CRITICAL)
+        options = dict(nthreads=1, memory_limit=0, dashboard=False, silence_logs=logging.CRITICAL, host=_LOOPBACK)
         with (
             dask.config.set(_PATIENT),
             SpecCluster(
-                scheduler=dict(cls=Scheduler, options=dict(dashboard=False, dashboard_address=":0", host="127.0.0.1")),
+                scheduler=dict(
+                    cls=Scheduler, options=dict(dashboard=False, dashboard_address=f"{_LOOPBACK}:0", host=_LOOPBACK)
+                ),
                 workers={n: dict(cls=Nanny, options=dict(options, env=env)) for n, env in enumerate(environments)},
                 silence_logs=logging.CRITICAL,
             ) as cluster,

@@ -9,6 +9,7 @@ import sys
 import dask
 import dask_jobqueue  # noqa: F401  its defaults enter the configuration when it is first imported
 import nbformat
+import psutil
 import pytest
 
 from lmcl_core import InputError, RunError
@@ -156,3 +157,16 @@ def test_workers_that_nobody_starts_again_end_the_batch(tmp_path, monkeypatch):
         client.cluster.sync(keeper.close)
         with pytest.raises(RunError, match="every worker was lost"):
             run_jobs(client, [job(tmp_path, "1 + 1")], lambda job: None, lambda line: None)
+
+
+def test_everything_that_is_started_here_listens_on_the_loopback_alone(client):
+    """Whoever reaches a port of a worker, a nanny or the scheduler can run code there."""
+    this = psutil.Process()
+    sockets = [
+        socket
+        for process in [this, *this.children(recursive=True)]
+        for socket in process.net_connections(kind="inet")
+        if socket.status == psutil.CONN_LISTEN
+    ]
+    assert len(sockets) >= 3  # scheduler, nanny, worker
+    assert {socket.laddr.ip for socket in sockets} == {"127.0.0.1"}
