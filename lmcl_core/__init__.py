@@ -1,6 +1,6 @@
 """Local manifold contrastive learning for no-reference image quality assessment.
 
-Names are imported when they are first used, so that ``import lmcl_core`` is quick.
+Public names are imported on first use, so that ``import lmcl_core`` is quick.
 """
 
 from importlib import import_module
@@ -8,20 +8,25 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "benchmarks": ("BENCHMARKS", "Benchmark", "Fault", "load_benchmark"),
-    "splits": ("Split", "data_hash", "make_split", "shared_contents", "split_hash"),
-    "verify": ("verify_benchmark",),
+_MODULES = {
+    "data.benchmarks": ("BENCHMARKS", "Benchmark", "Fault", "choose_benchmarks", "load_benchmark"),
+    "data.verify": ("verify_benchmark",),
+    "data.splits": ("Split", "make_split", "numbered_splits", "shared_contents"),
+    "data.identity": ("data_hash", "rows_of", "split_hash"),
+    "data.store": ("ImageStore",),
     "crops": ("CropSampler", "crop_saliency", "salient_crop"),
     "losses": ("LocalManifoldContrastiveLoss", "mutual_loss", "quality_loss"),
     "model": ("QualityModel", "make_teacher", "update_teacher"),
-    "recipe": ("Recipe",),
+    "recipe": ("Recipe", "VARIANTS"),
     "training": ("train",),
+    "inference": ("Scorer", "load"),
     "evaluation": ("metrics", "bootstrap_interval"),
-    "scoring": ("Scorer", "load"),
-    "errors": ("InputError", "RunError"),
+    "runs.folder": ("run_folder",),
+    "batch.parameters": ("check_parameters",),
+    "common.paths": ("figures_folder", "runs_folder"),
+    "common.errors": ("InputError", "RunError"),
 }
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_MODULE_OF)
 
 

@@ -1,19 +1,19 @@
-"""The command line, ``lmcl``: exit 0 good, 1 something is faulty or failed, 2 wrong use."""
+"""The command ``lmcl``. Exit codes: 0 success; 1 faults found or work failed; 2 wrong use or input; 130 interrupted."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
-import warnings
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
-from .arguments import parse_changes, parse_split
-from .errors import InputError, RunError, counted, refused
+from .common.command import exit_codes, fail
+from .common.errors import InputError, counted
 
 app = typer.Typer(
     add_completion=False,
@@ -27,38 +27,47 @@ app = typer.Typer(
 Name = Annotated[
     str, typer.Option("--benchmark", help="demo, livec, live, csiq, tid2013, kadid10k, koniq10k, livefb, spaq")
 ]
-Names = Annotated[str, typer.Option("--benchmark", help="one, several with commas, or all that are in the folder")]
-Root = Annotated[str, typer.Option("--data-root", help="the benchmark's official folder, or the folder it lies in")]
+Names = Annotated[str, typer.Option("--benchmark", help="one name, several with commas, or all: every benchmark found")]
+Root = Annotated[str, typer.Option("--data-root", help="the benchmark's official folder, or its parent folder")]
+RunsDir = Annotated[str, typer.Option(help="folder of run folders; default: runs/ of the checkout")]
+FiguresDir = Annotated[str, typer.Option(help="folder of figures; default: figures/ of the checkout")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="change a recipe field; may be repeated")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="compute again what is finished")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="run finished work again")]
 
-_AT_A_TIME = 8  # pictures that are scored together
+_BATCH_SIZE = 8
+_REPEAT = "finished {} are kept, run the same command again to continue"
+#: What remains of a command that was stopped.
+_KEPT = dict(
+    train=_REPEAT.format("epochs"),
+    reproduce=_REPEAT.format("epochs"),
+    score="the printed rows are complete; the other images are not scored",
+    bench="results of complete parts are kept in files whose names end in unfinished",
+)
 
 
 @app.command()
 def reproduce(
     benchmark: Names = "demo",
     data_root: Root = "",
-    splits: Annotated[int, typer.Option(help="how many of the numbered splits")] = 3,
-    runs_dir: Annotated[str, typer.Option(help="default: runs/ of the checkout")] = "",
-    figures_dir: Annotated[str, typer.Option(help="default: figures/ of the checkout")] = "",
+    splits: Annotated[int, typer.Option(help="number of splits, from split 0")] = 3,
+    runs_dir: RunsDir = "",
+    figures_dir: FiguresDir = "",
     device: Device = "auto",
     overwrite: Overwrite = False,
     changes: Set = None,
-    workers: Annotated[int, typer.Option(help="notebooks at once; 0: one a GPU, or one")] = 0,
+    workers: Annotated[int, typer.Option(help="notebooks that run at once; 0: one per GPU, or 1")] = 0,
     scheduler: Annotated[str, typer.Option(help="tcp://HOST:PORT of a Dask scheduler, or slurm")] = "",
-    ablation: Annotated[bool, typer.Option("--ablation", help="train every variant too, and run notebook 05")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print plan, time and room; run nothing")] = False,
+    ablation: Annotated[bool, typer.Option("--ablation", help="train every variant, and run notebook 05")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print runs, time and disk space; run nothing")] = False,
 ) -> None:
-    """Run notebooks 01 to 04 and 06 (with --ablation 05 too) headless, over benchmarks and splits; finished work is
-    skipped."""
-    from .reproduce import Order
-    from .reproduce import reproduce as run
+    """Run notebooks 01 to 04 and 06 (with --ablation also 05) over benchmarks and splits; skip finished work."""
+    from .batch.reproduce import ReproduceOptions
+    from .batch.reproduce import reproduce as run
 
-    order = Order(
+    options = ReproduceOptions(
         benchmark=benchmark,
         data_root=data_root,
         splits=splits,
@@ -71,44 +80,44 @@ def reproduce(
         scheduler=scheduler,
         ablation=ablation,
     )
-    if not dry_run:
-        run(order, log=_say)
-        return
-    script = _slurm_script() if scheduler == "slurm" else ""  # first: settings that are missing are told at once
-    from .estimates import forecast  # here: it needs torch, which a batch leaves to its notebooks
+    if dry_run:
+        _print_forecast(options)
+    else:
+        run(options, log=_log)
 
-    expected = forecast(order, log=_say)
-    print(expected.round({"minutes": 1, "store_gb": 2}).to_string(index=False))
+
+def _print_forecast(options: Any) -> None:
+    from .batch.cluster import slurm_cluster
+
+    script = ""
+    if options.scheduler == "slurm":  # first, because incomplete settings are an error
+        with slurm_cluster() as cluster:
+            script = cluster.job_script()
+    from .batch.forecast import forecast  # imports torch
+
+    table = forecast(options, log=_log)
+    print(table.round({"minutes": 1, "store_gb": 2}).to_string(index=False))
     print(
-        f"in all {expected['runs'].sum()} runs, {expected['minutes'].sum():.0f} minutes of training on one worker, "
-        f"{expected['store_gb'].sum():.1f} GB of decoded pictures"
+        f"in all {table['runs'].sum()} runs, {table['minutes'].sum():.0f} minutes of training on one worker, "
+        f"{table['store_gb'].sum():.1f} GB of decoded images"
     )
     if script:
         print(script)
 
 
-def _slurm_script() -> str:
-    from .batch import slurm_cluster
-
-    with slurm_cluster() as cluster:
-        return cluster.job_script()
-
-
 @app.command()
 def verify(
     benchmark: Annotated[str, typer.Argument(help="its name, such as demo, livec or tid2013")],
-    data_root: Annotated[str, typer.Argument(help="the official folder, or the folder it lies in")] = "",
+    data_root: Annotated[str, typer.Argument(help="the official folder, or its parent folder")] = "",
     deep: Annotated[bool, typer.Option("--deep", help="decode every image")] = False,
-    show: Annotated[int, typer.Option(min=0, help="faults of one kind to print")] = 10,
+    show: Annotated[int, typer.Option(min=0, help="number of faults of one kind to print")] = 10,
 ) -> None:
-    """Check a benchmark's folder; print its split hashes, or every fault with its fix."""
-    from .benchmarks import BENCHMARKS, load_benchmark
-    from .splits import make_split, shared_contents, split_hash
-    from .verify import verify_benchmark
+    """Check a benchmark's folder. Print every fault with its fix or, if there are none, the splits and their hashes."""
+    from .data.benchmarks import BENCHMARKS, load_benchmark
+    from .data.verify import verify_benchmark
 
     faults = verify_benchmark(benchmark, data_root or None, deep)
-    counts = Counter(fault.kind for fault in faults)
-    for kind, count in counts.items():
+    for kind, count in Counter(fault.kind for fault in faults).items():
         for fault in [fault for fault in faults if fault.kind == kind][:show]:
             print(fault, file=sys.stderr)
         if count > show:
@@ -121,12 +130,19 @@ def verify(
     print(f"{benchmark}: {len(table)} images, no faults; labels from {table.attrs['label_file']}: {kind}")
     for note in table.attrs["notes"]:
         print(note)
-    seen: dict[str, int | str] = {}
+    _print_splits(table)
+
+
+def _print_splits(table: Any) -> None:
+    from .data.identity import split_hash
+    from .data.splits import make_split, shared_contents
+
+    first_of: dict[str, int | str] = {}  # by hash; few contents give equal splits
     for index in [*range(10), *(["official"] if table["official_split"].notna().any() else [])]:
         split = make_split(table, index)
         digest = split_hash(table, split)
-        again = f"; the same as split {seen[digest]}, there are so few contents" if digest in seen else ""
-        seen.setdefault(digest, index)
+        again = f"; equals split {first_of[digest]}, because there are few contents" if digest in first_of else ""
+        first_of.setdefault(digest, index)
         counts = ", ".join(f"{len(part)} {name}" for name, part in zip(("train", "val", "test"), split) if len(part))
         print(f"split {index}: {digest}  {counts}, {shared_contents(table, split)} contents shared{again}")
 
@@ -134,119 +150,99 @@ def verify(
 @app.command()
 def download(
     benchmark: Annotated[str, typer.Argument(help="its name, such as kadid10k")],
-    folder: Annotated[str, typer.Argument(help="where the benchmark's own folder is put")],
-    yes: Annotated[bool, typer.Option("--yes", help="accept the owners' terms without being asked")] = False,
+    folder: Annotated[str, typer.Argument(help="folder that will hold the benchmark's own folder")],
+    yes: Annotated[bool, typer.Option("--yes", help="accept the owners' terms without a question")] = False,
 ) -> None:
-    """Download a benchmark that may be had openly, after showing its owners' terms; for others, say where to ask."""
-    from .download import download as run
+    """Show a benchmark's terms and download it; if it is not openly available, say whom to ask."""
+    from .data.download import download as run
 
-    run(benchmark, folder, accept=lambda: yes or typer.confirm("Do you accept the owners' terms?"), log=_say)
+    run(benchmark, folder, accept=lambda: yes or typer.confirm("Do you accept the owners' terms?"), log=_log)
 
 
 @app.command()
 def train(
     benchmark: Name = "demo",
     data_root: Root = "",
-    split: Annotated[str, typer.Option(help="which numbered split, or official")] = "0",
+    split: Annotated[str, typer.Option(help="index of a numbered split, or official")] = "0",
     recipe: Annotated[str, typer.Option(help="lmcl, no-manifold, or another variant of the ablation")] = "lmcl",
-    validation: Annotated[bool, typer.Option("--validation", help="measure on 15 % of the training part")] = False,
-    runs_dir: Annotated[str, typer.Option(help="default: runs/ of the checkout")] = "",
+    validation: Annotated[
+        bool, typer.Option("--validation", help="test on a validation part: 15 % of all contents, cut from training")
+    ] = False,
+    runs_dir: RunsDir = "",
     device: Device = "auto",
     overwrite: Overwrite = False,
     changes: Set = None,
 ) -> None:
-    """Train and test one split, without a notebook; a killed run goes on where it was."""
-    from .benchmarks import load_benchmark
-    from .splits import make_split, validation_split
-    from .paths import runs_folder
-    from .processes import rank
+    """Train and test on one split, without a notebook. Repeat the command to resume a killed run."""
+    from .common.paths import runs_folder
+    from .data.benchmarks import load_benchmark
+    from .data.splits import make_split, validation_split
     from .recipe import Recipe, check_changes
-    from .runs import run_folder
-    from .training import train as run
+    from .runs.folder import run_folder
 
-    settings, index = Recipe.for_benchmark(benchmark, recipe, **parse_changes(changes)), parse_split(split)
-    check_changes({field: value for field, value in parse_changes(changes).items() if field != "name"}, [recipe])
+    fields, index = parse_changes(changes), parse_split(split)
+    settings = Recipe.for_benchmark(benchmark, recipe, **fields)
+    check_changes({field: value for field, value in fields.items() if field != "name"}, [recipe])
+    runs = runs_folder(runs_dir)
     table = load_benchmark(benchmark, data_root or None)
     parts = validation_split(table, index) if validation else make_split(table, index)
-    folder = run_folder(runs_folder(runs_dir), benchmark, settings.name, parts.index)
-    result = run(table, parts, settings, folder, device, resume=not overwrite, log=_say)
-    if rank() > 0:  # of several processes the first one tells
-        return
-    part = "validation" if validation else "test"
-    print(f"{folder}: {part} SRCC {result['srcc']:.4f}  PLCC {result['plcc']:.4f}  (last epoch)")
+    folder = run_folder(runs, benchmark, settings.name, parts.index)
+    from .common.distributed import rank
+    from .training import train as run
+
+    result = run(table, parts, settings, folder, device, resume=not overwrite, log=_log)
+    if rank() == 0:
+        part = "validation" if validation else "test"
+        print(f"{folder}: {part} SRCC {result['srcc']:.4f}  PLCC {result['plcc']:.4f}  (last epoch)")
 
 
 @app.command()
 def score(
-    paths: Annotated[list[str], typer.Argument(help="pictures, or folders, at any depth; with --out also addresses")],
-    weights: Annotated[str, typer.Option(help="bundled name, model.safetensors or its run folder")] = "livec",
-    form: Annotated[str, typer.Option("--format", help="csv or json")] = "csv",
-    overlays: Annotated[str | None, typer.Option(help="folder for one picture a file: saliency, crop scores")] = None,
-    batch_size: Annotated[int, typer.Option(help="pictures at a time")] = _AT_A_TIME,
-    out: Annotated[str | None, typer.Option(help="folder of Parquet files, scored in parts on a Dask cluster")] = None,
-    workers: Annotated[int, typer.Option(help="with --out: workers; 0: one a GPU, or one")] = 0,
+    paths: Annotated[list[str], typer.Argument(help="images, or folders of images; with --out also s3://...")],
+    weights: Annotated[str, typer.Option(help="bundled name, model.safetensors, or a run folder")] = "livec",
+    form: Annotated[Literal["csv", "json"], typer.Option("--format", help="format of the printed rows")] = "csv",
+    overlays: Annotated[str | None, typer.Option(help="folder for overlays of saliency and crop scores")] = None,
+    batch_size: Annotated[int, typer.Option(help="images per forward pass")] = _BATCH_SIZE,
+    out: Annotated[str | None, typer.Option(help="folder of Parquet files, scored in chunks on Dask")] = None,
+    workers: Annotated[int, typer.Option(help="with --out: number of workers; 0: one per GPU, or 1")] = 0,
     scheduler: Annotated[str, typer.Option(help="with --out: tcp://HOST:PORT of a Dask scheduler, or slurm")] = "",
     device: Device = "auto",
 ) -> None:
-    """Score pictures: image, score in MOS units, percentile. Unreadable ones are listed on stderr, exit 1."""
-    if not all(name.strip() for name in [*paths, weights]) or out is not None and not out.strip():
-        raise InputError("a path, --weights or --out is empty: name files or folders, or leave the option out")
-    if out is not None:
-        if overlays is not None or form != "csv" or batch_size != _AT_A_TIME:
-            raise InputError("--overlays, --format and --batch-size go with rows on standard output: leave out --out")
-        _score_many(paths, out, weights, scheduler, workers, device)
-        return
-    if scheduler or workers:
-        raise InputError("--scheduler and --workers need a place for the scores: add --out FOLDER")
-    if address := next((path for path in paths if "://" in path), None):
+    """Score images: image, score in MOS units, percentile. Unreadable images are listed on stderr, with exit code 1."""
+    from .runs.model_file import find_model
+
+    places = [("--weights", weights), ("--out", out), ("--overlays", overlays), *(("PATHS", path) for path in paths)]
+    for name, value in places:
+        if value is not None and not value.strip():
+            raise InputError(f"{name} is empty: name a file or folder, or leave it out")
+    if out is not None and (overlays is not None or form != "csv" or batch_size != _BATCH_SIZE):
+        raise InputError("--overlays, --format and --batch-size do not work with --out: leave one of them out")
+    if out is None and (scheduler or workers):
+        raise InputError("--scheduler and --workers need --out FOLDER, because they write the scores to files")
+    if out is None and (address := next((path for path in paths if "://" in path), None)):
         raise InputError(f"{address} is an address: add --out FOLDER, or name files and folders")
-    from PIL import Image
+    find_model(weights)
+    if out is not None:
+        _score_on_cluster(paths, out, weights, scheduler, workers, device)
+        return
+    from .scoring.output import print_scores
 
-    from .catalogue import BENCHMARKS
-    from .pictures import pictures_below
-    from .score_files import picture_files, score_files
-    from .score_writers import WRITERS
-    from .scoring import load
-
-    if form not in WRITERS:
-        raise InputError(f"--format is {form!r}: it must be one of {', '.join(WRITERS)}")
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large pictures are wanted here
-    drawn = None if overlays is None else _overlays(overlays, paths)
-    if empty := next((path for path in map(Path, paths) if os.path.isdir(path) and not pictures_below(path)), None):
-        raise InputError(f"no pictures in {empty}, hidden ones aside: name picture files, or folders that hold some")
-    scorer = load(weights, device)
-    if scorer.about["benchmark"] == "demo":
-        print(f"scores are those of the demo's labels: {BENCHMARKS['demo'].label_kind}", file=sys.stderr)
-    answers, faults = score_files(scorer, picture_files(paths), batch_size), 0
-    with WRITERS[form]() as write:
-        for number, scored in enumerate(answers):
-            if scored.fault is not None:
-                faults += 1
-                print(" ".join(scored.fault.split()), file=sys.stderr)
-                continue
-            write(dict(image=scored.image, score=round(scored.score, 4), percentile=round(scored.percentile, 2)))
-            if drawn is not None:
-                drawn.save(scorer, scored, number)
-    if faults:
+    if print_scores(paths, weights, form, overlays, batch_size, device):
         raise typer.Exit(1)
 
 
-def _overlays(folder: str, paths: list[str]):
-    from .overlays import Overlays  # here: it needs matplotlib
-    from .paths import whole_path
+def _score_on_cluster(paths: list[str], out: str, weights: str, scheduler: str, workers: int, device: str) -> None:
+    from .batch.cluster import connect
+    from .common.devices import resolve_device
+    from .scoring.many import score_many
 
-    if not folder.strip():
-        raise InputError("--overlays is empty: name a folder, or leave it out")
-    return Overlays(whole_path(folder), paths)
-
-
-def _score_many(paths: list[str], out: str, weights: str, scheduler: str, workers: int, device: str) -> None:
-    from .score_many import score_many
-
-    scored, faults = score_many(paths, out, weights, scheduler=scheduler, workers=workers, device=device, log=_say)
-    print(f"{counted(scored, 'picture')} scored, {faults} could not be read; scores in {out}")
+    if not scheduler:
+        resolve_device(device)  # raises before workers of this machine start
+    with connect(scheduler, workers) as client:
+        scored, faults = score_many(paths, out, weights, client=client, device=device, log=_log)
+    print(f"{counted(scored, 'image')} scored, {faults} could not be read; scores in {out}")
     if faults:
-        print(f"{counted(faults, 'picture')} could not be read: the column fault of {out} says why", file=sys.stderr)
+        print(f"{counted(faults, 'image')} could not be read: column fault of {out} gives the reasons", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -254,94 +250,85 @@ def _score_many(paths: list[str], out: str, weights: str, scheduler: str, worker
 def bench(
     benchmark: Name = "demo",
     data_root: Root = "",
-    parts: Annotated[str, typer.Option(help="store, training, scoring, loss, growth; several with commas")] = "",
+    parts: Annotated[str, typer.Option(help="of store,training,scoring,loss,growth; default: all")] = "",
     repeats: Annotated[int, typer.Option(help="repetitions of each measurement")] = 5,
-    images: Annotated[int, typer.Option(help="how many of its pictures; scoring: 32 at most")] = 64,
-    against: Annotated[str, typer.Option(help="with LIVEC: a checkout of DEIQT, timed too")] = "",
-    figures_dir: Annotated[str, typer.Option(help="default: figures/ of the checkout")] = "",
+    images: Annotated[int, typer.Option(help="number of images; scoring uses at most 32")] = 64,
+    against: Annotated[str, typer.Option(help="with LIVEC: a checkout of DEIQT to time as well")] = "",
+    figures_dir: FiguresDir = "",
     device: Device = "auto",
     changes: Set = None,
 ) -> None:
-    """Measure this machine: store, training, scoring, loss and memory beside plain loops, and how costs grow."""
-    from . import bench as measure
-    from .bench_report import Report
-    from .paths import figures_folder
+    """Time store, training, scoring and loss on this machine against plain loops, and how their costs grow."""
+    from .bench.measure import bench as run
+    from .bench.report import machine
+    from .common.paths import figures_folder
 
-    order = measure.Order(
-        benchmark=benchmark,
-        data_root=data_root,
-        repeats=repeats,
-        images=images,
-        device=device,
-        parts=tuple(part.strip() for part in parts.split(",")) if parts else measure.PARTS,
-        against=against,
-        changes=parse_changes(changes),
-    )
-    report = Report(order, Path(figures_folder("bench", figures_dir), benchmark))
-    measure.bench(order, log=_say, done=report.write)
-    for told in (report.costs, report.growth):
-        if len(told):
-            print(told.to_string(index=False, float_format=_three_figures, na_rep="-"))
-    print(f"{report.note}; tables and pictures in {report.folder}")
+    fields, folder = parse_changes(changes), Path(figures_folder("bench", figures_dir), benchmark)
+    chosen = [part.strip() for part in parts.split(",") if part.strip()]
+    tables = run(folder, benchmark, data_root, repeats, images, device, chosen, against, fields, log=_log)
+    for table in tables:
+        if len(table):
+            print(table.to_string(index=False, float_format=_three_digits, na_rep="-"))
+    print(f"{machine(device)}; tables and figures are in {folder}")
 
 
-def _three_figures(value: float) -> str:
+def _three_digits(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _kept(arguments: list[str]) -> str:
-    """What of a command that was stopped is kept."""
-    if arguments[:1] == ["score"]:
-        parts = any(argument.startswith("--out") for argument in arguments)
-        rows = "the rows that were printed are whole; the other pictures are not scored"
-        return "finished parts are kept, run the same command again to go on" if parts else rows
-    if arguments[:1] == ["bench"]:
-        return "tables and pictures of parts that were measured whole are kept, under names that end in unfinished"
-    trains = arguments[:1] in (["train"], ["reproduce"])
-    return "finished epochs are kept, run the same command again to go on" if trains else ""
+def parse_split(text: str) -> int | str:
+    """The value of ``--split``: an index of at most nine digits, or "official"; else raise `InputError`."""
+    if text == "official" or (text.isascii() and text.isdigit() and len(text) < 10):
+        return text if text == "official" else int(text)
+    raise InputError(f"--split is {text[:40]!r}: write a whole number of 0 or more (nine digits at most), or official")
+
+
+def parse_changes(pairs: list[str] | None) -> dict[str, Any]:
+    """Recipe fields from the FIELD=VALUE strings of ``--set``; a value is JSON, or else a string."""
+    changes = {}
+    for pair in pairs or []:
+        field, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError(f"--set {pair!r}: write FIELD=VALUE, for example --set epochs=3")
+        try:
+            value = json.loads(text)
+        except ValueError:  # such as v2
+            value = text
+        changes[field] = text if field == "name" and not isinstance(value, str) else value  # such as 2024
+    return changes
+
+
+def _log(line: str) -> None:
+    print(line, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with its code; every error is one or two lines on stderr."""
+    """Run the command line and exit with its code; every error is one line on stderr."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    if sys.stderr is None:  # closed by whoever called: what would be told there is lost, the exit code is not
+    if sys.stderr is None:  # closed by the caller
         sys.stderr = open(os.devnull, "w")
     if sys.stdout is None:
-        _fail("standard output is closed, and the answer would be lost: send it to a file or to /dev/null", 2, debug)
-    sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks stops nothing
+        fail("lmcl", "standard output is closed, and results would be lost: redirect it to a file or /dev/null", 2)
+    sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal's encoding lacks
     arguments = [argument for argument in arguments if argument != "--debug"]
     if not arguments:
         app(["--help"], prog_name="lmcl", standalone_mode=False)
         sys.exit(2)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a queue sends stops it as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as with Ctrl-C when a queue ends the job
     try:
-        code = app(arguments, prog_name="lmcl", standalone_mode=False)
-    except InputError as error:
-        _fail(str(error), 2, debug)
+        with exit_codes("lmcl", debug):
+            code = app(arguments, prog_name="lmcl", standalone_mode=False)
     except typer.Abort:
-        _fail("stopped at a question nobody answered: add --yes to accept the terms without being asked", 2, debug)
-    except RunError as error:
-        _fail(str(error), 1, debug)
-    except Exception as error:  # the last line of defence: one line for the user, all of it with --debug
-        if hasattr(error, "format_message"):  # wrong use of an option, found by the command-line library
+        fail("lmcl", "the question got no answer: add --yes to accept the terms without it", 2, debug)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # typer found wrong use of an option
             command = getattr(getattr(error, "ctx", None), "command_path", "lmcl")
-            _fail(f"{error.format_message()} Try `{command} --help`.", 2, debug)
-        told = refused(error) if isinstance(error, OSError) else None
-        _fail(told or f"unexpected {type(error).__name__}: {error}; run again with --debug to see where", 1, debug)
-    if code == 130:  # how the library reports Ctrl-C
-        _fail("; ".join(["stopped", *filter(None, [_kept(arguments)])]), 130, debug)
+            message = error.format_message().replace("Value error, ", "").rstrip(".")
+            fail("lmcl", f"{message}. Try `{command} --help`.", 2, debug)
+        fail("lmcl", f"unexpected {type(error).__name__}: {error}; run again with --debug to see where", 1, debug)
+    if code == 130:  # typer reports Ctrl-C by this code
+        to_folder = arguments[0] == "score" and any(argument.startswith("--out") for argument in arguments)
+        kept = _REPEAT.format("chunks") if to_folder else _KEPT.get(arguments[0])
+        fail("lmcl", "; ".join(filter(None, ["stopped", kept])), 130, debug)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _fail(message: str, code: int, debug: bool) -> None:
-    if debug:
-        import traceback
-
-        traceback.print_exc()
-    print(f"lmcl: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(code)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

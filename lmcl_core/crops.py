@@ -1,4 +1,4 @@
-"""Where crops are taken: random multi-scale boxes for training, a fixed grid for test, and how salient a box is.
+"""Crops: random multi-scale boxes for training, a fixed grid for test, and the saliency of a box.
 
 Shapes: `B` images, `K` crops per image, `h w` the token grid of a saliency map. A box is (top, left, height, width)
 in pixels of the image, int64.
@@ -7,28 +7,27 @@ in pixels of the image, int64.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import InputError
+from .common.errors import InputError
 
 
 @dataclass(frozen=True)
 class CropSampler:
-    """Draws square crops of an image at several scales (notebook 02).
+    """Samples square crops of an image at several scales (notebook 02).
 
     Crop k covers a square of side ``size * scales[k % len(scales)]`` image pixels, clipped to the image's short
-    side, and is later brought to ``size x size``.
+    side, and is later resized to ``size x size``.
 
     Args:
         size: S, side of a crop as the model sees it, in pixels, >= 1.
         crops: K, crops per image, >= 1.
-        scales: side of a crop in units of `size`, > 0; crop k takes scale k modulo their number.
-        flip: whether `flips` draws mirrored crops.
+        scales: sides of the crops in units of `size`, > 0.
+        flip: whether `flips` mirrors crops at random.
 
     Raises:
         ValueError: a size, number or scale out of range.
@@ -56,7 +55,7 @@ class CropSampler:
         Args:
             heights: (B,) image heights in pixels, >= 1.
             widths: (B,) image widths in pixels, >= 1.
-            generator: the only source of randomness; the global one is left alone.
+            generator: the only source of randomness.
 
         Returns:
             (B, K, 4) int64 boxes, each inside its image.
@@ -75,15 +74,7 @@ class CropSampler:
         return torch.cat([corner, side[..., None].expand(-1, -1, 2)], dim=-1)
 
     def flips(self, images: int, generator: torch.Generator) -> Tensor:
-        """Draw which crops are mirrored left-right.
-
-        Args:
-            images: B.
-            generator: the only source of randomness.
-
-        Returns:
-            (B, K) bool; all False, and nothing drawn, where `flip` is False.
-        """
+        """Draw which crops of B images are mirrored left-right: (B, K) bool, all False if `flip` is False."""
         if not self.flip:
             return torch.zeros(images, self.crops, dtype=torch.bool)
         return (torch.rand(images, self.crops, generator=generator, device=generator.device) < 0.5).cpu()
@@ -91,7 +82,7 @@ class CropSampler:
     def grid(self, height: int, width: int, crops: int) -> Tensor:
         """Fixed test crops at the first scale, spread evenly, that together reach all four edges.
 
-        One crop alone cannot reach four edges of a larger image, so ``crops=1`` is the whole image.
+        ``crops=1`` gives the whole image, since one smaller crop cannot reach four edges.
 
         Args:
             height: image height in pixels, >= 1.
@@ -99,7 +90,7 @@ class CropSampler:
             crops: number of boxes, >= 1.
 
         Returns:
-            (crops, 4) int64 boxes, the same at every call.
+            (crops, 4) int64 boxes.
 
         Raises:
             ValueError: a size or number below 1.
@@ -124,16 +115,17 @@ class CropSampler:
 
 
 def fixed_boxes(sampler: CropSampler, height: int, width: int, crops: int) -> Tensor:
-    """The fixed test crops of a picture: a grid of every scale the sampler trains with, equally dense at each.
+    """The fixed test crops of an image: one grid for each scale of the sampler; fewer boxes at larger scales.
 
     Args:
         sampler: gives size and scales.
-        height: picture height in pixels, >= 1.
-        width: picture width in pixels, >= 1.
-        crops: number of boxes at the first scale, >= 1; a scale twice as large has a quarter of them, but at least 2.
+        height: image height in pixels, >= 1.
+        width: image width in pixels, >= 1.
+        crops: number of boxes at the first scale, >= 1. A scale r times as large gets crops / r² boxes, rounded, but at
+            least 2. With 1, every scale gets one box, the whole image.
 
     Returns:
-        (K, 4) int64 boxes in the order of the scales; K depends on `sampler` and `crops` alone.
+        (K, 4) int64 boxes in the order of the scales; K depends only on `sampler` and `crops`.
 
     Raises:
         ValueError: a size or number below 1.
@@ -143,15 +135,15 @@ def fixed_boxes(sampler: CropSampler, height: int, width: int, crops: int) -> Te
 
 
 def crops_by_scale(scales: Sequence[float], crops: int) -> dict[float, int]:
-    """How many fixed test crops each different scale has; arguments as `fixed_boxes`."""
+    """Number of fixed test crops at each distinct scale; `crops` as in `fixed_boxes`."""
     first = scales[0]
     return {s: crops if s == first or crops == 1 else max(2, round(crops * (first / s) ** 2)) for s in scales}
 
 
 def crop_saliency(maps: Tensor, boxes: Tensor, heights: Tensor, widths: Tensor) -> Tensor:
-    """Mean density of a saliency map inside each box, so that a large crop does not win by its size.
+    """Mean density of a saliency map inside each box. It is a mean, not a sum, so it does not favour large crops.
 
-    The map is piecewise constant over a grid stretched across the image; the integral over a box is exact.
+    The map is piecewise constant over a grid that covers the image; its integral over a box is exact.
 
     Args:
         maps: (B, h, w) non-negative float maps, each summing to 1.
@@ -162,6 +154,7 @@ def crop_saliency(maps: Tensor, boxes: Tensor, heights: Tensor, widths: Tensor) 
     Returns:
         (B, K) float densities; 1 where the map is uniform. Source: notebook 02, equation 2.
     """
+    # Equation 2: share of the attention over share of the area
     _, h, w = maps.shape
     boxes = boxes.to(maps.device, maps.dtype)
     height, width = (v.to(maps.device, maps.dtype)[:, None] for v in (heights, widths))
@@ -173,7 +166,7 @@ def crop_saliency(maps: Tensor, boxes: Tensor, heights: Tensor, widths: Tensor) 
 
 
 def salient_crop(density: Tensor) -> Tensor:
-    """Index of the crop of highest saliency in each image; the first of equals.
+    """Index of the crop with the highest saliency in each image; the first one in case of a tie.
 
     Args:
         density: (B, K) float.
@@ -187,11 +180,11 @@ def salient_crop(density: Tensor) -> Tensor:
 
 
 def crop_weights(density: Tensor, by_saliency: bool = True) -> Tensor:
-    """Saliency weights of an image's crops; equal ones where no crop covers any saliency.
+    """Saliency weights of an image's crops (notebook 02, equation 2); equal weights if the density of every crop is 0.
 
     Args:
         density: (B, K) from `crop_saliency`.
-        by_saliency: False weighs all crops alike.
+        by_saliency: False gives all crops equal weights.
 
     Returns:
         (B, K), summing to 1 over K.
@@ -200,33 +193,8 @@ def crop_weights(density: Tensor, by_saliency: bool = True) -> Tensor:
     return density / density.sum(dim=1, keepdim=True)
 
 
-def resize_crop(pixels: Tensor, size: int) -> Tensor:
-    """Bring one crop to the model's size with an antialiased bilinear filter.
-
-    Args:
-        pixels: (H, W, 3) uint8.
-        size: S, in pixels.
-
-    Returns:
-        (S, S, 3) uint8; `pixels` itself, bit for bit, where it already has that size. On a GPU the filter works in
-        float32, on a CPU in whole numbers: they differ by one level at most.
-    """
-    if pixels.shape[:2] == (size, size):
-        return pixels
-    chw = pixels.permute(2, 0, 1)[None]  # (1, 3, H, W), channels last in memory
-    if pixels.device.type != "cpu":
-        return _in_float32(chw, size)[0].permute(1, 2, 0)
-    return F.interpolate(chw, (size, size), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
-
-
-def _in_float32(chw: Tensor, size: int) -> Tensor:
-    """(1, 3, H, W) -> (1, 3, S, S), both uint8, for devices without a filter of whole numbers."""
-    resized = F.interpolate(chw.float(), (size, size), mode="bilinear", antialias=True)
-    return resized.round().clamp(0, 255).to(torch.uint8)
-
-
 def _cover(spans: Tensor, cells: int) -> Tensor:
-    """(B, K, 2) start and end in cell units -> (B, K, cells) covered share of each unit cell."""
+    """(B, K, 2) start and end in cells -> (B, K, cells) covered fraction of each cell."""
     cell = torch.arange(cells, device=spans.device, dtype=spans.dtype)
     return (torch.minimum(spans[..., 1:], cell + 1) - torch.maximum(spans[..., :1], cell)).clamp(min=0)
 
@@ -237,7 +205,7 @@ def _extents(heights, widths) -> Tensor:
     if heights.shape != widths.shape or heights.ndim != 1:
         raise InputError(
             f"image sizes: got heights {tuple(heights.shape)} and widths {tuple(widths.shape)}; "
-            "both must be one number an image"
+            "both must hold one number per image"
         )
     extent = torch.stack([heights, widths], dim=1)
     if extent.numel() and extent.min() < 1:
@@ -246,7 +214,7 @@ def _extents(heights, widths) -> Tensor:
 
 
 def _columns_per_row(free_rows: int, free_columns: int, crops: int) -> list[int]:
-    """How many crops stand in each row of the grid; rows and columns follow the free room in both directions."""
+    """Number of crops in each row of the grid; the grid's shape follows the free space in both directions."""
     if free_rows == 0:
         return [crops]
     if free_columns == 0 or crops == 2:
@@ -256,6 +224,6 @@ def _columns_per_row(free_rows: int, free_columns: int, crops: int) -> list[int]
     return [crops // rows + (row < crops % rows) for row in range(rows)]
 
 
-def _spread(index: int, count: int, room: int) -> int:
-    """Offset of item `index` of `count` spread evenly over 0..room; a single one stands in the middle."""
-    return room // 2 if count == 1 else round(index * room / (count - 1))
+def _spread(index: int, count: int, free: int) -> int:
+    """Offset of item `index` of `count` items spread evenly over 0..free; a single item is centred."""
+    return free // 2 if count == 1 else round(index * free / (count - 1))

@@ -1,4 +1,4 @@
-"""How well scores agree with opinion, and how surely that is known."""
+"""Evaluation: correlations of predictions with MOS, the fitted logistic, and bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from .errors import InputError
+from .common.errors import InputError
 
-#: An interval needs this many splits, or contents: of five values, even lowest to highest covers the median too seldom
-#: (0.94), and the few different draws of five contents make no percentiles.
+#: Smallest number of splits or contents for which an interval is given. With five values, even the interval from the
+#: lowest to the highest covers the median with a probability of only 0.94, and a bootstrap of five contents has too few
+#: distinct samples.
 FEWEST = 6
 
 
 def metrics(*, pred: Sequence[float], mos: Sequence[float]) -> dict[str, float]:
-    """Agreement of predicted scores with opinion, signed: a reversed prediction is negative.
+    """Agreement of predictions with MOS. Correlations are signed: a reversed prediction is negative.
 
     Args:
         pred: (n,) predictions, higher is better.
-        mos: (n,) opinion scores, higher is better.
+        mos: (n,) mean opinion scores, higher is better.
 
     Returns:
-        srcc, plcc (raw Pearson), plcc_logistic (after a 4-parameter logistic fitted on these very pairs, as many
-        papers do; optimistic), krcc, rmse (in the units given) and n.
+        srcc, plcc (raw Pearson), plcc_logistic (after a 4-parameter logistic fitted on the same pairs; optimistic),
+        krcc, rmse (in the given units) and n.
 
     Raises:
         ValueError: lengths differ, fewer than 3 pairs, not finite, or constant.
@@ -42,7 +43,7 @@ def metrics(*, pred: Sequence[float], mos: Sequence[float]) -> dict[str, float]:
 
 
 def logistic_fit(pred: np.ndarray, mos: np.ndarray) -> np.ndarray:
-    """Map predictions to opinion by a 4-parameter logistic (VQEG), fitted on these pairs: least squares from one start.
+    """Map predictions to MOS by a 4-parameter logistic (VQEG), fitted on these pairs by least squares.
 
     Args:
         pred: (n,) float.
@@ -74,19 +75,19 @@ def bootstrap_interval(
     draws: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a metric; what is drawn are contents, since pictures of one are not independent.
+    """Percentile bootstrap interval of a metric. Contents are resampled, since images of one content are dependent.
 
     Args:
         pred: (n,) predictions.
-        mos: (n,) opinion scores.
-        content: (n,) content of each picture; None where every picture is a content of its own.
+        mos: (n,) mean opinion scores.
+        content: (n,) content of each image; None if every image is its own content.
         statistic: "srcc" or "plcc".
         level: coverage in (0, 1).
         draws: bootstrap samples.
         seed: of the resampling.
 
     Returns:
-        Lower and upper end; NaN below `FEWEST` contents, whose few draws make no interval.
+        Lower and upper end; NaN below `FEWEST` contents.
 
     Raises:
         ValueError: as `metrics`, or an unknown statistic.
@@ -103,7 +104,7 @@ def bootstrap_interval(
     for choice in rng.integers(0, len(members), size=(draws, len(members))):
         rows = np.concatenate([members[group] for group in choice])
         a, b = (stats.rankdata(v[rows]) if statistic == "srcc" else v[rows] for v in (pred, mos))
-        if np.ptp(a) and np.ptp(b):  # a draw of equal pairs has no correlation
+        if np.ptp(a) and np.ptp(b):  # the correlation of a constant sample is undefined
             drawn.append(np.corrcoef(a, b)[0, 1])
     tail = 100 * (1 - level) / 2
     return tuple(float(end) for end in np.percentile(drawn, [tail, 100 - tail]))
@@ -112,7 +113,7 @@ def bootstrap_interval(
 def median_interval(
     values: Sequence[float], level: float = 0.95, draws: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the median of a few numbers, such as one result a split.
+    """Percentile bootstrap interval of a median, such as the median PLCC over splits.
 
     Args:
         values: (n,) numbers.
@@ -121,8 +122,7 @@ def median_interval(
         seed: of the resampling.
 
     Returns:
-        Lower and upper end; NaN below six values, where even lowest to highest covers the median too seldom
-        (1 - 2^(1-n): 0.94 for five values).
+        Lower and upper end; NaN below `FEWEST` values.
     """
     values = np.asarray(values, dtype=float)
     if len(values) < FEWEST:
@@ -133,16 +133,16 @@ def median_interval(
 
 
 def by_distortion(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Metrics within each distortion type: the median over splits, since each split has a model of its own.
+    """Metrics within each distortion type, as medians over splits.
 
-    A correlation needs three pictures: a split with fewer of a distortion is left out of its median.
+    A split with fewer than three images of a distortion is left out of that distortion's median.
 
     Args:
         predictions: columns split, distortion, mos, pred.
 
     Returns:
-        One row a distortion: distortion, srcc, plcc, rmse (medians) and n (pictures in all splits); empty where the
-        benchmark names no distortions.
+        One row per distortion: distortion, srcc, plcc, rmse (medians) and n (images in all splits); empty if the
+        benchmark has no distortion labels.
     """
     rows = []
     for name, group in predictions.dropna(subset=["distortion"]).groupby("distortion"):
@@ -156,12 +156,13 @@ def by_distortion(predictions: pd.DataFrame) -> pd.DataFrame:
 def _pairs(pred: Sequence[float], mos: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     pred, mos = np.asarray(pred, dtype=float), np.asarray(mos, dtype=float)
     if pred.shape != mos.shape or pred.ndim != 1:
-        raise InputError(f"pred {pred.shape} and mos {mos.shape}: both must be one number an image")
+        raise InputError(f"pred {pred.shape} and mos {mos.shape}: both must hold one number per image")
     if len(pred) < 3:
         raise InputError(f"only {len(pred)} pairs: a correlation needs at least 3")
     for name, values in (("pred", pred), ("mos", mos)):
         if not np.isfinite(values).all():
-            raise InputError(f"{name} holds {int((~np.isfinite(values)).sum())} values that are not finite numbers")
+            count = int((~np.isfinite(values)).sum())
+            raise InputError(f"{name} holds {count} values that are not finite: leave these images out")
         if np.ptp(values) == 0:
-            raise InputError(f"{name} is constant ({values[0]}): a correlation is not defined")
+            raise InputError(f"{name} is constant ({values[0]}): its correlation is undefined; check the values")
     return pred, mos

@@ -1,8 +1,8 @@
-"""The losses of the method, as pure functions of tensors; notebook 02 has their equations.
+"""The losses of the method, as pure functions of tensors. Notebook 02 has their equations.
 
 Shapes: `B` images, `K` crops per image, `D` embedding size, `h w` token grid, `N` = B·K. Student z[i,k] and teacher
-t[i,k] are unit vectors; s(i) is the salient crop of image i; τ the temperature. Nothing here draws random numbers,
-talks to other processes or chooses a device.
+t[i,k] are unit vectors; s(i) is the salient crop of image i; τ is the temperature. The functions are
+deterministic, do not communicate with other processes, and compute on the device of their inputs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import InputError
+from .common.errors import InputError
 
 
 class ManifoldTerms(NamedTuple):
@@ -26,16 +26,17 @@ class ManifoldTerms(NamedTuple):
 
 
 class LocalManifoldContrastiveLoss(nn.Module):
-    """Gather an image's crops around its salient one, push other images away, keep its other crops apart.
+    """Pull an image's crops towards its salient crop, push other images away, keep its non-salient crops apart.
 
-    Source: the paper's abstract, as notebook 02 reads it: v1 is equations 4 and 5, v2 equation 6.
+    Source: the paper's abstract as interpreted in notebook 02: v1 is equations 4 and 5, v2 is equation 6.
 
     Args:
         temperature: τ, > 0.
         intra_weight: weight of the intra-image part, >= 0.
-        variant: "v1" (every crop is an anchor, two cross-entropies) or "v2" (one softmax an image).
+        variant: "v1" (every crop is an anchor, two cross-entropies) or "v2" (one anchor and one
+            softmax per image).
         quality_sigma: None, or the width σ > 0 of a weight ``1 - exp(-(Δmos/σ)²/2)`` on the negatives of other
-            images, so that pictures of equal quality are not pushed apart; beyond the paper, off by default.
+            images, so that images of equal quality are not pushed apart (beyond the paper). None: no weights.
 
     Raises:
         ValueError: an argument out of its range.
@@ -61,73 +62,75 @@ class LocalManifoldContrastiveLoss(nn.Module):
         self.variant, self.quality_sigma = variant, quality_sigma
 
     def forward(self, student: Tensor, teacher: Tensor, salient: Tensor, mos: Tensor | None = None) -> ManifoldTerms:
-        """Compute the loss; half precision is raised to float32 first, float64 stays.
+        """Compute the loss in float32, or in float64 if the inputs are.
 
         Args:
             student: (B, K, D) unit vectors z, float.
-            teacher: (B, K, D) unit vectors t, float; no gradient flows into them.
+            teacher: (B, K, D) unit vectors t, float; detached.
             salient: (B,) int64, s(i) in 0..K-1.
-            mos: (B,) float opinion scores in standard deviations; needed where `quality_sigma` is set.
+            mos: (B,) float scores in standard deviations; required with `quality_sigma`.
 
         Returns:
-            `ManifoldTerms` of scalars. A term whose negatives are empty is 0.
+            `ManifoldTerms` of scalars. A term without negatives is 0.
 
         Raises:
-            ValueError: shapes that do not fit, or, on a CPU, a salient index out of range (a GPU is not waited for).
+            ValueError: shapes that do not fit, or a salient index out of range (checked on a CPU only, since the
+                check would synchronise a GPU).
         """
         _check_embeddings(student, teacher, salient)
         if self.quality_sigma is not None and mos is None:
-            raise InputError("quality_sigma is set, so the loss needs mos, one score an image; pass mos=")
+            raise InputError("quality_sigma is set, so the loss needs the MOS of every image: pass mos=")
         if mos is not None and mos.shape != student.shape[:1]:
-            raise InputError(f"mos is {tuple(mos.shape)}: it must be one score an image, ({student.shape[0]},)")
+            raise InputError(f"mos is {tuple(mos.shape)}: it must hold one score per image, ({student.shape[0]},)")
         dtype = torch.promote_types(student.dtype, torch.float32)
         with torch.autocast(student.device.type, enabled=False):
             z, t = student.to(dtype) / self.temperature, teacher.detach().to(dtype)
-            opinions = None if self.quality_sigma is None else mos.to(z) / self.quality_sigma
+            scaled_mos = None if self.quality_sigma is None else mos.to(z) / self.quality_sigma
             terms = self._v1 if self.variant == "v1" else self._v2
-            return terms(z, t, salient, opinions)
+            return terms(z, t, salient, scaled_mos)
 
-    def _v1(self, z: Tensor, t: Tensor, salient: Tensor, opinions: Tensor | None) -> ManifoldTerms:
+    def _v1(self, z: Tensor, t: Tensor, salient: Tensor, scaled_mos: Tensor | None) -> ManifoldTerms:
         B, K, _ = z.shape
         own = torch.einsum("ikd,ild->ikl", z, t)  # (B, K, K): z[i,k]·t[i,l]/τ
 
-        # L_inter(i,k): positive t[i,s(i)], negatives every t[j,l] with j != i
+        # Equation 4, L_inter(i,k): positive t[i,s(i)], negatives every t[j,l] with j != i
         positive = own.gather(2, salient[:, None, None].expand(B, K, 1)).squeeze(2)  # (B, K)
-        negatives = _LogSumOfOthers.apply(z, t, opinions)  # (B, K)
+        negatives = _LogSumOfOthers.apply(z, t, scaled_mos)  # (B, K)
         inter = (torch.logaddexp(positive, negatives) - positive).mean()
 
-        # L_intra(i,k): positive t[i,k], negatives t[i,l] with l != k and l != s(i)
+        # Equation 5, L_intra(i,k): positive t[i,k], negatives t[i,l] with l != k and l != s(i)
         crop = torch.arange(K, device=z.device)
         barred = (crop[:, None] == crop)[None] | (crop[None, None, :] == salient[:, None, None])  # (B, K, K)
         intra = _cross_entropy(own.diagonal(dim1=1, dim2=2)[..., None], own.masked_fill(barred, -torch.inf)).mean()
         return ManifoldTerms(inter + self.intra_weight * intra, inter, intra)
 
-    def _v2(self, z: Tensor, t: Tensor, salient: Tensor, opinions: Tensor | None) -> ManifoldTerms:
+    def _v2(self, z: Tensor, t: Tensor, salient: Tensor, scaled_mos: Tensor | None) -> ManifoldTerms:
+        # Equation 6, L(i): anchor z[i,s(i)], positive t[i,s(i)], one softmax over all negatives
         anchor = z[torch.arange(len(z), device=z.device), salient][:, None]  # (B, 1, D)
         own = torch.einsum("id,ild->il", anchor[:, 0], t)  # (B, K)
         positive = own.gather(1, salient[:, None])  # (B, 1)
         log_weight = math.log(self.intra_weight) if self.intra_weight > 0 else -math.inf
         within = (own + log_weight).scatter(1, salient[:, None], -torch.inf)  # (B, K)
-        across = _LogSumOfOthers.apply(anchor, t, opinions)  # (B, 1)
+        across = _LogSumOfOthers.apply(anchor, t, scaled_mos)  # (B, 1)
         total = _cross_entropy(positive, torch.cat([within, across], dim=1)).mean()
         return ManifoldTerms(total, _cross_entropy(positive, across).mean(), _cross_entropy(positive, within).mean())
 
 
 class MutualTerms(NamedTuple):
-    """What the student is asked to match of the teacher, each a scalar tensor."""
+    """The two parts of the mutual loss, each a scalar tensor."""
 
     score: Tensor
     saliency: Tensor
 
 
 def mutual_loss(student_score: Tensor, teacher_score: Tensor, student_map: Tensor, teacher_map: Tensor) -> MutualTerms:
-    """Mutual learning: the student matches the teacher's crop scores and its saliency on the global view.
+    """Mutual learning: pull the student's crop scores and saliency maps (of the global view) towards the teacher's.
 
     Args:
         student_score: (B, K) standardised scores of crops.
-        teacher_score: (B, K), no gradient flows into them.
+        teacher_score: (B, K), detached.
         student_map: (B, h, w) saliency, each map summing to 1.
-        teacher_map: (B, h, w), no gradient flows into them.
+        teacher_map: (B, h, w), detached.
 
     Returns:
         `MutualTerms`: smooth-L1 of the scores, and KL(teacher || student) of the maps in nats, mean over B.
@@ -142,12 +145,12 @@ def mutual_loss(student_score: Tensor, teacher_score: Tensor, student_map: Tenso
 
 
 def quality_loss(crop_scores: Tensor, weights: Tensor, mos: Tensor) -> Tensor:
-    """Smooth-L1 on every crop's score and on the saliency-weighted mean of an image's crops, in equal parts.
+    """Mean of smooth-L1 on every crop's score and smooth-L1 on the saliency-weighted mean of an image's crops.
 
     Args:
         crop_scores: (B, K) standardised scores.
         weights: (B, K) saliency weights, summing to 1 over K.
-        mos: (B,) standardised opinion scores.
+        mos: (B,) standardised scores.
 
     Returns:
         Scalar. Source: notebook 02, equation 7.
@@ -159,14 +162,14 @@ def quality_loss(crop_scores: Tensor, weights: Tensor, mos: Tensor) -> Tensor:
 
 
 def correlation_loss(scores: Tensor, mos: Tensor) -> Tensor:
-    """1 - Pearson correlation over a step's images, the measure that tables report.
+    """1 - Pearson correlation over a step's images (beyond the paper). Source: last term of notebook 02, equation 7.
 
     Args:
-        scores: (B,) scores of images, float.
-        mos: (B,) opinion scores.
+        scores: (B,) predicted scores, float.
+        mos: (B,) float.
 
     Returns:
-        Scalar in 0..2; 1, without a gradient, where either is constant, as with B = 1; NaN where a value is.
+        Scalar in 0..2; 1 without a gradient if either input is constant, as with B = 1; NaN if a value is NaN.
 
     Raises:
         InputError: other shapes.
@@ -179,64 +182,64 @@ def correlation_loss(scores: Tensor, mos: Tensor) -> Tensor:
 
 
 def _cross_entropy(positive: Tensor, negatives: Tensor) -> Tensor:
-    """-positive + logsumexp(positive with negatives) over the last axis; 0 where every negative is -inf."""
+    """-positive + logsumexp(positive and negatives) over the last axis; 0 if every negative is -inf."""
     return torch.logsumexp(torch.cat([positive, negatives], dim=-1), dim=-1) - positive.squeeze(-1)
 
 
 class _LogSumOfOthers(torch.autograd.Function):
-    """log Σ_{j≠i,l} w_ij·exp(z[i,a]·t[j,l]), the negatives of other images, a part of the images at a time.
+    """log Σ_{j≠i,l} w_ij·exp(z[i,a]·t[j,l]) over the negatives of other images, computed in chunks of images.
 
-    Of all N x M products of anchors and crops those of some images exist at once, at most `PART` or those of one image:
-    the backward pass makes them again, which costs a matrix product and saves the memory. Only z gets a gradient.
+    The full matrix of anchor-crop products is never stored: each chunk holds at most `PART` products (or those of one
+    image), and the backward pass recomputes them. Only z receives a gradient.
     """
 
     @staticmethod
-    def forward(ctx, z: Tensor, t: Tensor, opinions: Tensor | None) -> Tensor:
-        """z: (B, A, D) anchors over τ; t: (B, K, D); opinions: None, or (B,) MOS over σ -> (B, A), -inf if alone."""
+    def forward(ctx, z: Tensor, t: Tensor, scaled_mos: Tensor | None) -> Tensor:
+        """z: (B, A, D) anchors / τ; t: (B, K, D); scaled_mos: None or (B,) mos / σ -> (B, A), -inf if B = 1."""
         logs = []
         for part in _parts(z, t):
-            products = _others(z, t, opinions, part)
+            products = _others(z, t, scaled_mos, part)
             highest = products.amax(dim=1, keepdim=True).clamp_min(torch.finfo(z.dtype).min)
             logs.append(products.sub_(highest).exp_().sum(dim=1).log_() + highest[:, 0])
         result = torch.cat(logs).view(z.shape[:2])
-        ctx.save_for_backward(z, t, result, *([] if opinions is None else [opinions]))
+        ctx.save_for_backward(z, t, result, *([] if scaled_mos is None else [scaled_mos]))
         return result
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        """Σ_{j≠i,l} softmax · t[j,l], times the gradient."""
-        z, t, result, *opinions = ctx.saved_tensors
+        """Gradient of z[i,a]: the incoming gradient times Σ_{j≠i,l} p[j,l]·t[j,l], p the softmax over negatives."""
+        z, t, result, *scaled_mos = ctx.saved_tensors
         result = result.clamp_min(torch.finfo(z.dtype).min)
         given = torch.empty_like(z)
         with torch.autocast(z.device.type, enabled=False):
             for part in _parts(z, t):
-                products = _others(z, t, opinions[0] if opinions else None, part)
+                products = _others(z, t, scaled_mos[0] if scaled_mos else None, part)
                 share = products.sub_(result[part].reshape(-1, 1)).exp_()  # (n·A, B·K)
                 pull = share @ t.flatten(0, 1)
                 given[part] = pull.view_as(z[part]) * gradient[part][..., None]
         return given, None, None
 
 
-#: Products of anchors and crops that exist at once, 16 MiB in float32: about what a processor's cache holds.
+#: Largest number of anchor-crop products in memory at a time: 16 MiB in float32, about the size of a CPU cache.
 PART = 2**22
 
 
 def _parts(z: Tensor, t: Tensor) -> list[slice]:
-    """Ranges of images, as many at a time as `PART` allows."""
+    """Ranges of images, each as large as `PART` allows."""
     images = max(1, PART // (z.shape[1] * t.shape[0] * t.shape[1]))
     return [slice(first, min(first + images, len(z))) for first in range(0, len(z), images)]
 
 
-def _others(z: Tensor, t: Tensor, opinions: Tensor | None, part: slice) -> Tensor:
-    """(n·A, B·K) z[i,a]·t[j,l] + log w_ij of n images' anchors; -inf where j is i."""
+def _others(z: Tensor, t: Tensor, scaled_mos: Tensor | None, part: slice) -> Tensor:
+    """(n·A, B·K) z[i,a]·t[j,l] + log w_ij for the anchors of n images; -inf where j = i."""
     B, K, _ = t.shape
     anchors = z[part]
     n, A, _ = anchors.shape
     products = anchors.flatten(0, 1) @ t.flatten(0, 1).T
     by_image = products.view(n, A, B, K)
-    if opinions is not None:
-        weight = -torch.expm1(-(opinions[part, None] - opinions[None, :]).square() / 2)  # (n, B)
+    if scaled_mos is not None:
+        weight = -torch.expm1(-(scaled_mos[part, None] - scaled_mos[None, :]).square() / 2)  # (n, B)
         by_image += weight.log_()[:, None, :, None]
     row = torch.arange(n, device=z.device)
     by_image[row, :, row + part.start] = -torch.inf

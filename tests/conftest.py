@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from layouts import COUNTS, write_livec
+
 from lmcl_core import BENCHMARKS
 
 

@@ -92,12 +92,12 @@ def test_the_logistic_fit_is_monotone_and_in_opinion_units():
 @pytest.mark.parametrize(
     "pred, mos, message",
     [
-        ([1, 1, 1], [1, 2, 3], "pred is constant (1.0): a correlation is not defined"),
-        ([1, 2, 3], [5, 5, 5], "mos is constant (5.0): a correlation is not defined"),
-        ([1, math.nan, 3], [1, 2, 3], "pred holds 1 values that are not finite numbers"),
-        ([1, 2, 3], [math.inf, -math.inf, 3], "mos holds 2 values that are not finite numbers"),
-        ([1, 2, 3], [1, 2], "pred (3,) and mos (2,): both must be one number an image"),
-        ([[1], [2], [3]], [[1], [2], [3]], "pred (3, 1) and mos (3, 1): both must be one number an image"),
+        ([1, 1, 1], [1, 2, 3], "pred is constant (1.0): its correlation is undefined; check the values"),
+        ([1, 2, 3], [5, 5, 5], "mos is constant (5.0): its correlation is undefined; check the values"),
+        ([1, math.nan, 3], [1, 2, 3], "pred holds 1 values that are not finite: leave these images out"),
+        ([1, 2, 3], [math.inf, -math.inf, 3], "mos holds 2 values that are not finite: leave these images out"),
+        ([1, 2, 3], [1, 2], "pred (3,) and mos (2,): both must hold one number per image"),
+        ([[1], [2], [3]], [[1], [2], [3]], "pred (3, 1) and mos (3, 1): both must hold one number per image"),
         ([1, 2], [1, 2], "only 2 pairs: a correlation needs at least 3"),
         ([], [], "only 0 pairs: a correlation needs at least 3"),
     ],

@@ -9,29 +9,26 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from lmcl_core import InputError, QualityModel, Recipe, hard_examples, load, load_benchmark, make_split
+from lmcl_core import InputError
 from lmcl_core.hard_examples import (
+    Features,
     check_measures,
-    Described,
     closest_hard_pairs,
     cosine_distance,
-    describe,
     distance_rank,
     hard_pairs,
     intra_image_spread,
     separation,
     umap_coordinates,
 )
-from lmcl_core.model_file import save_model
 
 
 def described(n=12, K=3, C=4, seed=0):
     rng = np.random.default_rng(seed)
     crop_feature = (rng.normal(size=(n, 1, C)) + 0.5 * rng.normal(size=(n, K, C))).astype(np.float32)
     mos = rng.uniform(0, 100, n)
-    return Described(
+    return Features(
         np.array([f"{i}.png" for i in range(n)]), mos, mos + rng.normal(size=n), crop_feature.mean(axis=1), crop_feature
     )
 
@@ -207,14 +204,14 @@ def on_a_circle(mos, jitter):
     turn = np.pi * np.argsort(np.argsort(mos)) / len(mos)
     turn = turn[:, None] + jitter * np.linspace(-1, 1, 4)
     crop_feature = np.stack([np.cos(turn), np.sin(turn)], -1)
-    return Described(np.arange(len(mos)).astype(str), mos, mos, crop_feature.mean(1), crop_feature)
+    return Features(np.arange(len(mos)).astype(str), mos, mos, crop_feature.mean(1), crop_feature)
 
 
 def test_features_in_the_order_of_opinion_have_no_hard_pairs_and_shuffled_ones_do():
     mos = np.linspace(0, 100, 20)
     ordered = separation(on_a_circle(mos, 0.1), 2)
     scrambled = on_a_circle(np.random.default_rng(0).permutation(mos), 0.1)
-    scrambled = separation(Described(scrambled.image, mos, mos, scrambled.feature, scrambled.crop_feature), 2)
+    scrambled = separation(Features(scrambled.image, mos, mos, scrambled.feature, scrambled.crop_feature), 2)
     assert ordered["hard_pair_share"] == 0 and ordered["knn_mos_error"] < 10
     assert scrambled["hard_pair_share"] > 0.3 and scrambled["knn_mos_error"] > 15
 
@@ -241,84 +238,3 @@ def test_umap_is_asked_for_no_more_neighbours_than_there_are(monkeypatch):
     assert asked["n_neighbors"] == 11 and asked["random_state"] == 4
     umap_coordinates(described().feature, 5)
     assert asked["n_neighbors"] == 5
-
-
-@pytest.fixture
-def run(livec, tmp_path):
-    """A folder with the model and predictions of a finished run, and its table."""
-    table = load_benchmark("livec", livec)
-    recipe = Recipe(pretrained=False, crop_size=32, crops=4, test_crops=3, embedding_dim=8, precision="32-true")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = QualityModel(recipe.backbone, False, 8, 32)
-    folder = tmp_path / "run"
-    folder.mkdir()
-    save_model(
-        folder / "model.safetensors",
-        model,
-        recipe,
-        table,
-        make_split(table, 0),
-        mos_mean=50.0,
-        mos_std=20.0,
-        largest_short_side=100,
-    )
-    rows = table.iloc[[7, 2, 5]]
-    pd.DataFrame(dict(image=rows["image"], mos=rows["mos"], pred=[1.0, 2.0, 3.0])).to_csv(
-        folder / "predictions.csv", index=False
-    )
-    return folder, table
-
-
-def test_a_run_is_described_in_the_order_of_names(run):
-    folder, table = run
-    with torch.random.fork_rng(devices=[]):
-        what = describe(folder, table)
-        root = table.attrs["root"]
-        looks = [load(folder).look([f"{root}/{name}"])[0] for name in what.image]
-    assert what.image.tolist() == table["image"].iloc[[2, 5, 7]].tolist() and what.pred.tolist() == [2, 3, 1]
-    assert what.feature.shape == (3, 1280) and what.crop_feature.shape == (3, 3 + 2, 1280)
-    assert what.crop_feature.dtype == np.float16
-    for i, seen in enumerate(looks):
-        assert np.allclose(what.crop_feature[i], seen.feature[0], rtol=1e-3, atol=1e-4)
-        mean = sum(float(w) * f for w, f in zip(seen.weights[0], seen.feature[0].numpy()))
-        assert np.allclose(what.feature[i], mean, atol=1e-4)
-
-
-def test_features_are_kept_until_the_model_or_its_test_part_changes(run, monkeypatch):
-    folder, table = run
-    looked = []
-    again = hard_examples._look_again
-    monkeypatch.setattr(hard_examples, "_look_again", lambda *a: looked.append(a) or again(*a))
-    with torch.random.fork_rng(devices=[]):
-        first, second = describe(folder, table), describe(folder, table)
-        assert len(looked) == 1 and np.array_equal(first.crop_feature, second.crop_feature)
-        assert second.image.tolist() == first.image.tolist() and second.mos.tolist() == first.mos.tolist()
-        rows = pd.read_csv(folder / "predictions.csv").iloc[:2]
-        rows.to_csv(folder / "predictions.csv", index=False)
-        assert len(describe(folder, table).image) == 2 and len(looked) == 2
-        with np.load(folder / hard_examples.FEATURES) as kept:  # as they may lie there, in the order of the file
-            turned = {name: kept[name] if name == "made_from" else kept[name][::-1] for name in kept.files}
-        np.savez(folder / hard_examples.FEATURES, **turned)
-        assert describe(folder, table).image.tolist() == turned["image"][::-1].tolist() and len(looked) == 3
-        describe(folder, table.assign(mos=table["mos"] + 1))  # other data
-        assert len(looked) == 4
-
-
-@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04"])
-def test_damaged_features_are_named_with_a_way_out(run, content):
-    folder, table = run
-    (folder / hard_examples.FEATURES).write_bytes(content)
-    with pytest.raises(InputError, match="features.npz is damaged .*delete that file"):
-        describe(folder, table)
-
-
-def test_a_run_of_another_table_is_refused(run):
-    folder, table = run
-    with torch.random.fork_rng(devices=[]), pytest.raises(InputError, match="is not in this table"):
-        describe(folder, table.drop(index=table.index[5]))
-
-
-def test_a_folder_without_a_finished_run_is_refused(tmp_path, livec):
-    with pytest.raises(InputError, match="no finished run, it lacks model.safetensors, predictions.csv"):
-        describe(tmp_path, load_benchmark("livec", livec))

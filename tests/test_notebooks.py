@@ -102,10 +102,12 @@ def nbval(path: Path) -> int:
     ).returncode
 
 
+@pytest.mark.slow
 def test_a_notebook_whose_stored_output_is_wrong_fails():
     assert nbval(FIXTURES / "must_fail.ipynb") == 1
 
 
+@pytest.mark.slow
 def test_a_notebook_whose_stored_output_is_right_passes(tmp_path):
     book = nbformat.read(FIXTURES / "must_fail.ipynb", as_version=4)
     book.cells[1].outputs[0].text = "2\n"

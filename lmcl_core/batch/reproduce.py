@@ -1,0 +1,231 @@
+"""Run notebooks 01 to 06 over benchmarks and splits, and skip what is finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..common.devices import resolve_device
+from ..common.errors import RunError, counted
+from ..common.paths import figures_folder, project_folder, resolve_path, runs_folder
+from ..data.benchmarks import choose_benchmarks
+from ..data.catalogue import BENCHMARKS
+from ..data.splits import make_split, numbered_splits
+from ..recipe import COMPARED, VARIANTS, Recipe, check_changes, variants_of
+from ..runs import folder as runs
+from .cluster import check_cluster, connect, run_jobs
+from .notebook import Job, is_finished, mark_finished
+
+
+@dataclass(frozen=True)
+class ReproduceOptions:
+    """What `reproduce` runs, and where.
+
+    Attributes:
+        benchmark: one name, several separated by commas, or "all": every benchmark found in `data_root`, without demo.
+        data_root: the official folder, its parent, or the folder that holds several; empty for the demo.
+        splits: number of numbered splits, at least 1.
+        runs_dir: folder of run folders; empty for the default of `runs_folder`.
+        figures_dir: folder of figures; empty for the default of `figures_folder`.
+        device: as in `train`.
+        overwrite: run finished notebooks and trainings again.
+        changes: recipe fields that differ from the presets.
+        workers: as in `connect`.
+        scheduler: as in `connect`.
+        ablation: train every variant, and run notebook 05.
+    """
+
+    benchmark: str = "demo"
+    data_root: str = ""
+    splits: int = 3
+    runs_dir: str = ""
+    figures_dir: str = ""
+    device: str = "auto"
+    overwrite: bool = False
+    changes: dict[str, Any] = field(default_factory=dict)
+    workers: int = 0
+    scheduler: str = ""
+    ablation: bool = False
+
+    def recipes(self, benchmark: str) -> tuple[str, ...]:
+        """Names of the recipes that are trained on a benchmark."""
+        return variants_of(benchmark) if self.ablation else COMPARED
+
+    def data_parameters(self, benchmark: str) -> dict[str, Any]:
+        """Parameters of every notebook; `benchmark` is one name or several separated by commas."""
+        builds_demo = benchmark == "demo" and self.benchmark.strip() != "demo"  # data_root is that of the others
+        root = "" if builds_demo or not self.data_root else str(resolve_path(self.data_root))
+        return dict(benchmark=benchmark, data_root=root, figures_dir=str(figures_folder("", self.figures_dir)))
+
+    def run_parameters(self, benchmark: str) -> dict[str, Any]:
+        """Parameters of every notebook that trains or reads runs."""
+        more = dict(runs_dir=str(runs_folder(self.runs_dir)), recipe_changes=json.dumps(self.changes))
+        return self.data_parameters(benchmark) | more | dict(device=self.device)
+
+
+def reproduce(options: ReproduceOptions, log: Callable[[str], None] = print) -> list[Path]:
+    """Run the notebooks in the order data, training of every split and recipe, results.
+
+    With benchmark "all", unreadable benchmarks are reported and left out. A failed training is tried once more. If a
+    notebook fails, only notebooks that need its results are left out. A repeated call runs only what is missing.
+
+    Args:
+        options: what to run.
+        log: called with one line per notebook and epoch.
+
+    Returns:
+        The executed notebooks, in order.
+
+    Raises:
+        InputError: bad options or data, found before anything runs.
+        RunError: notebooks failed; the message gives notebook, cell and error.
+    """
+    tables, recipes = check_options(options, log)
+    if "demo" in tables:
+        log(f"labels of the demo: {BENCHMARKS['demo'].label_kind}")
+    done: list[Path] = []
+    failed: dict[str, Exception] = {}
+    with ExitStack() as stack:
+        client = None
+        for stage in plan(options, list(tables)):
+            runnable = [job for job in stage if not lacks_input(job, failed)]
+            finished = [] if options.overwrite else [job for job in runnable if _is_finished(job, tables, recipes)]
+            for job in finished:
+                log(f"{job.title}: finished before")
+            todo = [job for job in runnable if job not in finished]
+            for job in todo:
+                if options.overwrite and job.trains:
+                    runs.discard(job.output.parent)
+            if todo:
+                client = client or stack.enter_context(connect(options.scheduler, options.workers))
+                failed |= run_jobs(client, todo, lambda job: mark_finished(job, tables), log)
+            done += [job.output for job in runnable if job.title not in failed]
+    if failed:
+        shown = "; ".join(f"{title}: {error}" for title, error in list(failed.items())[:5])
+        more = f"; and {len(failed) - 5} more" if len(failed) > 5 else ""
+        count = counted(len(failed), "notebook")
+        raise RunError(f"{count} failed: {shown}{more}. Run the same command again to do what is missing")
+    return done
+
+
+def check_options(
+    options: ReproduceOptions, log: Callable[[str], None] = print
+) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, Recipe]]]:
+    """Check the options and read the benchmarks' labels.
+
+    Args:
+        options: what to run.
+        log: called with one line per benchmark that is left out.
+
+    Returns:
+        Tables by benchmark; recipes by benchmark and name.
+
+    Raises:
+        InputError: bad options or data, or a run folder that holds another run.
+    """
+    splits = numbered_splits(options.splits)
+    check_cluster(options.scheduler, options.workers)
+    check_changes(options.changes, VARIANTS if options.ablation else ())
+    if not options.scheduler and options.device != "auto":
+        resolve_device(options.device)
+    Recipe.from_dict(options.changes)  # before the demo is built
+    tables, missing = choose_benchmarks(options.benchmark, options.data_root or None)
+    for name, reason in missing.items():
+        log(f"{name}: left out: {reason}")
+    recipes = {
+        name: {recipe: Recipe.for_benchmark(name, recipe, **options.changes) for recipe in options.recipes(name)}
+        for name in tables
+    }
+    if not options.overwrite:  # a folder that holds another run is an error now rather than after hours
+        for name, table in tables.items():
+            for recipe in recipes[name].values():
+                trained_splits(table, recipe, options.runs_dir, splits)
+    return tables, recipes
+
+
+def trained_splits(table: pd.DataFrame, recipe: Recipe, runs_dir: str, splits: Iterable[int]) -> list[int]:
+    """Splits of which a finished run of this recipe exists.
+
+    Raises:
+        InputError: a run folder holds a run of another recipe, data set or split.
+    """
+    folders = {n: runs.run_folder(runs_folder(runs_dir), table.attrs["benchmark"], recipe.name, n) for n in splits}
+    return [n for n, folder in folders.items() if folder.is_dir() and _is_trained(folder, table, recipe, n)]
+
+
+def _is_trained(folder: Path, table: pd.DataFrame, recipe: Recipe, split: int) -> bool:
+    return runs.finished_run(folder, recipe.identity(table, make_split(table, split))) is not None
+
+
+def plan(options: ReproduceOptions, benchmarks: list[str]) -> Iterator[list[Job]]:
+    """Yield the notebooks in stages; the jobs of one stage are independent of each other.
+
+    Args:
+        options: what to run.
+        benchmarks: names of those that can be read.
+    """
+    folder, count = runs_folder(options.runs_dir), dict(splits=options.splits)
+    checks = {
+        name: _job("01_data_preparation", folder / name, options.data_parameters(name) | count, draws="01_*")
+        for name in benchmarks
+    }
+    yield list(checks.values())
+    trainings = {name: _trainings(options, name, needs=((checks[name].title,),)) for name in benchmarks}
+    yield [job for jobs in trainings.values() for job in jobs]
+    ablation = dict(draws="05_*", reads_runs=tuple(VARIANTS), reads_files=_ledger())
+    no_training, records = dict(train_missing=False), dict(variants="all", recorded="")
+    results = []
+    for name in benchmarks:
+        needs, own = ((checks[name].title,),), options.run_parameters(name) | count
+        pair = tuple((job.title,) for job in trainings[name] if job.parameters["recipe"] in COMPARED)
+        results.append(_job("04_hard_examples_umap", folder / name, own, (*needs, *pair), "04_*", COMPARED))
+        if options.ablation:
+            results.append(_job("05_ablation", folder / name, own | no_training | records, needs, **ablation))
+    together = folder / (benchmarks[0] if len(benchmarks) == 1 else "all")
+    parameters, needs = options.run_parameters(",".join(benchmarks)), (tuple(job.title for job in checks.values()),)
+    yield [
+        _job("03_benchmark_evaluation", together, parameters | count | no_training, needs, "03_*", COMPARED),
+        *results,
+        _job("06_cross_dataset", together, parameters, needs, "06_*", COMPARED),
+    ]
+
+
+def _trainings(options: ReproduceOptions, benchmark: str, needs: tuple[tuple[str, ...], ...]) -> list[Job]:
+    jobs = []
+    for split in range(options.splits):
+        for recipe in options.recipes(benchmark):
+            folder = runs.run_folder(runs_folder(options.runs_dir), benchmark, recipe, split)
+            parameters = options.run_parameters(benchmark) | dict(recipe=recipe, split=split)
+            figures = f"02_*{recipe}_split-{split:02d}.*"
+            jobs.append(_job("02_training", folder, parameters, needs, figures, trains=True))
+    return jobs
+
+
+def _job(name: str, folder: Path, parameters: dict[str, Any], *fields: Any, **more: Any) -> Job:
+    return Job(f"{name}.ipynb", folder / f"{name}.ipynb", parameters, *fields, **more)
+
+
+def _ledger() -> tuple[Path, ...]:
+    """The table of configurations tried on validation parts, which notebook 05 shows."""
+    path = project_folder() / "figures" / "ledger.csv"
+    return (path,) if path.is_file() else ()
+
+
+def lacks_input(job: Job, failed: Mapping[str, Exception]) -> bool:
+    """Whether a job must be left out: in at least one group of `Job.needs`, all jobs have failed."""
+    return any(all(title in failed for title in group) for group in job.needs)
+
+
+def _is_finished(job: Job, tables: Mapping[str, pd.DataFrame], recipes: Mapping[str, dict[str, Recipe]]) -> bool:
+    """Whether a notebook, and the run that it trains, need not be computed again."""
+    if job.trains:
+        name, recipe = job.parameters["benchmark"], recipes[job.parameters["benchmark"]][job.parameters["recipe"]]
+        if not _is_trained(job.output.parent, tables[name], recipe, job.parameters["split"]):
+            return False
+    return is_finished(job, tables)

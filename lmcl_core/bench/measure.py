@@ -1,0 +1,196 @@
+"""Time the store, training, scoring and the loss against baselines, and how time grows with size."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..common.devices import resolve_device
+from ..common.errors import InputError, unknown
+from ..common.files import ensure_writable
+from ..data.benchmarks import load_benchmark
+from ..recipe import Recipe
+from ..runs.provenance import commit_in_words, provenance
+from . import report, rivals
+from .rivals import Contender
+
+LOSS_SIZES = (512, 2048, 8192)
+#: Sizes of a training step in the part "growth", large enough to hide the fixed cost of a step.
+CURVES = dict(batch_images=(8, 16, 32), crops=(7, 15, 31), crop_size=(112, 160, 224))
+COLUMNS = ["part", "contender", "size", "repetition", "items", "unit", "seconds", "peak_mb", "waiting"]
+
+
+def bench(
+    folder: str | Path,
+    benchmark: str = "demo",
+    data_root: str = "",
+    repeats: int = 5,
+    images: int = 64,
+    device: str = "auto",
+    parts: Sequence[str] = (),
+    against: str = "",
+    changes: Mapping[str, Any] | None = None,
+    log: Callable[[str], None] = print,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Measure the chosen parts on a benchmark's images and write the files of `report.write` to a folder.
+
+    Each measurement is repeated `repeats` (>= 1) times on `images` (>= 8) images. `parts` are keys of `PARTS`, empty
+    for all. `against` is a checkout of DEIQT to time in "training". `changes` are recipe fields for "store", "training"
+    and "growth". Finished parts are kept in ``repetitions*_unfinished.csv`` until all are done. Returns the results of
+    `report.summary` and `report.exponents`. InputError: an option or the data cannot be used. RunError: the folder
+    cannot be written.
+    """
+    changes = changes or {}
+    _check(parts, repeats, images, against, changes)
+    recipe = Recipe.for_benchmark(benchmark, **{"pretrained": False, **changes})
+    ensure_writable(folder)
+    about = dict(benchmark=benchmark, images_at_most=images, changes=json.dumps(changes))
+    about |= dict(machine=report.machine(device), commit=commit_in_words(provenance()))
+    table, device = load_benchmark(benchmark, data_root or None), resolve_device(device)
+    if against:
+        rivals.import_deiqt(against, table)  # fail before anything is measured
+    rows = np.linspace(0, len(table) - 1, min(images, len(table))).round().astype(int)
+    table = table.iloc[rows].reset_index(drop=True)
+    chosen, found = [part for part in PARTS if part in (parts or PARTS)], []
+    name = "_" + "-".join(chosen) if len(chosen) < len(PARTS) else ""  # keep the files of a full bench
+    with torch.random.fork_rng(devices=[]):  # baselines draw from the global generator
+        for part in chosen:
+            for title, makers, calls, columns in PARTS[part](table, recipe, device, against):
+                log(f"{part}: {title}")
+                turns = compare(makers, repeats, calls, memory=part in ("training", "scoring", "loss"))
+                found.append(turns.assign(**{"part": part, **columns}))
+            report.save_table(pd.concat(found).assign(**about), folder, f"repetitions{name}_unfinished")
+    return report.write(pd.concat(found, ignore_index=True).reindex(columns=COLUMNS), about, Path(folder), name)
+
+
+def _check(parts: Sequence[str], repeats: int, images: int, against: str, changes: Mapping[str, Any]) -> None:
+    if repeats < 1 or images < 8:
+        raise InputError(f"repeats is {repeats}, images is {images}: they must be at least 1 and 8")
+    for part in parts:
+        if part not in PARTS:
+            raise unknown("part", part, PARTS)
+    for option, value, users in (("against", against, ["training"]), ("set", changes, ["growth", "store", "training"])):
+        if value and parts and not set(users) & set(parts):
+            raise InputError(f"--{option} has no effect on {', '.join(parts)}: add {' or '.join(users)}")
+
+
+def compare(
+    makers: Mapping[Any, Callable[[], Contender]], repeats: int, calls: int = 1, memory: bool = False
+) -> pd.DataFrame:
+    """Time contenders in alternation, so that other load on the machine affects all of them, after a warm-up round.
+
+    `makers` are functions that make a contender, by name; they must pickle if `memory`. A repetition is `calls` calls.
+    Returns columns contender, repetition, items, seconds; peak_mb, from `peak_megabytes`, if `memory`; and waiting, the
+    share of the seconds spent waiting for crops (on a GPU, which works meanwhile, an upper bound). NaN: not measured.
+    """
+    peaks = {name: _peak_in_process(make) for name, make in makers.items()} if memory else {}
+    contenders, rows = {name: make() for name, make in makers.items()}, []
+    for repetition in range(-1, repeats):
+        for name, contender in contenders.items():
+            waited, start = getattr(contender, "waited", np.nan), time.perf_counter()
+            items = sum(contender() for _ in range(calls))
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - start
+            waiting = (getattr(contender, "waited", np.nan) - waited) / seconds
+            rows.append(dict(contender=name, repetition=repetition, items=items, seconds=seconds, waiting=waiting))
+    rows = pd.DataFrame(rows[len(makers) :])
+    return rows.assign(peak_mb=rows["contender"].map(peaks).astype(float))
+
+
+def _peak_in_process(make: Callable[[], Contender]) -> float:
+    context = multiprocessing.get_context("forkserver")  # a spawned process would inherit the peak of its parent
+    with ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(peak_megabytes, make).result()
+
+
+def peak_megabytes(make: Callable[[], Contender]) -> float:
+    """Peak memory of two calls of a contender, in megabytes above that before them: GPU memory if it uses a GPU, else
+    resident memory of this process without its children."""
+    contender, reset = make(), Path("/proc/self/clear_refs")
+    now, peak = torch.cuda.memory_allocated, torch.cuda.max_memory_allocated
+    if not now():
+        now = peak = _resident_peak
+        if reset.is_file():  # Linux: restart the high-water mark
+            reset.write_text("5")
+    before = now()
+    contender()
+    contender()
+    return (peak() - before) / 1e6
+
+
+def _resident_peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+#: What a part yields for each of its measurements: title, makers and calls for `compare`, and columns to add.
+Measurement = tuple[str, dict[Any, Callable[[], Contender]], int, dict[str, Any]]
+
+
+def _store(table: pd.DataFrame, recipe: Recipe, device: str, against: str) -> Iterator[Measurement]:
+    ways = {"ours": rivals.build_store, "decoding alone": rivals.decode_all}
+    makers = {name: partial(partial, way, table, recipe.short_side) for name, way in ways.items()}
+    yield f"{len(table)} images, in parallel into a store, and one by one", makers, 1, dict(unit="images")
+
+
+def _training(table: pd.DataFrame, recipe: Recipe, device: str, against: str) -> Iterator[Measurement]:
+    ways = {"ours": rivals.our_training, "plain loop": rivals.plain_training}
+    makers = {name: partial(way, table, recipe, device) for name, way in ways.items()}
+    calls = 2 if device == "cpu" else 16  # more steps than a contender prefetches
+    yield "student, teacher and all losses, and a plain loop", makers, calls, dict(unit="crops")
+    if against:  # the same network and crops per step
+        vit = replace(recipe, backbone="deit3_small_patch16_224", batch_images=4, crops=4)
+        makers = {"ours, ViT-S": partial(rivals.our_training, table, vit, device)}
+        makers["DEIQT"] = partial(rivals.deiqt_training, against, table, device)
+        yield "ViT-S", makers, 16, dict(unit="crops", part="training ViT-S")
+
+
+def _scoring(table: pd.DataFrame, recipe: Recipe, device: str, against: str) -> Iterator[Measurement]:
+    files = rivals.image_files(table)[:32]
+    ways = {"ours": True, "one at a time": False}
+    makers = {name: partial(rivals.scoring, files, device, batches) for name, batches in ways.items()}
+    yield f"{len(files)} images, in batches and one at a time", makers, 1, dict(unit="images")
+
+
+def _loss(table: pd.DataFrame, recipe: Recipe, device: str, against: str) -> Iterator[Measurement]:
+    for size in LOSS_SIZES:
+        makers = {name: partial(rivals.loss_step, name, size, device) for name in rivals.losses(size)}
+        calls = min(16, max(1, 2**22 // size**2))
+        yield f"{size} embeddings of 128, forward and backward", makers, calls, dict(unit="losses", size=size)
+
+
+def _growth(table: pd.DataFrame, recipe: Recipe, device: str, against: str) -> Iterator[Measurement]:
+    """One curve per quantity. The crops of an image include its global view, which costs about as much as a crop."""
+
+    def step(images: int, **changes: int) -> Callable[[], Contender]:
+        return partial(rivals.our_training, table, replace(recipe, batch_images=images, **changes), device)
+
+    files, side = rivals.image_files(table), recipe.short_side
+    counts = [len(files) // 8, len(files) // 4, len(files) // 2, len(files)]
+    curves = {
+        "store, images": {n: partial(partial, rivals.build_store, table.iloc[:n], side) for n in counts},
+        "scoring, images": {n: partial(rivals.scoring, files[:n], device, True) for n in counts},
+        "training step, images per batch": {n: step(n) for n in CURVES["batch_images"]},
+        "training step, crops and view per image": {n + 1: step(4, crops=n) for n in CURVES["crops"]},
+        "training step, pixels per crop": {n * n: step(8, crop_size=n) for n in CURVES["crop_size"]},
+    }
+    for name, makers in curves.items():
+        unit = "crops" if name.startswith("training") else "images"
+        columns = dict(size=lambda rows: rows["contender"].astype(float), contender=name, unit=unit)
+        yield f"{name} {', '.join(map(str, makers))}", makers, 1, columns
+
+
+PARTS = dict(store=_store, training=_training, scoring=_scoring, loss=_loss, growth=_growth)

@@ -1,0 +1,34 @@
+"""Exit codes and error messages of the command lines."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from .errors import InputError, RunError, system_error_message
+
+
+@contextmanager
+def exit_codes(program: str, debug: bool = False) -> Iterator[None]:
+    """Exit as `fail` does: code 2 for `InputError`, 1 for `RunError` and system errors, 130 for Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail(program, "stopped", 130, debug)
+    except (InputError, RunError) as error:
+        fail(program, str(error), 2 if isinstance(error, InputError) else 1, debug)
+    except OSError as error:
+        if (message := system_error_message(error)) is None:
+            raise
+        fail(program, message, 1, debug)
+
+
+def fail(program: str, message: str, code: int, debug: bool = False) -> NoReturn:
+    """Print "program: message" as one line on stderr and exit; if `debug`, print the current traceback first."""
+    if debug:
+        traceback.print_exc()
+    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)

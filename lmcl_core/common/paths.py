@@ -1,0 +1,58 @@
+"""Project, runs, figures and cache folders; none depends on the working directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .errors import InputError
+
+
+def project_folder() -> Path:
+    """The checkout this package runs from; InputError if it is installed without one."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / "notebooks").is_dir():
+        raise InputError(
+            f"no notebooks/ beside {folder / 'lmcl_core'}: work from a checkout installed with `pip install -e .`"
+        )
+    return folder
+
+
+def resolve_path(path: str | Path) -> Path:
+    """An absolute path with ``~`` expanded and links followed; InputError if that is not possible."""
+    try:
+        return Path(path).expanduser().resolve()
+    except (RuntimeError, OSError, ValueError) as error:
+        raise InputError(f"cannot resolve the path {str(path)!r} ({error}): choose another path") from error
+
+
+def runs_folder(chosen: str | Path = "") -> Path:
+    """The folder of all runs: `chosen`, else ``$LMCL_RUNS``, else ``runs/`` of the checkout."""
+    return _folder(chosen, "LMCL_RUNS", "runs")
+
+
+def figures_folder(benchmark: str, chosen: str | Path = "") -> Path:
+    """A benchmark's folder of figures, inside `chosen`, else ``$LMCL_FIGURES``, else ``figures/`` of the checkout."""
+    return _folder(chosen, "LMCL_FIGURES", "figures") / benchmark
+
+
+def cache_folder() -> Path:
+    """The folder of decoded images, the demo and local weights: ``$LMCL_CACHE``, else ``~/.cache/lmcl``."""
+    return _from_environment("LMCL_CACHE") or Path.home() / ".cache" / "lmcl"
+
+
+def _folder(chosen: str | Path, variable: str, name: str) -> Path:
+    if not chosen:
+        return _from_environment(variable) or project_folder() / name
+    folder = resolve_path(chosen)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: choose a folder")
+    return folder
+
+
+def _from_environment(variable: str) -> Path | None:
+    """The folder a variable names; a relative one would differ between commands and notebooks and is refused."""
+    value = os.environ.get(variable, "")
+    if value and not value.startswith("~") and not Path(value).is_absolute():
+        raise InputError(f"{variable} is {value!r}: use an absolute path, such as {resolve_path(value)}")
+    return resolve_path(value) if value else None

@@ -1,0 +1,46 @@
+"""Compute the next items in threads while the current one is used."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_END = object()
+
+
+def prefetch(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
+    """Yield items in order while one thread computes up to `depth` items ahead.
+
+    Items are computed one after another, so draws from a shared generator keep their order. An exception of an item
+    is raised at that item's position.
+    """
+    source = iter(items)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, source, _END) for _ in range(depth))
+        while (item := waiting.popleft().result()) is not _END:
+            waiting.append(pool.submit(next, source, _END))
+            yield item
+
+
+def prefetch_map(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int, depth: int
+) -> Iterator[Result]:
+    """Yield ``function(item)`` in order while `threads` threads compute up to `depth` results ahead.
+
+    An exception of an item is raised at that item's position, and later items are cancelled.
+    """
+    source, waiting = iter(items), deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            while True:
+                waiting.extend(pool.submit(function, item) for item in islice(source, depth - len(waiting)))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,165 @@
+"""Read label files (.csv, .xlsx, .txt, .mat). Names are matched ignoring case; every failure is a `FaultError`."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..common.errors import InputError
+from .faults import AGAIN, Fault, FaultError, bad_row, first_few
+
+_HEADER_ROWS = 30  # the header of a table is searched for in its first rows
+
+
+def find(folder: Path, name: str) -> Path | None:
+    """Find a file or folder by its relative name, ignoring case. Returns its path as spelled on disk, or None."""
+    if (folder / name).exists():
+        return folder / name
+    for part in name.split("/"):
+        _, folders, files = next(os.walk(folder), ("", [], []))
+        same = [spelling for spelling in folders + files if spelling.lower() == part.lower()]
+        if not same:
+            return None
+        folder /= min(same)
+    return folder
+
+
+def label_file(folder: Path, *names: str, fix: str = "unpack the archive again, with its label files") -> Path:
+    """Path of the first of `names` that exists in a folder.
+
+    If there is none, a missing_label_file fault with the first name and `fix`.
+    """
+    for name in names:
+        if (path := find(folder, name)) and path.is_file():
+            return path
+    raise FaultError(Fault("missing_label_file", str(folder / names[0]), fix))
+
+
+def read_columns(path: Path, columns: Sequence[str], fix: str = AGAIN) -> pd.DataFrame:
+    """Read some columns of a .csv or .xlsx file whose header is one of its first 30 rows.
+
+    Names are compared ignoring case and surrounding blanks; of several sheets with the columns, the longest is read.
+    All cells are returned as stripped text (str), with 1600.0 as "1600"; rows that are blank in all columns are left
+    out. A file that is not a table is a missing_label_file fault; a missing column is a bad_label_column fault.
+    """
+    grids = _grids(path, fix)
+    wanted = [name.lower() for name in columns]
+    best, header = [], []
+    for grid in grids:
+        for place, row in enumerate(grid[:_HEADER_ROWS]):
+            heads = [_text(cell).lower() for cell in row]
+            if set(wanted) <= set(heads) and len(grid) - place > len(best):
+                best, header = grid[place + 1 :] or [[]], heads
+    if not header:
+        raise FaultError(_missing_column(path, grids, columns, fix))
+    positions = [header.index(name) for name in wanted]
+    cells = [[_text(row[i]) if i < len(row) else "" for i in positions] for row in best]
+    return pd.DataFrame([row for row in cells if any(row)], columns=list(columns), dtype=str)
+
+
+def read_words(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a text file without header, one word (str) per column in every line; blank lines are left out.
+
+    If no line has the right number of words, it is a bad_label_column fault; if only some lines are wrong, a
+    bad_label_row fault.
+    """
+    lines = [(n, line.split()) for n, line in enumerate(_read_lines(path, AGAIN), 1) if line.strip()]
+    odd = [f"line {n}" for n, words in lines if len(words) != len(columns)]
+    fix = f"each line must hold {' and '.join(columns)}: {AGAIN}"
+    if len(odd) == len(lines):
+        # the first column that line 1 lacks, or the first that it has too many
+        column = [*columns, f"column {len(columns) + 1}"][min(len(lines[0][1]), len(columns))]
+        raise FaultError(Fault("bad_label_column", f"{path}: {column}", fix))
+    if odd:
+        raise FaultError(bad_row(path, odd, fix))
+    return pd.DataFrame([words for _, words in lines], columns=list(columns), dtype=str)
+
+
+def mat_column(path: Path, variable: str, fix: str = AGAIN) -> np.ndarray:
+    """Read a variable of a .mat file as an array (n,) of its own dtype; bad_label_column if there is none."""
+    from scipy.io import loadmat
+
+    with _readable(path, ".mat file", AGAIN):
+        content = loadmat(path)
+    values = content.get(variable)
+    if not isinstance(values, np.ndarray) or values.dtype.names:  # a sparse matrix or a structure
+        what = "the variable is not in the file" if values is None else "the variable is not a list of values"
+        raise FaultError(Fault("bad_label_column", f"{path}: {variable}", f"{what}: {fix}"))
+    return values.ravel()
+
+
+def mat_names(path: Path, variable: str) -> list[str]:
+    """Read a cell array of strings of a .mat file. Raises as `mat_column`."""
+    return [str(np.asarray(cell).ravel()[0]) if np.size(cell) else "" for cell in mat_column(path, variable)]
+
+
+def numbers(values: Iterable[object]) -> np.ndarray:
+    """Convert texts or numbers to (n,) float64; anything else becomes NaN."""
+    return pd.to_numeric(pd.Series(list(values), dtype=object), errors="coerce").to_numpy(dtype=np.float64)
+
+
+def parts_of(names: pd.Series, pattern: str, path: Path, example: str) -> pd.DataFrame:
+    """Match each name as a whole with a regular expression, without case; return one column (str) for each group.
+
+    Names that do not match are a bad_label_row fault, with an example of a valid name.
+    """
+    parts = names.str.extract(f"(?i)^{pattern}$")
+    if odd := names[parts[0].isna()].map(repr).tolist():
+        raise FaultError(bad_row(path, odd, f"{len(odd)} names are not like {example}: {AGAIN}"))
+    return parts
+
+
+def _grids(path: Path, fix: str) -> list[list[list[object]]]:
+    """Rows of cells of each sheet."""
+    if path.suffix.lower() != ".xlsx":
+        lines = _read_lines(path, fix)
+        with _readable(path, "table", fix):
+            return [list(csv.reader(lines))]
+    if importlib.util.find_spec("openpyxl") is None:
+        raise InputError(f"reading {path} needs openpyxl: run `pip install openpyxl`")
+    with _readable(path, "spreadsheet", fix):
+        sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=object, keep_default_na=False)
+    return [sheet.to_numpy(dtype=object).tolist() for sheet in sheets.values()]
+
+
+def _read_lines(path: Path, fix: str) -> list[str]:
+    with _readable(path, "text file", fix):
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    if not any(map(str.strip, lines)):
+        raise FaultError(Fault("missing_label_file", str(path), f"it is empty: {fix}"))
+    return lines
+
+
+@contextmanager
+def _readable(path: Path, what: str, fix: str) -> Iterator[None]:
+    """Turn the errors of a parser, which are of many types for damaged files, into a fault."""
+    try:
+        yield
+    except Exception as error:
+        reason = [*str(error).splitlines(), type(error).__name__][0]
+        fault = Fault("missing_label_file", str(path), f"not a readable {what} ({reason}): {fix}")
+        raise FaultError(fault) from error
+
+
+def _missing_column(path: Path, grids: list[list[list[object]]], columns: Sequence[str], fix: str) -> Fault:
+    """Fault for a table in which no row has all columns: names those missing from the row that has the most of them."""
+    wanted = {name.lower() for name in columns}
+    rows = [[_text(cell) for cell in row if _text(cell)] for grid in grids for row in grid[:_HEADER_ROWS]]
+    header = max(rows, key=lambda row: sum(cell.lower() in wanted for cell in row), default=[])
+    missing = [name for name in columns if name.lower() not in {cell.lower() for cell in header}]
+    seen = f"found only {first_few([repr(cell[:40]) for cell in header], 8)}: " if header else ""
+    return Fault("bad_label_column", f"{path}: {', '.join(missing) or columns[0]}", f"{seen}{fix}")
+
+
+def _text(cell: object) -> str:
+    """Text of a cell: 1600 and 1600.0 both become "1600", an empty cell becomes ""."""
+    if pd.isna(cell):
+        return ""
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()

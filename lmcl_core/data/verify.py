@@ -1,0 +1,149 @@
+"""Check a benchmark's folder and report every fault with its fix."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from .benchmarks import READERS, locate
+from .catalogue import Benchmark
+from .faults import Fault, FaultError, bad_scores
+from .images import DAMAGED
+from .readers import Reading, images_beside
+
+#: Last bytes of a complete file, searched for in its last kilobyte.
+_ENDINGS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # MPO: JPEG files of some phones
+_FORBIDDEN = "no permission to read it"
+
+
+def verify_benchmark(name: str, root: str | Path | None, deep: bool = False) -> list[Fault]:
+    """Find the faults of a benchmark's folder: none if it is complete and correct. Nothing is changed.
+
+    Args:
+        name, root: as in `load_benchmark`.
+        deep: decode every image instead of checking its header, length and end.
+
+    Raises:
+        InputError: unknown benchmark, no root, several copies of the benchmark, or a missing library.
+    """
+    try:
+        benchmark, _, folder = locate(name, root)
+        reading = READERS[name](folder)
+    except FaultError as error:
+        return list(error.faults)
+    listed = set(reading.table["image"])
+    existing = images_beside(folder, listed)
+    return [
+        *_file_faults(benchmark, folder, sorted(listed - existing), sorted(existing - listed - reading.unrated)),
+        *_unreadable_images(benchmark, folder, sorted(listed & existing), deep),
+        *_label_faults(benchmark, reading),
+    ]
+
+
+def _file_faults(benchmark: Benchmark, folder: Path, missing: list[str], extra: list[str]) -> Iterator[Fault]:
+    """Missing folders, missing images and extra images."""
+    parents = {Path(image).parent for image in missing}
+    absent = {place: [path for path in (place, *place.parents) if not (folder / path).is_dir()] for place in parents}
+    for path in sorted({paths[-1] for paths in absent.values() if paths}):
+        yield Fault("missing_folder", str(folder / path), f"all images in it are missing: {benchmark.fix}")
+    by_stem = {image.rpartition(".")[0].lower(): image for image in extra}
+    renamed = {image: by_stem.get(image.rpartition(".")[0].lower()) for image in missing}
+    for image in missing:
+        if not absent[Path(image).parent]:
+            fix = f"rename {renamed[image]} to this name" if renamed[image] else benchmark.fix
+            yield Fault("missing_image", str(folder / image), f"in the label file but missing: {fix}")
+    for image in sorted(set(extra) - set(renamed.values())):
+        fix = "not in the label file, or a second copy: move it out of the folder"
+        yield Fault("extra_image", str(folder / image), fix)
+
+
+def _unreadable_images(benchmark: Benchmark, folder: Path, images: list[str], deep: bool) -> Iterator[Fault]:
+    with ThreadPoolExecutor() as pool:
+        reasons = pool.map(lambda image: image_fault(folder / image, deep), images)
+        reasons = tqdm(reasons, f"{benchmark.title}: images", len(images), leave=False, disable=None)
+        for image, reason in zip(images, reasons):
+            if reason:
+                fix = "change its permissions" if reason == _FORBIDDEN else "download this file again"
+                yield Fault("unreadable_image", str(folder / image), f"{reason}: {fix}")
+
+
+def image_fault(path: Path, deep: bool) -> str | None:
+    """Reason in a few words why an image file cannot be used, or None; `deep` as in `verify_benchmark`."""
+    try:
+        if not path.is_file():  # opening a pipe would block
+            return "not a regular file"
+        with Image.open(path) as image:
+            if deep:
+                image.load()
+                return None
+            form, (width, height) = image.format, image.size
+        size = path.stat().st_size
+        if form == "BMP" and size < _bitmap_size(path):
+            return f"truncated: {size} bytes for {width} x {height} pixels"
+        if form in _ENDINGS and not _has_end(path, form, size):
+            return "truncated: the end of the file is missing"
+    except PermissionError:
+        return _FORBIDDEN
+    except DAMAGED as error:
+        return f"cannot be decoded ({error})"
+    return None
+
+
+def _has_end(path: Path, form: str, size: int) -> bool:
+    """Whether the image is complete, even if more than a kilobyte of other data follows, as some phones write it."""
+    with open(path, "rb") as file:
+        file.seek(max(0, size - 1024))
+        if _ENDINGS[form] in file.read():
+            return True
+    if form == "PNG":
+        return b"IEND\xaeB`\x82" in path.read_bytes()
+    with Image.open(path) as image:  # searching for the end of a JPEG could find that of its thumbnail
+        try:
+            image.load()
+        except DAMAGED:
+            return False
+    return True
+
+
+def _bitmap_size(path: Path) -> int:
+    """Least size in bytes of a BMP file: the offset of its pixels, and rows padded to four bytes if uncompressed."""
+    with open(path, "rb") as file:
+        offset, width, height, bits, compression = struct.unpack("<10xI4xii2xHI", file.read(34))
+    return offset if compression else offset + (width * bits + 31) // 32 * 4 * abs(height)
+
+
+def _label_faults(benchmark: Benchmark, reading: Reading) -> Iterator[Fault]:
+    table, where = reading.table, str(reading.label_file)
+    rows = len(table) + reading.left_out
+    if rows != benchmark.count:
+        counts = f"{rows} rated images, {benchmark.title} has {benchmark.count}"
+        yield Fault("wrong_count", where, f"{counts}: download the complete set")
+    if not (finite := np.isfinite(table["mos"])).all():
+        yield bad_scores(reading.label_file, table["image"][~finite].tolist())
+    low, high = benchmark.mos_range
+    slack = 0.01 * (high - low)
+    mos = table["mos"][finite]
+    if len(mos) and (mos.min() < low - slack or mos.max() > high + slack or np.ptp(mos) < 10 * slack):
+        fix = f"scores span {mos.min():.2f}..{mos.max():.2f}, {benchmark.title} spans {low}..{high}"
+        yield Fault("wrong_range", where, f"{fix}: use the official label file")
+    if reason := _wrong_direction(reading):
+        yield Fault("wrong_direction", where, f"{reason}: use the official label file")
+
+
+def _wrong_direction(reading: Reading) -> str | None:
+    """Evidence that a higher score means lower quality, or None."""
+    table = reading.table[np.isfinite(reading.table["mos"])]
+    if reading.pristine is not None and len(reading.pristine) and len(table):
+        if np.nanmean(reading.pristine) < table["mos"].mean():
+            return "distorted images score higher than copies of their references; they must score lower"
+    graded = table.dropna(subset=["level"])
+    level, mos = graded["level"].to_numpy(dtype=float), graded["mos"].to_numpy(dtype=float)
+    if len(graded) and np.sum((level - level.mean()) * (mos - mos.mean())) > 0:
+        return "scores rise with the level of distortion; they must fall"
+    return None

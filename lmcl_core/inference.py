@@ -1,0 +1,197 @@
+"""Inference: apply a trained model to the fixed test crops of images; `Scorer` scores files, arrays and PIL images.
+
+Shapes: `n` images, `K` test crops per image, `S` crop side, `C` backbone channels, `h w` token grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .common.devices import autocast, keep_freed_memory, resolve_device
+from .common.errors import InputError
+from .crops import CropSampler, crop_saliency, crop_weights, fixed_boxes
+from .data.images import load_rgb, resize_crop
+from .model import QualityModel
+from .recipe import Recipe
+from .runs.model_file import read_model
+
+
+class Prediction(NamedTuple):
+    """What the model predicts of n images, on the CPU in float32 except for the boxes.
+
+    Attributes:
+        score: (n,) standardised quality, the saliency-weighted mean over the crops.
+        crop_scores: (n, K) standardised quality of each crop.
+        weights: (n, K) saliency weights, summing to 1 over K.
+        boxes: (n, K, 4) int64 boxes in image pixels.
+        saliency: (n, h, w) maps of the global view.
+        feature: (n, K, C) pooled backbone feature of each crop.
+    """
+
+    score: Tensor
+    crop_scores: Tensor
+    weights: Tensor
+    boxes: Tensor
+    saliency: Tensor
+    feature: Tensor
+
+    @classmethod
+    def concatenate(cls, parts: Iterable[Prediction]) -> Prediction:
+        """Join predictions of batches of images, at least one, into one."""
+        return cls(*map(torch.cat, zip(*parts)))
+
+    def split(self) -> list[Prediction]:
+        """One prediction per image."""
+        return [Prediction(*(values[i : i + 1] for values in self)) for i in range(len(self.score))]
+
+
+def predict_images(
+    model: QualityModel, images: Iterable[Tensor], recipe: Recipe, batch_size: int = 8
+) -> Iterator[Prediction]:
+    """Predict images through the fixed test crops; nothing is random.
+
+    Args:
+        model: in evaluation mode; its device is used.
+        images: (H, W, 3) uint8 RGB tensors of any sizes, already brought to the recipe's short side.
+        recipe: crop size, scales, number of test crops, global view, pooling and precision.
+        batch_size: images at a time, >= 1.
+
+    Yields:
+        One `Prediction` per batch. Source: notebook 02, equations 2 and 3.
+
+    Raises:
+        InputError: batch_size is below 1.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size!r}: it must be at least 1")
+    iterator = iter(images)
+    return (_predict_batch(model, batch, recipe) for batch in iter(lambda: list(islice(iterator, batch_size)), []))
+
+
+@torch.no_grad()
+def _predict_batch(model: QualityModel, images: Sequence[Tensor], recipe: Recipe) -> Prediction:
+    device, sampler = model.mean.device, CropSampler(recipe.crop_size, recipe.crops, recipe.scales, recipe.flip)
+    heights, widths = (torch.tensor([image.shape[axis] for image in images]) for axis in (0, 1))
+    boxes = torch.stack(
+        [fixed_boxes(sampler, int(h), int(w), recipe.test_crops) for h, w in zip(heights, widths)]
+    )  # (n, K, 4)
+    crops = [
+        resize_crop(image[top : top + height, left : left + width], recipe.crop_size)
+        for image, rows in zip(images, boxes.tolist())
+        for top, left, height, width in rows
+    ]
+    views = [resize_crop(image, recipe.view_side) for image in images]
+    with autocast(device, recipe.precision):
+        # (n·K, 3, S, S) and (n, 3, V, V)
+        of_crops, of_views = (model(torch.stack(p).permute(0, 3, 1, 2).to(device)) for p in (crops, views))
+    crop_scores = of_crops.score.float().cpu().view(boxes.shape[:2])  # (n, K)
+    feature = of_crops.feature.float().cpu().view(*boxes.shape[:2], -1)  # (n, K, C)
+    saliency = of_views.saliency.float().cpu()
+    # Equations 2 and 3: saliency weights, and the weighted mean of the crop scores
+    weights = crop_weights(crop_saliency(saliency, boxes, heights, widths), recipe.saliency_pooling)
+    return Prediction((crop_scores * weights).sum(dim=1), crop_scores, weights, boxes, saliency, feature)
+
+
+def load(weights: str | Path, device: str = "cpu") -> Scorer:
+    """Load a trained model.
+
+    Args:
+        weights: a ``model.safetensors`` written by `lmcl_core.train`, its run folder, or the name of bundled weights
+            (a key of `runs.model_file.BUNDLED`).
+        device: "auto", "cpu", "cuda" or "mps".
+
+    Raises:
+        InputError: no such file, or a file that this package did not write.
+    """
+    path, state, about = read_model(weights)
+    try:
+        recipe = Recipe.from_dict(about["recipe"])
+        with torch.random.fork_rng(devices=[]):
+            model = QualityModel(recipe.backbone, False, recipe.embedding_dim, recipe.crop_size)
+        for key in ("feature_mean", "feature_std"):  # written by earlier versions, without effect
+            state.pop(key, None)
+        if about["packed"]:  # packed weights have no embedding head, which scoring does not use
+            own = model.state_dict().items()
+            state |= {key: torch.zeros_like(value) for key, value in own if key.startswith("embedding_head.")}
+        model.load_state_dict(state)
+    except (InputError, RuntimeError, TypeError) as error:
+        raise InputError(
+            f"weights at {path} do not fit this version ({str(error).splitlines()[0]}): "
+            "use the version that wrote them, or train again"
+        ) from error
+    return Scorer(model, recipe, about, torch.device(resolve_device(device)))
+
+
+class Scorer:
+    """Scores images of any size in the MOS units of the benchmark its model was trained on.
+
+    Args:
+        model: a trained `QualityModel`.
+        recipe: its recipe.
+        about: metadata written by `runs.model_file.save_model`: benchmark, mos_range, mos_mean, mos_std,
+            mos_percentiles of the training part, largest_short_side, packed.
+        device: where to work.
+    """
+
+    def __init__(self, model: QualityModel, recipe: Recipe, about: dict[str, Any], device: torch.device) -> None:
+        self.model = model.to(device, memory_format=torch.channels_last).eval()
+        self.recipe, self.about, self.device = recipe, about, device
+        if device.type == "cpu":
+            keep_freed_memory()
+
+    @property
+    def short_side(self) -> int:
+        """Short side in pixels that larger images are shrunk to."""
+        return min(self.recipe.short_side or self.about["largest_short_side"], self.about["largest_short_side"])
+
+    def score(
+        self, inputs: Sequence[str | Path | Image.Image | np.ndarray] | str | Path, batch_size: int = 8
+    ) -> pd.DataFrame:
+        """Score images; the same image always gets the same score on the same machine.
+
+        Args:
+            inputs: paths, PIL images of any mode, or uint8 arrays (H, W), (H, W, 3) or (H, W, 4); one or many.
+            batch_size: images at a time, >= 1.
+
+        Returns:
+            One row per input: image (its path, or its position), score (MOS units, higher is better), percentile
+            (share of the training images with a lower MOS, 0..100).
+
+        Raises:
+            InputError: an image that cannot be read; the message names it.
+        """
+        single = isinstance(inputs, (str, Path, Image.Image, np.ndarray)) or not isinstance(inputs, Iterable)
+        inputs = [inputs] if single else list(inputs)
+        parts = [part.score for part in self.predict(map(self.prepare, inputs), batch_size)]
+        score = self.to_mos(torch.cat(parts)) if parts else np.empty(0)
+        names = [str(item) if isinstance(item, (str, Path)) else str(n) for n, item in enumerate(inputs)]
+        return pd.DataFrame(dict(image=names, score=score, percentile=self.percentile(score)))
+
+    def prepare(self, item: str | Path | Image.Image | np.ndarray) -> Tensor:
+        """One input of `score` as an (H, W, 3) uint8 RGB tensor, shrunk if its short side exceeds `short_side`.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        return load_rgb(item, self.short_side)
+
+    def predict(self, images: Iterable[Tensor], batch_size: int = 8) -> Iterator[Prediction]:
+        """`predict_images` with this model: one `Prediction` per batch of prepared images."""
+        return predict_images(self.model, images, self.recipe, batch_size)
+
+    def to_mos(self, score: Tensor) -> np.ndarray:
+        """Standardised scores of any shape as float64 in MOS units."""
+        return self.about["mos_mean"] + self.about["mos_std"] * score.double().numpy()
+
+    def percentile(self, score: np.ndarray) -> np.ndarray:
+        """Share of the training images with a lower MOS, 0..100, for scores in MOS units."""
+        return np.interp(score, self.about["mos_percentiles"], np.arange(101))

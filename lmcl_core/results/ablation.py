@@ -1,0 +1,182 @@
+"""Ablation: runs whose recipes differ in one part of the method, compared split by split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ..common.errors import InputError, unknown
+from ..data.splits import TEST_SHARE, VAL_SHARE, make_split, subsample
+from ..recipe import VARIANTS, Recipe, check_changes, variants_of
+from ..runs.provenance import commit_in_words
+from .tables import RunSet
+
+#: Variants that differ only in the amount of training data.
+BY_SHARE = ("train-20", "train-40", "train-60", "lmcl")
+
+#: Variants with which the others are compared.
+BASELINES = ("quality", "lmcl")
+
+_COLUMNS = ["recipe", "title", "split", "srcc", "plcc", "rmse", "n_train", "n_test", "share", "seconds", "commit"]
+
+
+def choose_variants(benchmark: str, variants: str, changes: Mapping[str, Any]) -> dict[str, Recipe]:
+    """Recipes of chosen variants and of both baselines by name, in the order of `VARIANTS`.
+
+    `variants` are keys of `VARIANTS` separated by commas, or "all", which leaves out a variant that equals the preset
+    of the benchmark. `changes` are recipe fields to change in every variant.
+
+    Raises:
+        InputError: an unknown variant or field, a variant that equals the preset, or a change of a field that defines
+            one of the variants.
+    """
+    names = [name.strip() for name in variants.split(",") if name.strip()]
+    everything = names == ["all"]
+    if "all" in names and not everything:
+        raise InputError(f"variants is {variants!r}: write all by itself, or names separated by commas")
+    names = list(VARIANTS) if everything else names
+    for name in names:
+        if name not in VARIANTS:
+            raise unknown("variant", name, [*VARIANTS, "all"])
+    names += BASELINES
+    check_changes(changes, names)
+    different = variants_of(benchmark)
+    if not everything and (equal := set(names) - set(different)):
+        raise InputError(f"variant {min(equal)!r} equals the preset of {benchmark}, which is called 'lmcl': remove it")
+    return {name: Recipe.for_benchmark(benchmark, name, **changes) for name in different if name in names}
+
+
+def results(run_sets: Mapping[str, RunSet], splits: Iterable[int]) -> pd.DataFrame:
+    """Results of the last epoch of every finished run of every variant on numbered splits.
+
+    Returns:
+        Columns recipe, title, split, srcc, plcc, rmse (MOS units), n_train, n_test (images), share (percentage of the
+        benchmark's images that the run was trained on), seconds, commit, in the order of `run_sets`.
+
+    Raises:
+        InputError: a folder holds a run of another recipe, data or split.
+    """
+    rows, splits = [], list(splits)
+    for name, run_set in run_sets.items():
+        table = run_set.table
+        for index in splits:
+            record = run_set.record(index)
+            if record is None:
+                continue
+            n_train = len(subsample(table, make_split(table, index), run_set.recipe.train_share))
+            row = dict(recipe=name, title=VARIANTS[name].title, split=index, **record["metrics"])
+            counts = dict(n_train=n_train, n_test=record["metrics"]["n"], share=100 * n_train / len(table))
+            rows.append(row | counts | dict(seconds=record["seconds"], commit=commit_in_words(record)))
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def compare_variants(found: pd.DataFrame, baseline: str, metric: str = "plcc") -> pd.DataFrame:
+    """Compare every variant in a table of `results` with a baseline, on the splits on which both were run.
+
+    Returns:
+        One row per variant, in the order of `found`: recipe, title, splits, median (over all its splits), pairs (splits
+        shared with the baseline), then difference, low, high, p_wilcoxon from `paired_difference` (NaN for the
+        baseline), with the ratio of test to training images of the variant with the smaller training part.
+
+    Raises:
+        InputError: the baseline has no finished run.
+    """
+    base = found[found["recipe"] == baseline].set_index("split")
+    if base.empty:
+        raise InputError(f"no finished run of {baseline!r} to compare with: train it, or choose another baseline")
+    rows = []
+    for name, part in found.groupby("recipe", sort=False):
+        part = part.set_index("split")
+        both = part.index.intersection(base.index) if name != baseline else part.index[:0]
+        row = dict(recipe=name, title=part["title"].iloc[0], splits=len(part), median=part[metric].median())
+        n_train = np.minimum(part["n_train"][both], base["n_train"][both])
+        ratio = (part["n_test"][both] / n_train).mean() if len(both) else 0.25
+        difference = paired_difference(part[metric][both] - base[metric][both], ratio)
+        rows.append(row | dict(pairs=len(both)) | difference)
+    return pd.DataFrame(rows)
+
+
+def paired_difference(
+    differences: Sequence[float], test_to_train: float = 0.25, level: float = 0.95
+) -> dict[str, float]:
+    """Mean of (n,) paired differences over random splits, with an interval and Wilcoxon's signed-rank test.
+
+    Training parts of random splits overlap, so the usual standard error, for independent samples, is too small. The
+    interval, of coverage `level`, is a Student interval with the corrected variance of Nadeau and Bengio (Machine
+    Learning 52, 2003): the factor 1/n becomes 1/n + `test_to_train`, the ratio of test to training images. Wilcoxon's
+    test has no such correction, so its p is too small; with fewer than six splits it cannot fall below .05.
+
+    Returns:
+        difference, low, high, p_wilcoxon; low and high are NaN for n < 2, all are NaN for n = 0.
+    """
+    values, half = np.asarray(differences, dtype=float), np.nan
+    n = len(values)
+    if n == 0:
+        return dict.fromkeys(("difference", "low", "high", "p_wilcoxon"), np.nan)
+    if n > 1:
+        half = stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) * np.sqrt(1 / n + test_to_train)
+    p = float(stats.wilcoxon(values).pvalue) if values.any() else 1.0
+    return dict(difference=values.mean(), low=values.mean() - half, high=values.mean() + half, p_wilcoxon=p)
+
+
+def compare_measures(
+    rows: pd.DataFrame, by: str, value: str, first: str = "no-manifold", second: str = "lmcl"
+) -> pd.DataFrame:
+    """Compare the variant `second` with the baseline `first` in several measures, on the splits on which both were run.
+
+    `rows` has the columns recipe, split, `by` (name of the measure) and `value` (its value).
+
+    Returns:
+        One row per measure, in the order of `rows`: `by`, the means of both variants, splits (number of shared splits),
+        lower (splits on which the second variant has the lower value), and `paired_difference` of second minus first
+        with the default ratio of test to training images.
+    """
+    wide = rows.pivot_table(index=[by, "split"], columns="recipe", values=value, sort=False)[[first, second]].dropna()
+    found = []
+    for measure, part in wide.groupby(by, sort=False):
+        difference = part[second] - part[first]
+        counts = dict(splits=len(part), lower=int((difference < 0).sum()))
+        found.append({by: measure} | part.mean().to_dict() | counts | paired_difference(difference))
+    return pd.DataFrame(found)
+
+
+def on_validation_parts(ledger: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Compare the configurations of a ledger that share at least two validation parts with a baseline, with intervals.
+
+    `ledger` holds rows of one benchmark.
+
+    Returns:
+        One row per configuration, the highest mean first: name, the PLCC on each split of the baseline (one column per
+        split), and `paired_difference` from the baseline (NaN for the baseline), with the ratio of validation to
+        training images of `splits.validation_split`.
+
+    Raises:
+        InputError: the ledger has no baseline of this name, or several, with different recipes or data.
+    """
+    wide = ledger.pivot(index=["name", "recipe_hash", "data_hash"], columns="split", values="plcc")
+    wide = wide.droplevel(["recipe_hash", "data_hash"])
+    if list(wide.index).count(baseline) > 1:
+        raise InputError(
+            f"{baseline!r} names several recipes in the ledger, or several data sets: keep the rows of only one"
+        )
+    if baseline not in wide.index:
+        raise unknown("configuration", baseline, set(wide.index))
+    wide = wide.loc[:, wide.loc[baseline].notna()]
+    wide = wide[(wide.notna().sum(axis=1) > 1) | (wide.index == baseline)]
+    wide = wide.iloc[(-wide.mean(axis=1)).argsort()]
+    differences = wide - wide.loc[baseline]
+    differences.loc[baseline] = np.nan
+    ratio = VAL_SHARE / (1 - TEST_SHARE - VAL_SHARE)
+    found = [paired_difference(row.dropna(), ratio) for _, row in differences.iterrows()]
+    return pd.concat([wide.reset_index(), pd.DataFrame(found)], axis=1).rename_axis(columns=None)
+
+
+def by_share(found: pd.DataFrame) -> pd.DataFrame:
+    """Results by share (percentage) of the training data, on the splits on which all shares in `found` were run."""
+    part = found[found["recipe"].isin(BY_SHARE)]
+    part = part[part.groupby("split")["recipe"].transform("nunique") == part["recipe"].nunique()]
+    return part.astype({"share": float}).round({"share": 0})[["share", "split", "srcc", "plcc"]].reset_index(drop=True)

@@ -1,0 +1,90 @@
+"""The search ledger: every configuration that was tried on validation parts, with its split, time and result.
+
+A row is a run on a validation part (`data.splits.validation_split`); the search used no test images. A row also holds
+the whole recipe, from which `command` makes the command that repeats the run.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pandas as pd
+
+from ..common.errors import InputError, unknown
+from ..common.paths import project_folder
+from ..recipe import Recipe
+from .records import read_rows
+
+COLUMNS = [
+    *("benchmark", "split", "name", "changes", "plcc", "srcc", "plcc_student", "plcc_teacher", "seconds", "device"),
+    *("commit", "recipe_hash", "data_hash", "split_hash", "recipe"),
+]
+
+
+def ledger_path() -> Path:
+    """The ledger of the project, ``figures/ledger.csv`` of the checkout."""
+    return project_folder() / "figures" / "ledger.csv"
+
+
+def read_ledger(path: str | Path) -> pd.DataFrame:
+    """Read a ledger: a table with the columns `COLUMNS`, empty if there is no file. InputError: it is not a ledger."""
+    path = Path(path)
+    return read_rows(path, COLUMNS, "ledger", split=str) if path.is_file() else pd.DataFrame(columns=COLUMNS)
+
+
+def compare_configurations(ledger: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Compare every configuration of a ledger (rows of one benchmark) with one of them, on shared splits.
+
+    Returns:
+        One row per configuration: name, changes, splits (how many), plcc, srcc (means over its splits), difference
+        (mean difference of PLCC from the baseline on shared splits, or NaN), seconds (mean). Configurations with the
+        most splits come first, then those with the highest mean PLCC.
+
+    Raises:
+        InputError: the baseline is not in the ledger, or names runs of several benchmarks, recipes or data.
+    """
+    base = ledger[ledger["name"] == baseline].set_index("split")["plcc"]
+    if base.empty:
+        raise unknown("configuration", baseline, set(ledger["name"]))
+    if ledger["benchmark"].nunique() > 1 or base.index.has_duplicates:
+        raise InputError(
+            f"{baseline!r} names several runs of a split in the ledger: keep rows of one benchmark, recipe and data"
+        )
+    ledger = ledger.assign(difference=ledger["plcc"] - ledger["split"].map(base))
+    columns = dict(changes="first", splits="size", plcc="mean", srcc="mean", difference="mean", seconds="mean")
+    grouped = ledger.assign(splits=0).groupby(["name", "recipe_hash", "data_hash"], sort=False)
+    table = grouped.agg(columns).reset_index().drop(columns=["recipe_hash", "data_hash"])
+    return table.sort_values(["splits", "plcc"], ascending=False, ignore_index=True)
+
+
+def changes(row: pd.Series) -> str:
+    """Options of `lmcl train`, quoted for a shell, that turn the preset of a row's benchmark into the row's recipe.
+
+    InputError: the recipe is damaged, or has values that only an earlier version can train.
+    """
+    try:
+        recipe = Recipe.from_dict(json.loads(row["recipe"])).to_dict()
+    except (TypeError, ValueError) as error:
+        which = f"the recipe of {row.get('name')!r}, split {row.get('split')}, cannot be used ({error})"
+        raise InputError(f"{which}: restore the row, or check out commit {row.get('commit')}") from error
+    preset = Recipe.for_benchmark(row["benchmark"]).to_dict()
+    differing = {field: value for field, value in recipe.items() if value != preset[field]}
+    return " ".join(f"--set {shlex.quote(f'{field}={_option(value)}')}" for field, value in differing.items())
+
+
+def command(row: pd.Series) -> str:
+    """The shell command that trains a row again; DIR stands for the folder of the benchmark. Raises as `changes`."""
+    index = int(row["split"].removesuffix("-val"))
+    start = f"lmcl train --benchmark {row['benchmark']} --data-root DIR --split {index} --validation"
+    return f"{start} {changes(row)}".rstrip()
+
+
+def _option(value: object) -> str:
+    """A value as `lmcl train --set` parses it: JSON, or plain text if that is not JSON."""
+    try:
+        json.loads(str(value))
+    except ValueError:
+        return value if isinstance(value, str) else json.dumps(value)
+    return json.dumps(value)

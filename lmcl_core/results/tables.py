@@ -1,0 +1,191 @@
+"""The summary table: medians of finished runs over splits, with published results beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ..common.errors import InputError
+from ..data.benchmarks import BENCHMARKS
+from ..data.identity import rows_of
+from ..data.splits import make_split
+from ..evaluation import bootstrap_interval, median_interval
+from ..recipe import Recipe
+from ..runs import folder as runs
+from .records import find_record, recorded_predictions
+
+_BY_SPLIT = [
+    *("benchmark", "split", "srcc", "plcc", "plcc_low", "plcc_high", "rmse", "plcc_logistic_optimistic"),
+    *("srcc_best_epoch_optimistic", "plcc_best_epoch_optimistic", "n", "seconds"),
+]
+
+
+@dataclass(frozen=True, eq=False)
+class RunSet:
+    """The runs of one recipe on the numbered splits of one benchmark.
+
+    `runs_dir` holds the run folders; `recorded`, from `records.read_records`, replaces runs that are missing there.
+    """
+
+    table: pd.DataFrame
+    recipe: Recipe
+    runs_dir: str | Path
+    recorded: pd.DataFrame | None = None
+
+    def folder(self, index: int) -> Path:
+        """The run folder of a split."""
+        return runs.run_folder(self.runs_dir, self.table.attrs["benchmark"], self.recipe.name, index)
+
+    def record(self, index: int) -> dict | None:
+        """The finished run on a split: benchmark, hashes, seconds, commit and metrics as in ``run.json``; or None.
+
+        InputError: the folder holds a run of another recipe, data or split, or is damaged.
+        """
+        if self.recorded is None and not self.folder(index).is_dir():  # saves computing the hashes
+            return None
+        wanted = self.recipe.identity(self.table, make_split(self.table, index))
+        record = runs.finished_run(self.folder(index), wanted)
+        return find_record(self.recorded, wanted, index) if record is None and self.recorded is not None else record
+
+    def finished(self, splits: Iterable[int]) -> list[int]:
+        """Those of some splits that have a finished run; raises as `record`."""
+        return [index for index in splits if self.record(index) is not None]
+
+    def predictions(self, splits: Iterable[int]) -> pd.DataFrame:
+        """Predictions of finished runs on their test parts: split, image, mos, pred, content, distortion.
+
+        Records without predictions have no rows. InputError: a split has no finished run.
+        """
+        parts = []
+        for index in splits:
+            record = self.record(index)
+            if record is None:
+                raise InputError(f"{self.folder(index)} holds no finished run: train it, or leave split {index} out")
+            if "predictions" in record:  # a row of the records
+                part = recorded_predictions(record, self.table, index)
+            else:
+                part = runs.read_predictions(self.folder(index))
+            parts += [part.assign(split=index)] if len(part) else []
+        if not parts:
+            return pd.DataFrame(columns=["split", "image", "mos", "pred", "content", "distortion"])
+        together = pd.concat(parts, ignore_index=True)
+        rows = rows_of(self.table, together["image"])
+        return together.assign(**{name: self.table[name].to_numpy()[rows] for name in ("content", "distortion")})
+
+
+def by_split(run_set: RunSet, splits: Iterable[int]) -> pd.DataFrame:
+    """Results of finished runs, one row per split: the last epoch, and values that are optimistic.
+
+    Returns:
+        benchmark, split, srcc, plcc, plcc_low, plcc_high (95 % bootstrap interval over test contents; NaN below six
+        contents), rmse (MOS units), plcc_logistic_optimistic, srcc_best_epoch_optimistic, plcc_best_epoch_optimistic
+        (optimistic: chosen or fitted on the test labels), n (test images), seconds.
+    """
+    predictions, rows = run_set.predictions(splits), []
+    for index in splits:
+        record = run_set.record(index)
+        row = record["metrics"] | dict(benchmark=run_set.table.attrs["benchmark"], split=index)
+        row |= dict(seconds=record["seconds"], plcc_logistic_optimistic=record["metrics"]["plcc_logistic"])
+        part = predictions[predictions["split"] == index]
+        if len(part):
+            low, high = bootstrap_interval(pred=part["pred"], mos=part["mos"], content=part["content"])
+            row |= dict(plcc_low=low, plcc_high=high)
+        row |= {f"{key}_best_epoch_optimistic": value for key, value in row["test_best_optimistic"].items()}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=_BY_SPLIT)
+
+
+def summarize_splits(results: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Medians over splits, their range and an interval, of results from `by_split` by benchmark.
+
+    Returns:
+        One row per benchmark (the demo only if it has results): benchmark, title, splits, then for srcc and plcc the
+        median, _min and _max over splits, _low and _high (95 % bootstrap interval of the median; NaN below six splits)
+        and the median of _best_epoch_optimistic, and the median of plcc_logistic_optimistic. Cells of benchmarks
+        without results are NaN.
+    """
+    rows = []
+    for name, benchmark in BENCHMARKS.items():
+        result = results.get(name)
+        if result is None and name == "demo":
+            continue
+        row = dict(benchmark=name, title=benchmark.title, splits=0 if result is None else len(result))
+        for metric in ("srcc", "plcc") if row["splits"] else ():
+            values = result[metric]
+            row |= {metric: values.median(), f"{metric}_min": values.min(), f"{metric}_max": values.max()}
+            row[f"{metric}_low"], row[f"{metric}_high"] = median_interval(values)
+            row[f"{metric}_best_epoch_optimistic"] = result[f"{metric}_best_epoch_optimistic"].median()
+        if row["splits"]:
+            row["plcc_logistic_optimistic"] = result["plcc_logistic_optimistic"].median()
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def published_results() -> pd.DataFrame:
+    """Results of the paper and of others: benchmark, method, srcc, plcc (NaN: not published), protocol, source."""
+    return pd.read_csv(Path(__file__).parent / "published.csv")
+
+
+def beside_published(name: str, result: pd.DataFrame) -> pd.DataFrame:
+    """Our medians, of a result from `by_split`, beside every published result on the benchmark `name`.
+
+    The columns are method, then ours_, published_ and difference_ for srcc and plcc, protocol, source.
+    """
+    published = published_results().query("benchmark == @name").reset_index(drop=True)
+    columns = {"method": published["method"]}
+    for metric in ("srcc", "plcc"):
+        ours = result[metric].median() if len(result) else float("nan")
+        columns[f"ours_{metric}"] = ours
+        columns[f"published_{metric}"] = published[metric]
+        columns[f"difference_{metric}"] = ours - published[metric]
+    return pd.DataFrame({**columns, "protocol": published["protocol"], "source": published["source"]})
+
+
+def paper_table(summary: pd.DataFrame) -> pd.DataFrame:
+    """Our medians, from `summarize_splits`, beside the paper's claims and the strongest published rival, for printing.
+
+    Returns:
+        One row per benchmark: benchmark (title), splits; for SRCC and for PLCC the median, its spread (lowest to
+        highest split) and interval (95 %, of the median); then PLCC of the best epoch and after a fitted logistic (both
+        optimistic), of the paper (with its version), the difference (ours minus the paper's), the strongest rival (with
+        its method), and the sources of the last two. Empty cells are NA.
+    """
+    rows, everything = [], published_results().dropna(subset=["plcc"])
+    for row in summary.to_dict("records"):
+        published = everything[everything["benchmark"] == row["benchmark"]]
+        is_paper = published["method"].str.startswith("LML-IQA")
+        paper, rivals = published[is_paper].head(1), published[~is_paper].sort_values("plcc").tail(1)
+        claim = paper["plcc"].iloc[0] if len(paper) else float("nan")
+        version = "".join(paper["method"]).removeprefix("LML-IQA ").removesuffix(" (the paper)")
+        rows.append(
+            {
+                "benchmark": row["title"],
+                "splits": row["splits"],
+                **_printed("srcc", row),
+                **_printed("plcc", row),
+                "best epoch (optimistic)": row.get("plcc_best_epoch_optimistic"),
+                "logistic (optimistic)": row.get("plcc_logistic_optimistic"),
+                "paper": f"{claim:.3f} {version}" if len(paper) else pd.NA,
+                "difference": row.get("plcc", float("nan")) - claim,
+                "strongest rival": "".join(f"{r.plcc:.3f} {r.method}" for r in rivals.itertuples()) or pd.NA,
+                "sources": "; ".join(dict.fromkeys([*paper["source"], *rivals["source"]])) or pd.NA,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def to_latex(printed: pd.DataFrame) -> str:
+    """The table of `paper_table` as LaTeX (booktabs), with dashes in empty cells."""
+    body = printed.to_latex(index=False, float_format="%.3f", na_rep="--", escape=True)
+    note = "best epoch, logistic, paper, difference and strongest rival are PLCC"
+    return f"% needs \\usepackage{{booktabs}}; {note}\n{body}"
+
+
+def _printed(metric: str, row: Mapping[str, float]) -> dict[str, object]:
+    value, *ends = (row.get(metric + suffix, float("nan")) for suffix in ("", "_min", "_max", "_low", "_high"))
+    spans = [pd.NA if pd.isna(low) else f"{low:.3f} to {high:.3f}" for low, high in (ends[:2], ends[2:])]
+    name = metric.upper()
+    return {name: value, f"{name} spread": spans[0], f"{name} interval": spans[1]}

@@ -1,0 +1,120 @@
+"""A trained model as one safetensors file: its weights, and the metadata that scoring needs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from ..common.errors import InputError
+from ..common.files import atomic_write
+from ..common.paths import resolve_path
+
+if TYPE_CHECKING:  # `find_model` needs neither torch nor pandas
+    import pandas as pd
+    from torch import Tensor, nn
+
+    from ..data.splits import Split
+
+BUNDLED_FOLDER = Path(__file__).parents[1] / "scoring" / "bundled"
+
+#: Paths of the weights that come with the package, by name; model cards beside them describe their training.
+BUNDLED = {path.stem: path for path in sorted(BUNDLED_FOLDER.glob("*.safetensors"))}
+
+_METADATA = {
+    *("recipe", "benchmark", "mos_range", "mos_mean", "mos_std", "mos_percentiles", "largest_short_side", "packed")
+}
+
+
+def save_model(
+    path: Path,
+    model: nn.Module,
+    recipe: dict[str, Any],
+    table: pd.DataFrame,
+    split: Split,
+    *,
+    mos_mean: float,
+    mos_std: float,
+    largest_short_side: int,
+) -> None:
+    """Write a `QualityModel` and its metadata as one safetensors file. RunError: it cannot be saved.
+
+    Args:
+        path: the file to write.
+        model: a `QualityModel`.
+        recipe: fields of its `Recipe`.
+        table, split: the benchmark; MOS of the training part give `mos_mean`, `mos_std` and the percentiles.
+        largest_short_side: the largest short side, in pixels, of the images that the model was trained and tested on.
+            Larger images are shrunk to it before they are scored, because the model has not seen any so large.
+    """
+    metadata = dict(
+        recipe=recipe,
+        benchmark=table.attrs["benchmark"],
+        mos_range=list(table.attrs["mos_range"]),
+        mos_mean=mos_mean,
+        mos_std=mos_std,
+        mos_percentiles=np.percentile(table["mos"].to_numpy()[split.train], np.arange(101)).round(6).tolist(),
+        largest_short_side=largest_short_side,
+        packed=False,
+    )
+    _write(path, {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}, metadata)
+
+
+def pack(weights: str | Path, path: str | Path) -> None:
+    """Write a copy of a model (`weights` as in `lmcl_core.load`) for scoring only: float16, no embedding head."""
+    import torch
+
+    _, state, metadata = read_model(weights)
+    kept = {key: value for key, value in state.items() if not key.startswith("embedding_head.")}
+    half = {key: value.half() if value.dtype == torch.float32 else value for key, value in kept.items()}
+    _write(Path(path), half, {**metadata, "packed": True})
+
+
+def find_model(weights: str | Path) -> Path:
+    """Path of a model file; `weights` as in `lmcl_core.load`. InputError: it does not exist or may not be read."""
+    path = BUNDLED.get(str(weights)) or resolve_path(weights)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.is_file():
+        raise InputError(
+            f"no weights at {path}: name a model.safetensors of a finished run, its folder, "
+            f"or bundled weights ({', '.join(BUNDLED) or 'there are none'})"
+        )
+    if not os.access(path, os.R_OK):
+        raise InputError(f"weights at {path} are not readable: give yourself permission to read them")
+    return path
+
+
+def read_model(weights: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """Path, state dict (floating-point tensors as float32) and metadata of a file of `save_model` or `pack`.
+
+    `weights` is as in `lmcl_core.load`. InputError: there is no such file, or it is damaged or of another program.
+    """
+    path = find_model(weights)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("lmcl", "null"))
+            state = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"weights at {path} are damaged ({error}): train or fetch them again") from error
+    if metadata is None:
+        raise InputError(f"{path} was not written by lmcl_core (no recipe in it): name the model.safetensors of a run")
+    if not isinstance(metadata, dict):
+        raise InputError(f"weights at {path} have invalid metadata (expected a JSON object): fetch them again")
+    if missing := _METADATA - set(metadata):
+        raise InputError(f"weights at {path} lack {', '.join(sorted(missing))}: train or fetch them again")
+    return path, {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, metadata
+
+
+def _write(path: Path, state: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    with atomic_write(path) as temporary:
+        try:
+            save_file(state, temporary, metadata={"lmcl": json.dumps(metadata)})
+        except SafetensorError as error:  # safetensors reports a full disk without its errno
+            raise OSError(28, str(error)) from error

@@ -1,0 +1,149 @@
+"""Output of ``lmcl score``: rows as CSV or JSON on standard output, and overlays of saliency and crop scores."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, repeat
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from ..common.errors import InputError, save_failed
+from ..common.files import atomic_write, ensure_writable
+from ..common.paths import resolve_path
+from ..data.catalogue import BENCHMARKS
+from ..data.images import images_below
+
+if TYPE_CHECKING:  # wrong use of the command is reported before torch and matplotlib are imported
+    from matplotlib.figure import Figure
+
+    from ..inference import Scorer
+    from .files import FileScore
+
+
+def _print(text: str) -> None:
+    """Write to standard output and flush. A full disk raises RunError; the error of a closed pipe is passed on."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # buffered text would fail again at exit
+        raise save_failed("the scores on standard output", error) from error
+
+
+@contextmanager
+def _csv() -> Iterator[Callable[[dict[str, Any]], None]]:
+    writer = csv.DictWriter(SimpleNamespace(write=_print), ["image", "score", "percentile"], lineterminator="\n")
+    writer.writeheader()
+    yield lambda row: writer.writerow({**row, "image": row["image"].replace("\r", "\\r")})  # "\r" would end the row
+
+
+@contextmanager
+def _json() -> Iterator[Callable[[dict[str, Any]], None]]:
+    separators = chain("[", repeat(","))
+    try:
+        yield lambda row: _print(f"{next(separators)}\n{json.dumps(row)}")
+    finally:  # close the array after an interrupt, too
+        _print("[]\n" if next(separators) == "[" else "\n]\n")
+
+
+#: Output formats: context managers that return a function, which prints one row (image, score, percentile).
+WRITERS = {"csv": _csv, "json": _json}
+
+
+def print_scores(
+    paths: Sequence[str], weights: str, form: str, overlays: str | None, batch_size: int, device: str
+) -> int:
+    """Print one row per image as soon as it is scored, and faults on stderr; return the number of unreadable files.
+
+    `paths` are images, and folders at any depth; `weights` and `device` are as in `load`; `form` is a key of `WRITERS`;
+    `overlays` is a folder for overlays, or None. InputError: a folder without images, or arguments that `Overlays`,
+    `load` or `score_files` refuse. RunError: a row or an overlay cannot be written.
+    """
+    folder = None if overlays is None else Overlays(resolve_path(overlays), paths)
+    for path in paths:
+        if os.path.isdir(path) and not images_below(Path(path)):
+            raise InputError(f"no images in {path}, apart from hidden ones: name image files, or folders of images")
+    from ..inference import load
+    from .files import image_files, score_files
+
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are expected
+    scorer, faults = load(weights, device), 0
+    if scorer.about["benchmark"] == "demo":
+        print(f"note: these weights predict the demo's labels, {BENCHMARKS['demo'].label_kind}", file=sys.stderr)
+    with WRITERS[form]() as write:
+        for number, scored in enumerate(score_files(scorer, image_files(paths), batch_size)):
+            if scored.fault is not None:
+                faults += 1
+                print(" ".join(scored.fault.split()), file=sys.stderr)
+                continue
+            write(dict(image=scored.image, score=round(scored.score, 4), percentile=round(scored.percentile, 2)))
+            if folder is not None:
+                folder.save(scorer, scored, number)
+    return faults
+
+
+class Overlays:
+    """A folder of overlays, one PNG file per image. It is created if missing.
+
+    InputError: `folder` is a file or lies in one of the `sources` that are scored. RunError: it is not writable.
+    """
+
+    def __init__(self, folder: Path, sources: Iterable[str | Path]) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--overlays is {folder}, a file: name a folder")
+        for source in filter(os.path.isdir, sources):
+            if folder.resolve().is_relative_to(Path(source).resolve()):
+                problem = f"--overlays is {folder}, inside {source}, whose images are scored"
+                raise InputError(f"{problem}: name a folder elsewhere, or the next call scores the overlays too")
+        ensure_writable(folder)
+        self.folder = folder
+
+    def save(self, scorer: Scorer, scored: FileScore, number: int) -> None:
+        """Save an overlay as ``NUMBER_STEM.png``, where STEM is the file name without suffix, cut to 60 characters.
+
+        RunError: it cannot be saved.
+        """
+        figure = score_overlay(scored, scorer.to_mos(scored.prediction.crop_scores[0]))
+        with atomic_write(self.folder / f"{number:05d}_{Path(scored.image).stem[:60]}.png") as path:
+            figure.savefig(path, format="png", dpi=figure.dpi, bbox_inches="tight", metadata={"Software": None})
+
+
+def score_overlay(scored: FileScore, crop_scores: np.ndarray) -> Figure:
+    """Draw a scored image, its saliency map, and at each pixel the mean of the (K,) scores (MOS units) of its crops."""
+    from matplotlib.figure import Figure
+
+    height, width = scored.pixels.shape[:2]
+    total, count = np.zeros((height, width)), np.zeros((height, width))
+    for (top, left, h, w), score in zip(scored.prediction.boxes[0].tolist(), crop_scores):
+        total[top : top + h, left : left + w] += score
+        count[top : top + h, left : left + w] += 1
+    mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    figure = Figure(figsize=(8.4, min(3.2 * height / width, 8) + 0.7), dpi=100, layout="constrained")
+    titles = (
+        f"score {scored.score:.1f}, percentile {scored.percentile:.0f}",
+        "saliency",
+        f"crop scores {crop_scores.min():.1f} to {crop_scores.max():.1f}",
+    )
+    axes, extent = figure.subplots(1, 3), (0, width, height, 0)
+    for axis, title in zip(axes, titles):
+        axis.imshow(scored.pixels.numpy(), extent=extent)
+        axis.axis("off")
+        axis.set_title(title, fontsize=9)
+    saliency = scored.prediction.saliency[0].numpy()
+    axes[1].imshow(saliency, cmap="magma", alpha=0.6, interpolation="bilinear", extent=extent)
+    scores = axes[2].imshow(mean, cmap="viridis", alpha=0.7, extent=extent)
+    figure.colorbar(scores, ax=axes[2], shrink=0.8, label="mean score of the crops there")
+    return figure

@@ -1,0 +1,213 @@
+"""Notebooks as Dask tasks: lost workers, failing notebooks, other clusters, and who may connect."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import dask
+import dask_jobqueue  # noqa: F401  its defaults enter the configuration when it is first imported
+import nbformat
+import psutil
+import pytest
+from distributed import Client, LocalCluster
+from distributed.security import Security
+
+from lmcl_core import InputError, RunError
+from lmcl_core.batch.cluster import connect, run_jobs, slurm_cluster, worker_environments
+from lmcl_core.batch.notebook import Job
+
+FIRST_TIME = """
+from pathlib import Path
+mark = Path(mark)
+first = not mark.exists()
+mark.touch()
+"""
+
+
+def job(folder: Path, source: str, name: str = "work", **parameters) -> Job:
+    """A training job of a notebook of one cell."""
+    parameters = dict(benchmark="demo", recipe="lmcl", split=0, mark=str(folder / f"{name}.mark"), **parameters)
+    cell = nbformat.v4.new_code_cell("\n".join(f"{key} = None" for key in parameters))
+    cell.metadata["tags"] = ["parameters"]
+    book = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(source)])
+    book.metadata["kernelspec"] = dict(name="python3", display_name="Python 3", language="python")
+    path = folder / f"{name}.ipynb"
+    nbformat.write(book, path)
+    return Job(str(path), folder / "out" / f"{name}.ipynb", parameters, trains=True)
+
+
+@pytest.fixture(scope="module")
+def client():
+    with connect(workers=1) as client:
+        yield client
+
+
+def test_a_notebook_that_ends_is_reported_with_its_epochs(client, tmp_path):
+    lines, done = [], []
+    work = job(tmp_path, "print('epoch 1/1  loss 0.5')")
+    assert run_jobs(client, [work], done.append, lines.append) == {}
+    assert done == [work] and work.output.is_file()
+    assert lines[0].endswith(": running") and lines[1].endswith(": epoch 1/1  loss 0.5") and lines[2].endswith(" s")
+
+
+def test_a_failing_training_is_tried_again(client, tmp_path):
+    done = []
+    work = job(tmp_path, FIRST_TIME + "assert not first")
+    assert run_jobs(client, [work], done.append, lambda line: None) == {} and done == [work]
+
+
+@pytest.mark.slow
+def test_one_that_fails_twice_is_listed_and_the_rest_goes_on(client, tmp_path):
+    done, lines = [], []
+    bad, good = job(tmp_path, "1 / 0", "bad"), job(tmp_path, "1 + 1", "good")
+    failed = run_jobs(client, [bad, good], done.append, lines.append)
+    assert done == [good] and list(failed) == [bad.title]
+    assert isinstance(failed[bad.title], RunError) and "ZeroDivisionError" in str(failed[bad.title])
+    assert any("FAILED" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_its_notebook_to_another_try(client, tmp_path):
+    done = []
+    source = (
+        FIRST_TIME
+        + "import os, signal\nif first:\n    os.kill(os.getppid(), signal.SIGKILL)\n    import time; time.sleep(60)"
+    )
+    work = job(tmp_path, source)
+    assert run_jobs(client, [work], done.append, lambda line: None) == {} and done == [work]
+
+
+@pytest.mark.slow
+def test_a_notebook_that_kills_every_worker_is_given_up_and_the_rest_is_run_once(client, tmp_path):
+    """Neither what was finished before nor what waits behind it is drawn into the failure."""
+    count = "with open(mark, 'a') as file:\n    file.write('x')"
+    before, after = job(tmp_path, count, "before"), job(tmp_path, count, "after")
+    deadly = job(tmp_path, "import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(60)", "deadly")
+    done = []
+    failed = run_jobs(client, [before, deadly, after], done.append, lambda line: None)
+    assert list(failed) == [deadly.title] and "the worker that ran it died repeatedly" in str(failed[deadly.title])
+    assert done == [before, after]
+    assert [(tmp_path / f"{name}.mark").read_text() for name in ("before", "after")] == ["x", "x"]
+
+
+def test_each_local_worker_has_its_gpu_or_its_share_of_the_cores():
+    assert worker_environments(0, [], 8) == [dict(OMP_NUM_THREADS="8", MKL_NUM_THREADS="8")]
+    assert [worker["OMP_NUM_THREADS"] for worker in worker_environments(3, [], 8)] == ["2", "2", "2"]
+    assert [worker["CUDA_VISIBLE_DEVICES"] for worker in worker_environments(0, ["2", "3"], 8)] == ["2", "3"]
+    assert [worker["CUDA_VISIBLE_DEVICES"] for worker in worker_environments(4, ["0", "1"], 8)] == ["0", "1", "0", "1"]
+    assert worker_environments(9, [], 2)[0]["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_running_scheduler_is_used_by_its_address(tmp_path):
+    done = []
+    work = job(tmp_path, "1 + 1")
+    options = dict(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0")
+    with LocalCluster(**options) as cluster, connect(cluster.scheduler_address) as client:
+        assert run_jobs(client, [work], done.append, lambda line: None) == {} and done == [work]
+        worker = next(iter(cluster.workers.values())).address
+        with pytest.raises(InputError, match="no Dask scheduler answers at .*it is a Worker"), connect(worker):
+            pass
+
+
+@pytest.mark.parametrize(
+    "scheduler, workers, message",
+    [
+        ("10.0.0.1:8786", 0, "write tcp://HOST:PORT"),
+        ("tcp://127.0.0.1:9", 0, "no Dask scheduler answers"),
+        ("", -1, "workers is -1"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_starts(scheduler, workers, message, monkeypatch):
+    monkeypatch.setattr("lmcl_core.batch.cluster._SECONDS_TO_ANSWER", 1)
+    with pytest.raises(InputError, match=message), connect(scheduler, workers):
+        pass
+
+
+@pytest.mark.network
+def test_a_server_that_is_no_scheduler_is_reported_within_15_seconds(monkeypatch):
+    """A server that speaks another protocol, and one that accepts connections and says nothing."""
+    for reply, seconds in ((b"SSH-2.0-OpenSSH_9.6\r\n", 10), (b"", 1)):
+        monkeypatch.setattr("lmcl_core.batch.cluster._SECONDS_TO_ANSWER", seconds)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            thread = threading.Thread(target=lambda: server.accept()[0].sendall(reply), daemon=True)  # noqa: B023
+            thread.start()
+            start = time.perf_counter()
+            address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+            with pytest.raises(InputError, match=f"no Dask scheduler answers at {address}"), connect(address):
+                pass
+            assert time.perf_counter() - start < seconds + 4
+
+
+def test_ctrl_c_still_ends_as_interrupted_once_slurm_is_there():
+    """In a process of its own, since the handler is set by the first import."""
+    code = "import signal, lmcl_core.batch.cluster as b, dask, contextlib; was = signal.getsignal(signal.SIGINT)\n"
+    code += "with contextlib.suppress(b.InputError): b.slurm_cluster()\n"
+    code += "import sys; assert 'dask_jobqueue' in sys.modules and signal.getsignal(signal.SIGINT) is was"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_the_slurm_job_script_asks_for_what_the_configuration_says():
+    settings = {
+        "job-cpu": 4,
+        "memory": "16GB",
+        "walltime": "02:00:00",
+        "queue": "gpu",
+        "job-extra-directives": ["--gpus=1"],
+    }
+    with (
+        dask.config.set({f"jobqueue.slurm.{key}": value for key, value in settings.items()}),
+        slurm_cluster() as cluster,
+    ):
+        script = cluster.job_script()
+    for line in ("#SBATCH -p gpu", "#SBATCH --cpus-per-task=4", "#SBATCH -t 02:00:00", "#SBATCH --gpus=1"):
+        assert line in script
+    assert "distributed.cli.dask_worker tcp://" in script and "--nthreads 1 " in script
+    assert "OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}" in script
+
+
+@pytest.mark.parametrize("settings", [{}, {"job-cpu": 4}, {"memory": "16GB"}])
+def test_incomplete_slurm_settings_are_an_error(settings):
+    with dask.config.set({f"jobqueue.slurm.{key}": value for key, value in settings.items()}):
+        with pytest.raises(InputError, match="SLURM settings are incomplete: write job-cpu, memory"):
+            slurm_cluster()
+
+
+def test_workers_that_nobody_starts_again_end_the_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr("lmcl_core.common.tasks._SECONDS_TO_LOOK", 0.2)
+    with connect(workers=1) as client:
+        assert dask.config.get("distributed.deploy.lost-worker-timeout") == "10 minutes"
+        _, keeper = client.cluster.workers.popitem()
+        client.cluster.sync(keeper.close)
+        with pytest.raises(RunError, match="every worker was lost"):
+            run_jobs(client, [job(tmp_path, "1 + 1")], lambda job: None, lambda line: None)
+
+
+def test_all_that_is_started_here_listens_on_the_loopback_interface_only(client):
+    """Whoever can connect to a worker, a nanny or the scheduler can run code there."""
+    this = psutil.Process()
+    listening = [
+        connection
+        for process in [this, *this.children(recursive=True)]
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) >= 3  # scheduler, nanny, worker
+    assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
+
+
+def test_no_one_without_the_certificate_of_this_call_can_connect(client):
+    """Neither to the scheduler nor to a worker or its nanny; not with TLS and a certificate of one's own either."""
+    information = client.scheduler_info()["workers"]
+    addresses = [client.scheduler.address, *information, *(worker["nanny"] for worker in information.values())]
+    assert len(addresses) == 3 and all(address.startswith("tls://127.0.0.1:") for address in addresses)
+    for address in addresses:
+        with pytest.raises(InputError, match="no Dask scheduler answers"), connect(address.replace("tls://", "tcp://")):
+            pass
+    with pytest.raises(OSError), Client(client.scheduler.address, security=Security.temporary(), timeout=2):
+        pass
+    assert client.submit(lambda: 1).result() == 1

@@ -1,0 +1,278 @@
+"""The reproduction on the demo, with a recipe of seconds: what runs, what is skipped, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lmcl_core import InputError, Recipe, RunError, load_benchmark, make_split, train
+from lmcl_core.batch import check_parameters
+from lmcl_core.batch.forecast import forecast
+from lmcl_core.batch.notebook import Job, run_notebook
+from lmcl_core.batch.reproduce import ReproduceOptions, lacks_input, plan, reproduce
+from lmcl_core.recipe import VARIANTS, variants_of
+from lmcl_core.results.records import update_records
+
+TINY = {"epochs": 1, "crop_size": 32, "crops": 2, "test_crops": 2, "pretrained": False, "batch_images": 32}
+TINY |= {"train_share": 0.2, "backbone": "test_efficientnet"}
+
+
+def options(base: Path, **changed) -> ReproduceOptions:
+    own = dict(splits=1, runs_dir=str(base / "runs"), figures_dir=str(base / "figures"), device="cpu", changes=TINY)
+    return ReproduceOptions(**{**own, **changed})
+
+
+def jobs_of(chosen: ReproduceOptions, *benchmarks: str) -> list[Job]:
+    return [job for stage in plan(chosen, list(benchmarks)) for job in stage]
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory, request):
+    """Folder, executed notebooks and log of one reproduction."""
+    base = tmp_path_factory.mktemp("walk")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMCL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        lines: list[str] = []
+        outputs = reproduce(options(base, workers=2), log=lines.append)
+    print(*lines, sep="\n")
+    return base, outputs, lines
+
+
+def again(base: Path, **changed) -> list[str]:
+    lines: list[str] = []
+    reproduce(options(base, **changed), log=lines.append)
+    return lines
+
+
+def running(lines: list[str]) -> list[str]:
+    return [line.removesuffix(": running") for line in lines if line.endswith(": running")]
+
+
+@pytest.mark.slow
+def test_every_notebook_runs_in_order(walked):
+    base, outputs, lines = walked
+    assert running(lines)[0] == "01_data_preparation  demo"
+    assert sorted(running(lines)[1:3]) == [
+        "02_training  demo  lmcl  split 0",
+        "02_training  demo  no-manifold  split 0",
+    ]
+    assert sorted(running(lines)[3:]) == [
+        "03_benchmark_evaluation  demo",
+        "04_hard_examples_umap  demo",
+        "06_cross_dataset  demo",
+    ]
+    assert len(outputs) == 6 and all(path.is_file() for path in outputs)
+
+
+@pytest.mark.slow
+def test_each_run_folder_holds_its_notebook_and_results(walked):
+    base, _, _ = walked
+    for recipe in ("lmcl", "no-manifold"):
+        folder = base / "runs" / "demo" / recipe / "split-00"
+        names = {path.name for path in folder.iterdir()}
+        assert names == {
+            "02_training.ipynb",
+            "02_training.json",
+            "features.npz",
+            *({"cross"} if recipe == "lmcl" else ()),
+            "run.json",
+            "history.csv",
+            "predictions.csv",
+            "model.safetensors",
+        }
+    weight = json.loads((folder / "run.json").read_text())["recipe"]["manifold_weight"]
+    assert folder.parent.name == "no-manifold" and weight == 0
+
+
+@pytest.mark.slow
+def test_every_figure_lies_beside_its_table(walked):
+    figures = walked[0] / "figures" / "demo"
+    drawn = sorted(figures.glob("*.png"))
+    assert {path.name[:2] for path in drawn} == {"01", "02", "03", "04", "06"}
+    for path in drawn:
+        assert path.with_suffix(".csv").stat().st_size > 0 and path.with_suffix(".pdf").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_a_second_call_computes_nothing(walked):
+    proxy, *lines = again(walked[0])
+    assert "a PROXY" in proxy
+    assert len(lines) == 6 and all(line.endswith("finished before") for line in lines)
+
+
+@pytest.mark.slow
+def test_a_removed_figure_is_drawn_again(walked):
+    base, _, _ = walked
+    (base / "figures" / "demo" / "03_scores.png").unlink()
+    assert running(again(base)) == ["03_benchmark_evaluation  demo"]
+    assert (base / "figures" / "demo" / "03_scores.png").is_file()
+
+
+@pytest.mark.slow
+def test_a_training_notebook_that_did_not_end_is_run_again_and_its_run_is_kept(walked):
+    base, _, _ = walked
+    folder = base / "runs" / "demo" / "lmcl" / "split-00"
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    (folder / "02_training.json").unlink()
+    assert running(again(base)) == ["02_training  demo  lmcl  split 0"]
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_tables_are_made_from_records_where_runs_are_not_at_hand(walked, tmp_path):
+    base, known = walked[0], tmp_path / "records.csv"
+    update_records(known, base / "runs", load_benchmark("demo"))
+    parameters = dict(splits=1, train_missing=False, recipe_changes=json.dumps(TINY), recorded=str(known))
+    folders = dict(runs_dir=str(tmp_path / "nowhere"), figures_dir=str(tmp_path / "figures"))
+    run_notebook(
+        Job("03_benchmark_evaluation.ipynb", tmp_path / "03.ipynb", dict(benchmark="demo", **parameters, **folders))
+    )
+    made, first = (pd.read_csv(folder / "figures" / "demo" / "03_results.csv") for folder in (tmp_path, base))
+    pd.testing.assert_frame_equal(made, first, rtol=1e-4)
+    parameters |= dict(benchmark="demo", first_split=1)
+    run_notebook(Job("03_benchmark_evaluation.ipynb", tmp_path / "next.ipynb", dict(**parameters, **folders)))
+    assert pd.read_csv(tmp_path / "figures" / "demo" / "03_results.csv").empty
+
+
+@pytest.mark.slow
+def test_each_epoch_is_logged_while_a_notebook_runs(walked):
+    assert sum(": epoch 1/1" in line for line in walked[2]) == 2
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        (dict(changes={"epoch": 1}), "did you mean 'epochs'"),
+        (dict(changes={"epochs": "3"}), "must be int"),
+        (dict(changes={"name": "mine"}), "name cannot be changed"),
+        (dict(splits=0), "splits is 0"),
+        (dict(workers=-1), "workers is -1"),
+        (dict(ablation=True, changes={"crops": 3}), "crops defines the variant 'crops-2'"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_runs(tmp_path, changed, message):
+    with pytest.raises(InputError, match=message):
+        reproduce(options(tmp_path, **changed))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_failed_runs_are_named_and_only_what_needs_them_is_left_out(tmp_path):
+    """Crops that are larger than every picture; the tables are made and stay empty."""
+    lines: list[str] = []
+    with pytest.raises(RunError, match="2 notebooks failed: 02_training  demo  .*every image is smaller"):
+        reproduce(options(tmp_path, changes={**TINY, "crop_size": 640}), log=lines.append)
+    assert {line.split("  ")[0] for line in running(lines)} == {
+        "01_data_preparation",
+        "02_training",
+        "03_benchmark_evaluation",
+        "06_cross_dataset",
+    }
+
+
+def test_a_notebook_whose_inputs_failed_is_left_out_and_no_other(tmp_path):
+    jobs = jobs_of(options(tmp_path), "demo", "livec")
+
+    def left_out(*titles: str) -> list[str]:
+        return [job.title for job in jobs if lacks_input(job, dict.fromkeys(titles, RunError("x")))]
+
+    assert left_out("02_training  livec  no-manifold  split 0") == ["04_hard_examples_umap  livec"]
+    unsound = left_out("01_data_preparation  livec")
+    assert len(unsound) == 3 and all("  livec" in title for title in unsound)
+    both = left_out("01_data_preparation  livec", "01_data_preparation  demo")
+    assert both == [job.title for job in jobs if not job.notebook.startswith("01")]
+
+
+def test_a_relative_data_root_is_found_from_the_notebooks_too(tmp_path, livec, monkeypatch):
+    monkeypatch.chdir(livec.parent)
+    jobs = jobs_of(options(tmp_path, benchmark="livec", data_root=livec.name), "livec")
+    assert all(Path(job.parameters["data_root"]) == livec for job in jobs)
+
+
+@pytest.mark.slow
+def test_a_folder_that_holds_another_run_is_refused_before_anything_runs(walked):
+    lines: list[str] = []
+    with pytest.raises(InputError, match="delete that folder"):
+        reproduce(options(walked[0], changes={**TINY, "lr": 1e-3}), log=lines.append)
+    assert lines == []
+
+
+def test_the_demo_is_built_wherever_the_other_benchmarks_lie(tmp_path):
+    chosen = ReproduceOptions("demo,livec", data_root=str(tmp_path))
+    roots = {job.parameters["benchmark"]: job.parameters["data_root"] for job in jobs_of(chosen, "demo", "livec")}
+    assert roots == {"demo": "", "livec": str(tmp_path), "demo,livec": str(tmp_path)}
+    alone = jobs_of(ReproduceOptions("demo", data_root=str(tmp_path)), "demo")
+    assert {job.parameters["data_root"] for job in alone} == {str(tmp_path)}
+
+
+@pytest.mark.slow
+def test_the_forecast_counts_runs_and_learns_from_finished_ones(walked, tmp_path):
+    done = forecast(options(walked[0], splits=2)).iloc[0]
+    assert (done["runs"], done["finished"], done["basis"]) == (2, 2, "finished runs")
+    seconds = [json.loads(p.read_text())["seconds"] for p in (walked[0] / "runs").glob("demo/*/split-00/run.json")]
+    assert done["minutes"] == pytest.approx(sum(seconds) / 60)
+
+
+@pytest.mark.slow
+def test_a_killed_main_process_loses_no_epoch(tmp_path):
+    """Its workers end with it; the next training continues after the last saved epoch."""
+    changes = {**TINY, "epochs": 6}
+    code = (
+        "import json, sys; from lmcl_core.batch.reproduce import ReproduceOptions, reproduce\n"
+        "if __name__ == '__main__': reproduce(ReproduceOptions(**json.loads(sys.argv[1])), print)"
+    )
+    (tmp_path / "main.py").write_text(code)
+    wanted = json.dumps(dataclasses.asdict(options(tmp_path, changes=changes)))
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "main.py"), wanted], stdout=subprocess.PIPE, text=True
+    ) as main:
+        for line in main.stdout:
+            if "lmcl  split 0: epoch 2/6" in line:
+                break
+        main.kill()
+    table = load_benchmark("demo")
+    folder, lines = tmp_path / "runs" / "demo" / "lmcl" / "split-00", []
+    recipe = Recipe.for_benchmark("demo", **changes)
+    train(table, make_split(table, 0), recipe, folder, "cpu", log=lines.append)
+    epochs = [int(line.split()[1].split("/")[0]) for line in lines if line.startswith("epoch ")]
+    assert 2 <= epochs[0] < 6 and epochs == list(range(epochs[0], 7))
+
+
+def test_several_benchmarks_share_one_table_and_keep_their_own_folders(tmp_path):
+    stages = list(plan(options(tmp_path, splits=2), ["demo", "livec"]))
+    assert [len(stage) for stage in stages] == [2, 8, 4]
+    places = [job.output.relative_to(tmp_path / "runs").as_posix() for job in stages[2]]
+    assert places == [
+        "all/03_benchmark_evaluation.ipynb",
+        "demo/04_hard_examples_umap.ipynb",
+        "livec/04_hard_examples_umap.ipynb",
+        "all/06_cross_dataset.ipynb",
+    ]
+
+
+def test_every_job_sets_only_parameters_that_its_notebook_has(tmp_path):
+    for job in jobs_of(options(tmp_path, ablation=True, changes={}), "demo", "livec"):
+        check_parameters(job.notebook.removesuffix(".ipynb"), job.parameters)
+
+
+def test_the_ablation_trains_every_variant_and_runs_notebook_05(tmp_path):
+    stages = list(plan(options(tmp_path, ablation=True, changes={}), ["demo", "livec"]))
+    assert [len(stage) for stage in stages] == [2, len(variants_of("demo")) + len(variants_of("livec")), 6]
+    trained = {job.parameters["recipe"] for job in stages[1]}
+    assert trained == set(VARIANTS)  # each on at least one of them
+    drawn = [job for job in stages[2] if job.notebook == "05_ablation.ipynb"]
+    assert [job.parameters["benchmark"] for job in drawn] == ["demo", "livec"]
+    assert all(job.parameters["variants"] == "all" and not job.parameters["train_missing"] for job in drawn)
+    assert all(job.reads_runs == tuple(VARIANTS) and job.reads_files for job in drawn)
+
+
+def test_planning_a_batch_imports_neither_torch_nor_scipy():
+    """Their import takes seconds; the notebooks import them themselves."""
+    code = "import lmcl_core.batch.reproduce, sys; sys.exit(bool({'torch', 'scipy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,196 @@
+"""`lmcl bench`: every part runs on small data, and its tables are right."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lmcl_core import InputError, load_benchmark
+from lmcl_core.bench import measure, report, rivals
+from lmcl_core.results import plots
+
+SMALL = dict(backbone="test_resnet", crop_size=32, crops=2, batch_images=4, embedding_dim=8)
+
+
+@pytest.fixture
+def bench(livec, tmp_path, monkeypatch):
+    """Run one part on eight images and return all repetitions. Memory is not measured: its processes start slowly."""
+    monkeypatch.setattr(measure, "_peak_in_process", lambda make: 7.0)
+
+    def run(*parts, **options):
+        options = dict(data_root=livec, repeats=1, images=8, device="cpu", log=lambda line: None) | options
+        measure.bench(tmp_path / "bench", "livec", parts=parts, **options)
+        return pd.read_csv(tmp_path / "bench" / f"repetitions_{'-'.join(parts)}.csv")
+
+    return run
+
+
+def test_training_and_store_are_timed_beside_plain_loops(bench):
+    found = bench("store", "training", changes=SMALL).set_index(["part", "contender"])
+    assert found.index.tolist() == [
+        *(("store", name) for name in ("ours", "decoding alone")),
+        *(("training", name) for name in ("ours", "plain loop")),
+    ]
+    assert found["items"].tolist() == [8, 8, 16, 16]  # training: 2 steps of 4 images with 2 crops
+    assert (found["seconds"] > 0).all() and found["peak_mb"].tolist()[2:] == [7, 7]
+    waiting = found.loc["training", "waiting"]
+    assert 0 < waiting["ours"] < 1 and np.isnan(waiting["plain loop"])
+
+
+@pytest.mark.slow
+def test_scoring_is_timed_one_image_at_a_time_too(bench):
+    found = bench("scoring")
+    assert found["contender"].tolist() == ["ours", "one at a time"]
+    assert found["items"].tolist() == [8, 8] and found["unit"].eq("images").all()
+
+
+def test_losses_are_timed_at_every_size(bench, monkeypatch):
+    monkeypatch.setattr(measure, "LOSS_SIZES", (16, 32))
+    found = bench("loss")
+    assert set(found["size"]) == {16, 32} and {"ours v1", "ours v2"} <= set(found["contender"])
+
+
+@pytest.mark.slow
+def test_growth_has_a_finite_exponent_for_each_quantity(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(rivals, "load", lambda weights, device: None)
+    monkeypatch.setattr(rivals, "score_files", lambda scorer, files: files)
+    monkeypatch.setattr(measure, "CURVES", dict(batch_images=(2, 4), crops=(2, 4), crop_size=(32, 64)))
+    bench("growth", changes=SMALL)
+    files = {"repetitions_growth.csv", *(f"growth_growth.{kind}" for kind in ("png", "pdf", "csv"))}
+    assert {path.name for path in (tmp_path / "bench").iterdir()} == files
+    slopes = pd.read_csv(tmp_path / "bench" / "growth_growth.csv").groupby("contender")["exponent"].first()
+    assert len(slopes) == 5 and np.isfinite(slopes).all()
+
+
+def test_finished_parts_are_kept_until_the_last_part_is_done(bench, monkeypatch, tmp_path):
+    unfinished = tmp_path / "bench" / "repetitions_store-loss_unfinished.csv"
+
+    def stop(*arguments):
+        assert pd.read_csv(unfinished)["part"].tolist() == ["store", "store"]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setitem(measure.PARTS, "loss", stop)
+        bench("store", "loss")
+    assert [path.name for path in (tmp_path / "bench").iterdir()] == [unfinished.name]
+    monkeypatch.setattr(measure, "LOSS_SIZES", (16,))
+    assert set(bench("store", "loss")["part"]) == {"store", "loss"} and not unfinished.exists()
+
+
+def test_contenders_take_turns_and_the_warm_up_does_not_count():
+    called = []
+    makers = {"a": lambda: lambda: called.append("a") or 3, "b": lambda: lambda: called.append("b") or 5}
+    turns = measure.compare(makers, repeats=2, calls=2)
+    assert called == list("aabb" * 3)
+    assert turns["contender"].tolist() == list("abab") and turns["items"].tolist() == [6, 10, 6, 10]
+    assert turns["repetition"].tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.slow
+def test_peak_memory_is_that_of_the_calls_in_a_process_of_its_own():
+    copy_64_megabytes = partial(partial, bytearray, b"x" * 64_000_000)
+    assert measure._peak_in_process(copy_64_megabytes) == pytest.approx(64, abs=4)
+
+
+def repetitions(contender, size, seconds, part="loss"):
+    rows = pd.DataFrame(dict(repetition=range(len(seconds)), seconds=seconds))
+    return rows.assign(part=part, contender=contender, size=size, items=10, unit="losses", peak_mb=1.0, waiting=np.nan)
+
+
+@pytest.mark.parametrize("size", [4.0, np.nan])
+def test_the_summary_compares_with_the_first_contender_in_each_repetition(size):
+    found = pd.concat([repetitions("ours", size, [1, 2, 4]), repetitions("other", size, [2, 3, 20])])
+    table = report.summary(found).set_index("contender")
+    assert table.loc["ours", "rate"] == 5 and (table.loc["ours", "lowest"], table.loc["ours", "highest"]) == (2.5, 10)
+    assert table.loc["ours", "ratio"] == 1 and table.loc["other", "ratio"] == 2  # median of 2, 1.5 and 5
+    assert plots.costs(table.reset_index()).axes[0].get_title(loc="left").endswith("losses per second")
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_the_exponent_is_the_slope_of_the_logarithms(power):
+    curve = pd.concat([repetitions("curve", n, [3 * n**power] * 2) for n in (1.0, 4.0, 16.0)])
+    assert report.exponents(curve)["exponent"].item() == pytest.approx(power)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(repeats=0), "repeats is 0"),
+        (dict(images=3), "images is 3"),
+        (dict(parts=["los"]), "'los': did you mean 'loss'"),
+        (dict(parts=["store"], against="x"), "--against has no effect on store"),
+        (dict(parts=["loss"], changes=dict(crops=2)), "--set has no effect on loss"),
+        (dict(benchmark="livecc"), "did you mean 'livec'"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(options, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        measure.bench(tmp_path / "bench", **options)
+    assert not (tmp_path / "bench").exists()
+
+
+@pytest.fixture
+def deiqt(tmp_path, monkeypatch):
+    """A stand-in for a checkout of DEIQT with the functions that are called."""
+    folder = tmp_path / "DEIQT"
+    (folder / "IQA").mkdir(parents=True)
+    (folder / "models").mkdir()
+    (folder / "IQA" / "iqa_dataset.py").write_text(
+        "import scipy.io, torch\nfrom PIL import Image\n"
+        "class LIVECDATASET(torch.utils.data.Dataset):\n"
+        "    def __init__(self, root, index, patch_num, transform=None):\n"
+        "        names = scipy.io.loadmat(f'{root}/Data/AllImages_release.mat')['AllImages_release'][7:]\n"
+        "        self.samples = [(f'{root}/Images/{n[0][0]}', 50.0) for n in names for _ in range(patch_num)]\n"
+        "    def __len__(self):\n        return len(self.samples)\n"
+        "    def __getitem__(self, n):\n"
+        "        return self.transform(Image.open(self.samples[n][0]).convert('RGB')), self.samples[n][1]\n"
+    )
+    (folder / "IQA" / "build.py").write_text(
+        "from torchvision import transforms\n"
+        "def build_transform(is_train, config):\n"
+        "    return transforms.Compose([transforms.Resize((16, 16)), transforms.ToTensor()])\n"
+    )
+    (folder / "models" / "deiqt.py").write_text(
+        "import torch\ndef build_deiqt(pretrained, infer):\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 1))\n"
+    )
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield folder
+    for name in [name for name in sys.modules if name.split(".")[0] in ("IQA", "models")]:
+        del sys.modules[name]
+
+
+@pytest.mark.slow
+def test_deiqt_s_pipeline_trains_on_the_images_of_the_table(livec, deiqt, monkeypatch):
+    table = load_benchmark("livec", livec)
+    chosen = table.iloc[[1, 4, 5]]
+    chosen.attrs = table.attrs
+    monkeypatch.setattr(rivals, "DataLoader", lambda files, **options: seen.append(files) or loader(files, **options))
+    seen, loader = [], torch.utils.data.DataLoader
+    with torch.random.fork_rng(devices=[]):
+        assert rivals.deiqt_training(deiqt, chosen, "cpu")() == 16
+    names = {path.split("/")[-1] for path, _ in seen[0].samples}
+    assert names == {image.split("/")[-1] for image in chosen["image"]}
+
+
+def test_a_folder_that_is_no_deiqt_or_another_benchmark_is_refused(livec, tmp_path):
+    table = load_benchmark("livec", livec)
+    with pytest.raises(InputError, match="name a checkout of github.com/narthchin/DEIQT"):
+        rivals.import_deiqt(tmp_path, table)
+    table.attrs["benchmark"] = "demo"
+    with pytest.raises(InputError, match="DEIQT is timed on LIVEC only"):
+        rivals.import_deiqt(tmp_path, table)
+
+
+def test_every_loss_takes_the_same_shapes_and_has_a_gradient():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(16, 8, generator=generator).requires_grad_() for _ in range(2))
+    for name, loss in rivals.losses(16).items():  # those of libraries only where they are installed
+        student.grad = None
+        loss(student, teacher.detach()).backward()
+        assert student.grad.shape == (16, 8) and student.grad.abs().max() > 0, name

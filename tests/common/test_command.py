@@ -1,0 +1,37 @@
+"""Exit codes and messages of the command lines."""
+
+from __future__ import annotations
+
+import pytest
+
+from lmcl_core.common.command import exit_codes
+from lmcl_core.common.errors import InputError, RunError
+
+
+@pytest.mark.parametrize(
+    "error, code, message",
+    [
+        (InputError("unknown name:\nchoose another"), 2, "unknown name: choose another"),
+        (RunError("disk full"), 1, "disk full"),
+        (OSError(36, "File name too long", "a.csv"), 1, "cannot use a.csv: File name too long"),
+        (KeyboardInterrupt(), 130, "stopped"),
+    ],
+)
+def test_each_kind_of_error_has_its_exit_code_and_one_line(error, code, message, capsys):
+    with pytest.raises(SystemExit) as ended, exit_codes("bundle"):
+        raise error
+    stderr = capsys.readouterr().err
+    assert ended.value.code == code and stderr.startswith(f"bundle: {message}") and len(stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), OSError("of an unknown kind")])
+def test_an_error_that_the_user_cannot_fix_is_passed_on(error):
+    with pytest.raises(type(error)), exit_codes("bundle"):
+        raise error
+
+
+def test_debug_prints_the_traceback_before_the_message(capsys):
+    with pytest.raises(SystemExit), exit_codes("bundle", debug=True):
+        raise InputError("typo")
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("Traceback") and stderr.endswith("\nbundle: typo\n")

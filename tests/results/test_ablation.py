@@ -1,0 +1,170 @@
+"""Variants are compared split by split, and tables state their uncertainty."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from lmcl_core import InputError, Recipe
+from lmcl_core.recipe import VARIANTS
+from lmcl_core.results import ablation
+from lmcl_core.results.tables import RunSet
+
+
+def found(**values):
+    """A table of results from the PLCC of each recipe on each split."""
+    rows = [
+        dict(recipe=name.replace("_", "-"), title=name, split=split, srcc=1 - plcc, plcc=plcc, n_test=20)
+        | (dict(n_train=20, share=20.2) if name == "train_20" else dict(n_train=80, share=80.1))
+        for name, by_split in values.items()
+        for split, plcc in by_split.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_variants_are_chosen_by_name_in_the_order_of_the_table():
+    assert list(ablation.choose_variants("livec", "all", {})) == [name for name in VARIANTS if name != "quality-aware"]
+    chosen = ablation.choose_variants("demo", "no-manifold", {"epochs": 1})
+    assert list(chosen) == ["quality", "lmcl", "no-manifold"] and {recipe.epochs for recipe in chosen.values()} == {1}
+    assert chosen["quality"] == Recipe.for_benchmark("demo", "quality", epochs=1)
+
+
+@pytest.mark.parametrize(
+    "variants, changes, message",
+    [
+        ("intra-v3", {}, "variant 'intra-v3'.*intra-v"),
+        ("all,lmcl", {}, "'all,lmcl': write all by itself"),
+        ("quality-aware,inter", {}, "'quality-aware' equals the preset of livec"),
+        ("all", {"crops": 6}, "crops defines the variant 'crops-2'"),
+        ("all", {"name": "mine"}, "name cannot be changed"),
+    ],
+)
+def test_unusable_variants_and_changes_are_refused(variants, changes, message):
+    with pytest.raises(InputError, match=message):
+        ablation.choose_variants("livec", variants, changes)
+
+
+def test_results_list_finished_runs_and_the_images_they_were_trained_on(table, tmp_path, put_run):
+    run_sets = {}
+    for name in ("train-40", "lmcl"):
+        for index in (0, 1):
+            put_run(tmp_path, table, index, name)
+        run_sets[name] = RunSet(table, Recipe.for_benchmark("livec", name), tmp_path)
+    rows = ablation.results(run_sets, range(3))
+    assert rows[["recipe", "split"]].values.tolist() == [["train-40", 0], ["train-40", 1], ["lmcl", 0], ["lmcl", 1]]
+    assert rows["n_train"].tolist() == [12, 12, 24, 24] and rows["n_test"].tolist() == [6] * 4
+    assert rows["share"].tolist() == pytest.approx([40, 40, 80, 80]) and set(rows["commit"]) == {"c" * 40}
+    assert rows["plcc"].tolist() == pytest.approx([0.8] * 4, abs=1e-4) and rows["title"][2] == VARIANTS["lmcl"].title
+
+
+def test_differences_use_shared_splits_only():
+    table = ablation.compare_variants(
+        found(quality={0: 0.5, 1: 0.6, 2: 0.7}, lmcl={1: 0.65, 2: 0.72, 3: 0.1}), "quality"
+    )
+    assert list(table["recipe"]) == ["quality", "lmcl"]
+    base, ours = table.iloc[0], table.iloc[1]
+    assert base[["splits", "pairs", "median"]].tolist() == [3, 0, 0.6] and np.isnan(base["difference"])
+    assert ours[["splits", "pairs", "median"]].tolist() == [3, 2, 0.65]
+    assert ours["difference"] == pytest.approx(0.035) and ours["low"] < 0.02 and ours["high"] > 0.05
+
+
+def test_variants_can_be_compared_in_srcc():
+    table = ablation.compare_variants(found(quality={0: 0.5, 1: 0.6}, inter={0: 0.7, 1: 0.7}), "quality", "srcc")
+    assert table["difference"].iloc[1] == pytest.approx(-0.15)
+
+
+def test_the_interval_is_wider_for_a_smaller_training_part():
+    table = ablation.compare_variants(
+        found(lmcl={0: 0.8, 1: 0.8}, train_20={0: 0.5, 1: 0.6}, crops_2={0: 0.5, 1: 0.6}), "lmcl"
+    )
+    width = (table["high"] - table["low"]).tolist()
+    assert width[1] / width[2] == pytest.approx(np.sqrt((1 / 2 + 1) / (1 / 2 + 1 / 4)))
+
+
+def test_a_baseline_without_runs_is_named():
+    with pytest.raises(InputError, match="no finished run of 'quality'"):
+        ablation.compare_variants(found(lmcl={0: 0.5}), "quality")
+
+
+def test_the_corrected_interval_is_wider_than_students_and_has_the_same_centre():
+    values = np.random.default_rng(0).normal(0.01, 0.02, size=10)
+    plain = ablation.paired_difference(values, test_to_train=0)
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (plain["low"], plain["high"]) == pytest.approx((low, high))
+    wide = ablation.paired_difference(values)
+    assert (wide["high"] - wide["low"]) / (high - low) == pytest.approx(np.sqrt((1 / 10 + 0.25) / (1 / 10)))
+    assert (wide["low"] + wide["high"]) / 2 == pytest.approx(values.mean()) == wide["difference"]
+    assert wide["p_wilcoxon"] == stats.wilcoxon(values).pvalue
+
+
+def test_the_corrected_interval_covers_the_truth_of_repeated_random_splits():
+    """Means over overlapping test parts of one sample; the plain interval misses the truth far more often."""
+    hits, plain_hits, trials = 0, 0, 120
+    for trial in range(trials):
+        rng = np.random.default_rng(trial)
+        values = rng.normal(size=100)  # differences of images, whose true mean is 0
+        splits = [rng.permutation(100)[:20] for _ in range(10)]
+        differences = [values[test].mean() for test in splits]
+        wide, plain = (ablation.paired_difference(differences, ratio) for ratio in (0.25, 0.0))
+        hits += wide["low"] <= 0 <= wide["high"]
+        plain_hits += plain["low"] <= 0 <= plain["high"]
+    assert hits / trials > 0.9 > plain_hits / trials
+
+
+def test_values_that_too_few_splits_cannot_give_are_nan():
+    assert all(np.isnan(value) for value in ablation.paired_difference([]).values())
+    single = ablation.paired_difference([0.1])
+    assert single["difference"] == 0.1 and np.isnan([single["low"], single["high"]]).all()
+    assert ablation.paired_difference([0.0, 0.0]) == dict(difference=0.0, low=0.0, high=0.0, p_wilcoxon=1.0)
+
+
+def test_shares_are_compared_on_the_splits_of_all_of_them():
+    table = ablation.by_share(found(lmcl={0: 0.8, 1: 0.9, 2: 0.7}, train_20={0: 0.5, 1: 0.6}, quality={0: 0.7}))
+    rows = sorted(table[["share", "split", "plcc"]].itertuples(index=False, name=None))
+    assert rows == [(20, 0, 0.5), (20, 1, 0.6), (80, 0, 0.8), (80, 1, 0.9)]
+    assert ablation.by_share(found(lmcl={0: 0.8}, train_20={1: 0.5})).empty
+
+
+def test_measures_of_two_variants_are_compared_split_by_split():
+    rows = [
+        dict(recipe=recipe, split=split, measure=measure, value=base + split + better)
+        for recipe, better in (("no-manifold", 0.0), ("other", 9.0), ("lmcl", -0.5))
+        for measure, base in (("b", 10.0), ("a", 0.0))
+        for split in range(3)
+        if (recipe, measure, split) != ("lmcl", "a", 2)
+    ]
+    table = ablation.compare_measures(pd.DataFrame(rows), "measure", "value")
+    assert table["measure"].tolist() == ["b", "a"] and "other" not in table
+    first, second = table.to_dict("records")
+    assert (first["no-manifold"], first["lmcl"], first["splits"], first["lower"]) == (11, 10.5, 3, 3)
+    assert (second["no-manifold"], second["splits"]) == (0.5, 2), "only splits of both variants count"
+    assert first["difference"] == first["low"] == first["high"] == -0.5
+
+
+def test_validation_parts_are_compared_split_by_split():
+    plcc = dict(base=[0.80, 0.70], better=[0.85, 0.78], once=[0.9, None], elsewhere=[None, None])
+    rows = [
+        dict(name=name, recipe_hash=name, split=f"{split:02d}-val", plcc=value)
+        for name, values in plcc.items()
+        for split, value in enumerate(values)
+        if value is not None
+    ]
+    rows += [dict(name=name, recipe_hash=name, split="05-val", plcc=0.1) for name in ("elsewhere", "better")]
+    rows += [dict(name="better", recipe_hash="another", split=f"{split:02d}-val", plcc=0.3) for split in range(2)]
+    ledger = pd.DataFrame(rows).assign(data_hash="one")
+    compared = ablation.on_validation_parts(ledger, "base")
+    assert list(compared.columns) == ["name", "00-val", "01-val", "difference", "low", "high", "p_wilcoxon"]
+    assert compared["name"].tolist() == ["better", "base", "better"]
+    assert compared["difference"][0] == pytest.approx(0.065) and compared.loc[1, "difference":].isna().all()
+    half = stats.t.ppf(0.975, 1) * np.std([0.05, 0.08], ddof=1) * np.sqrt(1 / 2 + 0.15 / 0.65)
+    assert compared["high"][0] - compared["difference"][0] == pytest.approx(half)
+    copies = pd.concat([ledger, ledger.assign(data_hash="other")])
+    for table, name, message in (
+        (ledger, "bas", "did you mean 'base'"),
+        (ledger, "better", "names several recipes"),
+        (copies, "base", "several data sets"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ablation.on_validation_parts(table, name)

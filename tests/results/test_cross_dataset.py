@@ -1,0 +1,75 @@
+"""Models are tested on images of other benchmarks that they cannot have seen."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lmcl_core import BENCHMARKS, Recipe, load, load_benchmark, make_split
+from lmcl_core.data.store import ImageStore
+from lmcl_core.results import cross_dataset as cross
+
+
+def named(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The same table under the name of another benchmark."""
+    other = table.copy()
+    other.attrs = {**table.attrs, "benchmark": name}
+    return other
+
+
+def test_a_model_is_tested_on_the_test_part_of_its_benchmark_and_on_all_of_another_one(table):
+    split = make_split(table, 0)
+    assert np.array_equal(cross.unseen("livec", table, split), split.test)
+    assert np.array_equal(cross.unseen("koniq10k", table, split), np.arange(len(table)))
+
+
+@pytest.mark.parametrize("trained, tested", [("live", "tid2013"), ("tid2013", "live")])
+def test_benchmarks_with_the_same_reference_images_are_not_compared(table, trained, tested):
+    assert len(cross.unseen(trained, named(table, tested), make_split(table, 0))) == 0
+    assert BENCHMARKS[trained].shared_source == BENCHMARKS[tested].shared_source is not None
+
+
+def test_scores_are_kept_and_computed_again_when_the_model_changes(livec, tmp_path, put_model, monkeypatch):
+    table, folder = load_benchmark("livec", livec), tmp_path / "run"
+    put_model(folder, table)
+    rows, others = np.array([7, 2, 5]), np.array([7, 2, 6])
+    first = cross.predict(folder, table, rows, "cpu")
+    assert list(first["image"]) == list(table["image"].iloc[rows])
+    assert list(first["mos"]) == list(table["mos"].iloc[rows])
+    expected = load(folder).score([f"{table.attrs['root']}/{image}" for image in first["image"]])["score"]
+    assert np.allclose(first["pred"], expected, rtol=1e-4)
+    read: list[int] = []
+    image = ImageStore.image
+    monkeypatch.setattr(ImageStore, "image", lambda store, index: read.append(index) or image(store, index))
+    pd.testing.assert_frame_equal(cross.predict(folder, table, rows, "cpu"), first)
+    assert read == []
+    assert list(cross.predict(folder, table, others, "cpu")["image"]) == list(table["image"].iloc[others])
+    put_model(folder, table, seed=1)
+    os.utime(folder / "model.safetensors", (0, 0))  # archives restore old times
+    read.clear()
+    changed = cross.predict(folder, table, rows, "cpu")
+    assert len(read) == 3 and not np.allclose(changed["pred"], first["pred"])
+
+
+def test_no_images_give_an_empty_table_without_a_model(table, tmp_path):
+    assert len(cross.predict(tmp_path / "no run", table, np.empty(0, dtype=np.int64))) == 0
+
+
+def test_the_smaller_short_side_of_model_and_benchmark_is_used():
+    assert cross.common_short_side(Recipe(), "livec") is None
+    assert cross.common_short_side(Recipe(), "spaq") == 512
+    assert cross.common_short_side(Recipe(short_side=384), "spaq") == 384
+    assert cross.common_short_side(Recipe(short_side=384), "livec") == 384
+
+
+def test_agreement_is_signed_and_nan_without_images(table):
+    split = make_split(table, 3)
+    scores = pd.DataFrame(dict(mos=[1.0, 2, 3, 4], pred=[9.0, 7, 5, 1]))
+    row = cross.agreement("livec", split, scores, "koniq10k")
+    assert list(row) == ["train", "test", "split", "srcc", "plcc", "n"]
+    assert (row["train"], row["test"], row["split"], row["srcc"], row["n"]) == ("livec", "koniq10k", 3, -1.0, 4)
+    empty = cross.agreement("livec", split, scores[:0], "koniq10k")
+    assert np.isnan(empty["srcc"]) and np.isnan(empty["plcc"]) and empty["n"] == 0

@@ -1,0 +1,92 @@
+"""The data that a figure shows, and the files that it writes."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from lmcl_core import RunError
+from lmcl_core.results import figures
+
+HISTORY = "epoch loss quality inter intra mutual_score mutual_saliency test_srcc test_plcc"
+RNG = np.random.default_rng(0)
+SCORES = pd.DataFrame(dict(split=np.repeat([0, 1], 20), mos=RNG.uniform(0, 100, 40), pred=RNG.uniform(0, 100, 40)))
+
+
+def test_save_writes_csv_pdf_and_png(tmp_path):
+    figure = figures.save(figures.mos_histogram(SCORES, "MOS"), SCORES, tmp_path / "new", "name", "a note")
+    assert [text.get_text() for text in figure.texts] == ["a note"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["name.csv", "name.pdf", "name.png"]
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new" / "name.csv"), SCORES, rtol=1e-5)
+
+
+def test_saving_a_figure_twice_gives_identical_files(tmp_path):
+    for name in ("a", "b"):
+        figures.save(figures.scores_against_mos(SCORES, "MOS"), SCORES, tmp_path, name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
+
+
+def test_a_full_disk_leaves_no_partial_file(tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    figure = figures.mos_histogram(SCORES, "MOS")
+    monkeypatch.setattr(figure, "savefig", full)
+    with pytest.raises(RunError, match="disk full while saving .*name.png"):
+        figures.save(figure, SCORES, tmp_path, "name")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["name.csv"]
+
+
+def test_scores_are_drawn_at_their_values_in_one_panel_a_split():
+    figure = figures.scores_against_mos(SCORES, "MOS")
+    assert len(figure.axes) == 2
+    drawn = figure.axes[1].collections[0].get_offsets()
+    np.testing.assert_allclose(np.asarray(drawn), SCORES.loc[SCORES["split"] == 1, ["pred", "mos"]].to_numpy())
+
+
+def test_distortions_give_the_colours_and_the_legend():
+    figure = figures.scores_against_mos(SCORES.assign(distortion=np.tile(["blur", "noise"], 20)), "MOS")
+    assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == ["blur", "noise"]
+
+
+def test_an_incomplete_row_of_splits_has_no_empty_panel():
+    data = pd.concat([SCORES[SCORES["split"] == 0].assign(split=n) for n in range(6)])
+    assert len(figures.scores_against_mos(data, "MOS").axes) == 6
+
+
+def test_the_histogram_counts_every_image():
+    bars = figures.mos_histogram(SCORES, "MOS").axes[0].patches
+    assert sum(bar.get_height() for bar in bars) == len(SCORES)
+
+
+def test_only_the_salient_crop_has_a_thick_frame():
+    boxes = torch.tensor([[[0, 0, 8, 8], [4, 4, 8, 8], [2, 2, 8, 8]]])
+    figure = figures.crops_and_saliency(
+        [np.zeros((16, 16, 3), np.uint8)], torch.full((1, 2, 2), 0.25), boxes, torch.tensor([[0.5, 1.5, 1.5]])
+    )
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0: 0.50", "1: 1.50", "2: 1.50"]
+    assert figure.axes[1].images[1].get_array().max() == 1  # the density of a uniform map
+    widths = [patch.get_linewidth() for patch in figure.axes[0].patches]
+    assert widths.index(max(widths)) == 1 and len(widths) == 3
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        figures.mos_by_level(pd.DataFrame(dict(distortion=["a", "a"], level=[1, 2], mos=[2.0, 1.0])), "MOS"),
+        figures.image_grid([np.zeros((4, 6, 3), np.uint8)] * 3, ["x", "y", "z"], columns=2),
+        figures.training_curves(pd.DataFrame({name: [1.0, 0.5] for name in HISTORY.split()})),
+    ],
+)
+def test_a_drawing_function_returns_a_figure_with_data(figure):
+    assert isinstance(figure, Figure) and any(axes.has_data() for axes in figure.axes)
+
+
+def test_drawing_does_not_import_torch():
+    code = "import lmcl_core.results.plots, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

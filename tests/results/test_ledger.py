@@ -1,0 +1,98 @@
+"""The search ledger: configurations compared on validation parts, and the command that trains a row again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pandas as pd
+import pytest
+
+from lmcl_core import InputError, Recipe
+from lmcl_core.cli import parse_changes
+from lmcl_core.results.ledger import COLUMNS, command, compare_configurations, ledger_path, read_ledger
+
+
+def rows(*runs) -> pd.DataFrame:
+    """A ledger from name, split, PLCC and changed recipe fields of its rows."""
+    found = []
+    for name, split, plcc, changes in runs:
+        recipe = Recipe.for_benchmark("livec", **{"name": name, **changes})
+        row = dict(name=name, split=split, plcc=plcc, srcc=plcc - 0.02, plcc_student=plcc, plcc_teacher=plcc - 0.01)
+        row |= dict(benchmark="livec", changes=str(changes), seconds=60.5, device="cpu", commit="c" * 40)
+        row |= dict(recipe_hash=recipe.hash, data_hash="d" * 12, split_hash=f"split of {split}")
+        found.append(row | dict(recipe=json.dumps(recipe.to_dict(), sort_keys=True)))
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def test_a_ledger_is_read_as_it_was_written(tmp_path):
+    written = rows(("a", "00-val", 0.8, {}), ("1", "01-val", 0.9, dict(lr=1e-4)))
+    written.to_csv(tmp_path / "ledger.csv", index=False)
+    pd.testing.assert_frame_equal(read_ledger(tmp_path / "ledger.csv"), written)
+    missing = read_ledger(tmp_path / "missing.csv")
+    assert missing.empty and list(missing) == COLUMNS
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff\xe0", b"a,b\n1,2\n1,2,3,4\n", b"image,mos\na.png,3\n"])
+def test_another_or_damaged_file_is_not_a_ledger(tmp_path, content):
+    (tmp_path / "ledger.csv").write_bytes(content)
+    with pytest.raises(InputError, match="ledger.csv is not a ledger"):
+        read_ledger(tmp_path / "ledger.csv")
+
+
+def test_configurations_are_compared_on_shared_splits():
+    table = rows(
+        ("base", "00-val", 0.80, {}),
+        ("base", "01-val", 0.90, {}),
+        ("better", "00-val", 0.82, dict(lr=1e-4)),
+        ("better", "01-val", 0.93, dict(lr=1e-4)),
+        ("elsewhere", "02-val", 0.99, dict(lr=5e-4)),
+    )
+    compared = compare_configurations(table, "base")
+    columns = ["name", "changes", "splits", "plcc", "srcc", "difference", "seconds"]
+    assert list(compared) == columns and compared["name"].tolist() == ["better", "base", "elsewhere"]
+    assert compared["splits"].tolist() == [2, 2, 1] and compared["plcc"].tolist() == pytest.approx([0.875, 0.85, 0.99])
+    assert compared["difference"].tolist()[:2] == pytest.approx([0.025, 0.0]) and pd.isna(compared["difference"][2])
+    assert compared["changes"][0] == "{'lr': 0.0001}" and compared["seconds"].tolist() == [60.5] * 3
+
+
+def test_an_ambiguous_or_unknown_baseline_is_refused():
+    table = rows(("a", "00-val", 0.8, {}), ("a", "00-val", 0.8, dict(lr=1e-3)), ("b", "00-val", 0.8, dict(lr=1e-4)))
+    assert len(compare_configurations(table, "b")) == 3, "two recipes of one name are two configurations"
+    with pytest.raises(InputError, match="'a' names several runs of a split"):
+        compare_configurations(table, "a")
+    with pytest.raises(InputError, match="unknown configuration 'nothing': choose one of: a, b"):
+        compare_configurations(table, "nothing")
+
+
+@pytest.mark.parametrize("name", ["two words", "1", "null", "it's"])
+def test_the_command_trains_the_same_recipe_again(name):
+    changed = dict(lr=1e-4, variant="v2", scales=(1.0, 2.0), flip=False, view_size=112, quality_sigma=None)
+    row = rows((name, "03-val", 0.8, changed)).iloc[0]
+    words = shlex.split(command(row))
+    assert words[:7] == ["lmcl", "train", "--benchmark", "livec", "--data-root", "DIR", "--split"]
+    assert words[7:9] == ["3", "--validation"] and words[9::2] == ["--set"] * (len(changed) + 1)
+    recipe = Recipe.for_benchmark("livec", **parse_changes(words[10::2]))
+    assert recipe.hash == row["recipe_hash"] and recipe.name == name
+
+
+def test_a_row_with_an_unusable_recipe_is_named():
+    row = rows(("a", "00-val", 0.8, {})).iloc[0]
+    for recipe in ("{", "3", row["recipe"].replace('"lr"', '"learning_rate"')):
+        with pytest.raises(InputError, match=f"recipe of 'a', split 00-val, cannot be used .* commit {'c' * 40}"):
+            command(pd.Series({**row, "recipe": recipe}))
+
+
+def test_every_row_of_the_project_can_be_trained_again_or_names_its_commit():
+    ledger = read_ledger(ledger_path())
+    assert ledger["split"].isin(["00-val", "01-val", "02-val"]).all() and not ledger["commit"].str.contains(" ").any()
+    refused = 0
+    for _, row in ledger.iterrows():
+        try:
+            changes = parse_changes(shlex.split(command(row))[10::2])
+        except InputError as error:
+            assert "no longer exists" in str(error) and row["commit"] in str(error)
+            refused += 1
+        else:
+            assert Recipe.for_benchmark("livec", **changes).hash == row["recipe_hash"]
+    assert (len(ledger), refused) == (33, 10)

@@ -1,0 +1,116 @@
+"""The paper's table is made from finished runs, and from records of runs that are missing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lmcl_core import BENCHMARKS, InputError, Recipe, make_split
+from lmcl_core.results import tables
+from lmcl_core.results.tables import RunSet, paper_table, summarize_splits
+
+
+@pytest.fixture
+def run_set(table, tmp_path):
+    """Runs of the method on LIVEC, of which there are none yet."""
+    return RunSet(table, Recipe.for_benchmark("livec"), tmp_path / "runs")
+
+
+def test_only_finished_runs_are_found(run_set, table, put_run):
+    for index in (0, 2):
+        put_run(run_set.runs_dir, table, index)
+    assert run_set.finished(range(4)) == [0, 2] and run_set.finished(range(1, 4)) == [2]
+    assert run_set.folder(2) == run_set.runs_dir / "livec" / "lmcl" / "split-02"
+    assert run_set.record(0)["seconds"] == 60.5 and run_set.record(1) is None
+
+
+def test_a_run_of_another_recipe_is_refused(run_set, table, put_run):
+    put_run(run_set.runs_dir, table, 0)
+    with pytest.raises(InputError, match="holds another run"):
+        RunSet(table, Recipe.for_benchmark("livec", lr=1.0), run_set.runs_dir).finished([0])
+
+
+def test_predictions_come_with_their_split_content_and_distortion(run_set, table, put_run):
+    for index in (0, 1):
+        put_run(run_set.runs_dir, table, index)
+    predictions = run_set.predictions([0, 1])
+    assert set(predictions) == {"split", "image", "mos", "pred", "content", "distortion"}
+    assert predictions["split"].tolist() == [0] * 6 + [1] * 6
+    rows = table.set_index("image").loc[predictions["image"]]
+    assert predictions["distortion"].fillna("").tolist() == rows["distortion"].fillna("").tolist()
+    assert predictions["content"].tolist() == rows["content"].tolist()
+
+
+def test_predictions_of_a_missing_run_are_refused(run_set):
+    with pytest.raises(InputError, match="no finished run: train it, or leave split 0 out"):
+        run_set.predictions([0])
+
+
+def test_a_row_a_split_holds_the_metrics_of_the_last_epoch_with_an_interval(run_set, table, put_run):
+    pred = put_run(run_set.runs_dir, table, 0)
+    row = tables.by_split(run_set, [0]).iloc[0]
+    assert row["plcc"] == pytest.approx(np.corrcoef(pred, table["mos"].iloc[make_split(table, 0).test])[0, 1])
+    assert row["plcc_low"] <= row["plcc"] <= row["plcc_high"] and row["n"] == 6
+    assert (row["plcc_best_epoch_optimistic"], row["srcc_best_epoch_optimistic"]) == (0.99, 0.98)
+
+
+def test_without_runs_the_tables_are_empty(run_set):
+    assert len(run_set.predictions([])) == 0
+    assert len(tables.by_split(run_set, [])) == 0
+
+
+def results(*values) -> pd.DataFrame:
+    columns = ["srcc", "plcc", "srcc_best_epoch_optimistic", "plcc_best_epoch_optimistic", "plcc_logistic_optimistic"]
+    return pd.DataFrame({column: values for column in columns})
+
+
+def test_the_summary_holds_median_and_range_and_is_empty_without_runs():
+    summary = summarize_splits({"livec": results(0.9, 0.7, 0.8)}).set_index("benchmark")
+    assert list(summary.index) == ["live", "csiq", "tid2013", "kadid10k", "livec", "koniq10k", "livefb", "spaq"]
+    row = summary.loc["livec"]
+    assert (row["splits"], row["plcc"], row["plcc_min"], row["plcc_max"]) == (3, 0.8, 0.7, 0.9)
+    assert pd.isna(row["plcc_low"]), "three splits are too few for an interval"
+    assert summary.drop("livec")["plcc"].isna().all() and (summary.drop("livec")["splits"] == 0).all()
+    assert "demo" in set(summarize_splits({"demo": results(0.5)})["benchmark"])
+
+
+def test_six_splits_have_an_interval_and_correlations_keep_their_sign():
+    summary = summarize_splits({"livec": results(-0.80, -0.82, -0.84, -0.86, -0.88, -0.90)}).set_index("benchmark")
+    row = summary.loc["livec"]
+    assert -0.90 <= row["plcc_low"] < row["plcc"] < row["plcc_high"] <= -0.80 and row["srcc"] == -0.85
+
+
+def test_the_printed_table_holds_the_papers_claim_and_the_strongest_rival():
+    printed = paper_table(summarize_splits({"livec": results(0.9, 0.7, 0.8)})).set_index("benchmark")
+    row = printed.loc["LIVEC"]
+    assert row["paper"] == "0.914 v1" and printed.loc["TID2013", "paper"] == "0.942 v1 and v2"
+    assert row["difference"] == pytest.approx(0.8 - 0.914) and row["logistic (optimistic)"] == 0.8
+    assert row["PLCC spread"] == "0.700 to 0.900" and pd.isna(row["PLCC interval"])
+    published = tables.published_results().query("benchmark == 'livec'")
+    rivals = published[~published["method"].str.startswith("LML-IQA")].dropna(subset=["plcc"]).sort_values("plcc")
+    assert row["strongest rival"] == f"0.940 {rivals['method'].iloc[-1]}"
+    assert row["sources"] == "arXiv 2406.19247v1; " + rivals["source"].iloc[-1]
+    assert printed.loc["KADID-10k", "strongest rival"].startswith("0.973")
+
+
+def test_latex_has_a_row_a_benchmark_and_dashes_in_empty_cells():
+    text = tables.to_latex(paper_table(summarize_splits({"livec": results(0.9, 0.7, 0.8)})))
+    assert text.startswith("% needs \\usepackage{booktabs}") and "\n\\begin{tabular}" in text and "\\toprule" in text
+    row = next(line for line in text.splitlines() if line.startswith("KADID"))
+    assert "--" in row and "nan" not in text.lower() and "<NA>" not in text
+
+
+def test_our_medians_are_listed_beside_every_published_result():
+    beside = tables.beside_published("livec", results(0.9, 0.7, 0.8))
+    assert len(beside) == (tables.published_results()["benchmark"] == "livec").sum()
+    row = beside.set_index("method").loc["TOPIQ-NR"]
+    assert row["ours_plcc"] == 0.8 and row["difference_srcc"] == pytest.approx(0.8 - row["published_srcc"])
+    assert tables.beside_published("livec", results())["ours_plcc"].isna().all()
+
+
+def test_published_results_are_sourced_correlations_of_known_benchmarks():
+    published = tables.published_results()
+    assert published["source"].str.len().min() > 3 and published["protocol"].str.len().min() > 3
+    assert published[["srcc", "plcc"]].stack().dropna().between(0.3, 1).all()
+    assert not published.duplicated(["benchmark", "method"]).any() and set(published["benchmark"]) <= set(BENCHMARKS)

@@ -1,0 +1,83 @@
+"""A checkpoint resumes its own run, and no other one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lmcl_core import InputError, RunError
+from lmcl_core.runs import checkpoint
+
+IDENTITY = dict(benchmark="livec", recipe_hash="r", data_hash="d", split_hash="s")
+
+
+class Counter:
+    """A trainer whose state is one tensor."""
+
+    def __init__(self, epoch: int = 0) -> None:
+        self.epoch = torch.tensor(epoch)
+
+    def state(self):
+        return dict(epoch=self.epoch)
+
+    def load_state(self, state):
+        self.epoch = state["epoch"]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A run folder with the checkpoint of epoch 3."""
+    checkpoint.save(Counter(3), tmp_path, IDENTITY, dict(commit="c"))
+    return tmp_path
+
+
+def test_a_checkpoint_restores_the_state_and_the_provenance(saved, tmp_path):
+    trainer = Counter()
+    assert checkpoint.load(trainer, saved, IDENTITY) == dict(commit="c") and trainer.epoch == 3
+    assert checkpoint.load(Counter(), tmp_path / "empty", IDENTITY) is None
+
+
+def test_the_checkpoint_of_another_run_is_refused(saved):
+    with pytest.raises(InputError, match="holds another run .different: data_hash"):
+        checkpoint.load(Counter(), saved, {**IDENTITY, "data_hash": "other"})
+
+
+def test_a_damaged_checkpoint_is_named(saved):
+    path = saved / checkpoint.NAME
+    path.write_bytes(b"half a file")
+    with pytest.raises(InputError, match="checkpoint.pt is damaged: delete it"):
+        checkpoint.load(Counter(), saved, IDENTITY)
+    torch.save(dict(identity=IDENTITY), path)  # a state without epoch
+    with pytest.raises(InputError, match="checkpoint.pt is damaged: delete it"):
+        checkpoint.load(Counter(), saved, IDENTITY)
+    torch.save([1], path)
+    with pytest.raises(InputError, match="was not written by lmcl_core"):
+        checkpoint.load(Counter(), saved, IDENTITY)
+
+
+def test_a_full_disk_keeps_the_checkpoint_of_the_epoch_before(saved, monkeypatch):
+    def full(*args):
+        raise RuntimeError("[enforce fail at inline_container.cc] file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(RunError, match="disk full while saving .*checkpoint.pt"):
+        checkpoint.save(Counter(4), saved, IDENTITY, {})
+    monkeypatch.undo()
+    trainer = Counter()
+    checkpoint.load(trainer, saved, IDENTITY)
+    assert trainer.epoch == 3
+
+
+def test_other_errors_of_torch_are_not_called_a_full_disk(saved, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        checkpoint.save(Counter(4), saved, IDENTITY, {})
+
+
+def test_deleting_removes_temporary_files_too(saved):
+    (saved / ".checkpoint.pt-1").write_bytes(b"half of one")
+    checkpoint.delete(saved)
+    assert not list(saved.iterdir())

@@ -1,0 +1,186 @@
+"""A finished run is recognised by its files and hashes, and never mistaken for a run of something else."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from layouts import write_results
+
+from lmcl_core import InputError, Recipe, RunError, make_split
+from lmcl_core.runs import folder as runs
+from lmcl_core.runs.folder import IDENTITY, finished_run, read_predictions, read_run, run_folder, write_run
+
+WANTED = dict(benchmark="livec", recipe_hash="r", data_hash="d", split_hash="s")
+
+#: Identity and recipe in a run.json of the version that still had the retired recipe fields.
+EARLIER_RUN = json.loads("""
+{"benchmark": "livec", "recipe_hash": "c9d325ef6e90", "data_hash": "b58e60867d90", "split_hash": "08aba6bf5119",
+ "recipe": {"name": "lmcl", "backbone": "tf_efficientnet_lite0", "pretrained": true, "stages": null, "frozen_stages": 0,
+  "probe": false, "embedding_dim": 128, "crop_size": 224, "crops": 4, "scales": [1.0, 1.0, 1.0, 1.5], "view_size": null,
+  "flip": true, "test_crops": 9, "short_side": null, "variant": "v1", "temperature": 0.2, "intra_weight": 0.5,
+  "manifold_weight": 0.02, "mutual_weight": 0.2, "quality_sigma": 1.0, "correlation_weight": 0.5,
+  "freeze_batchnorm": true, "batchnorm_momentum": 0.05, "saliency_pooling": true, "train_share": 1.0,
+  "ema_momentum": 0.99, "epochs": 7, "batch_images": 16, "lr": 0.0002, "backbone_lr": null, "tested": "student",
+  "weight_decay": 0.01, "precision": "bf16-mixed", "seed": 0}}
+""")
+
+
+@pytest.fixture
+def finished(tmp_path) -> Path:
+    """A run folder with all files of a finished run."""
+    write_run(tmp_path, {**WANTED, "seconds": 1.5, "metrics": dict(plcc=0.5, srcc=0.5, n=1)})
+    write_results(tmp_path, pd.DataFrame(dict(image=["a.png"], mos=[1.0], pred=[2.0])))
+    return tmp_path
+
+
+@pytest.fixture
+def table(tmp_path) -> pd.DataFrame:
+    """Ten images of known names, sizes in bytes and MOS, so that their hashes are the same on every machine."""
+    for number in range(10):
+        (tmp_path / f"{number}.png").write_bytes(bytes(number + 1))
+    numbers = range(10)
+    images, contents = [f"{n}.png" for n in numbers], [str(n) for n in numbers]
+    table = pd.DataFrame(dict(image=images, mos=[10.0 * n for n in numbers], content=contents))
+    table.attrs = dict(benchmark="livec", root=str(tmp_path))
+    return table
+
+
+def test_run_folders_are_named_by_benchmark_recipe_and_split():
+    assert run_folder("runs", "livec", "lmcl", 3) == Path("runs/livec/lmcl/split-03")
+    assert run_folder(Path("/r"), "demo", "no-manifold", "official") == Path("/r/demo/no-manifold/split-official")
+
+
+def test_a_finished_run_is_found_with_its_record(finished):
+    record = finished_run(finished, WANTED)
+    assert record["seconds"] == 1.5 and {"commit", "dirty", "versions"} <= set(record)
+    assert record == read_run(finished) and finished_run(finished / "no", WANTED) is None
+
+
+def test_a_finished_run_of_the_earlier_version_is_accepted(table, tmp_path):
+    folder, split = tmp_path / "run", make_split(table, 0)
+    write_run(folder, {**EARLIER_RUN, "seconds": 60.0, "metrics": dict(plcc=0.5, srcc=0.5, n=2)})
+    write_results(folder, table[["image", "mos"]].iloc[split.test].assign(pred=[1.0, 2.0]))
+    assert finished_run(folder, Recipe.for_benchmark("livec").identity(table, split))["seconds"] == 60.0
+    with pytest.raises(InputError, match="different: recipe_hash; lr is 0.0002 in that run, 0.01 now"):
+        finished_run(folder, Recipe.for_benchmark("livec", lr=0.01).identity(table, split))
+
+
+@pytest.mark.parametrize("name", ["run.json", *runs.RESULTS])
+def test_a_run_that_lacks_a_file_is_not_finished(finished, name):
+    (finished / name).unlink()
+    assert finished_run(finished, WANTED) is None
+
+
+@pytest.mark.parametrize("name", runs.RESULTS)
+def test_a_cut_file_is_damaged(finished, name):
+    (finished / name).write_bytes((finished / name).read_bytes()[:4])
+    with pytest.raises(InputError, match=re.escape(f"{finished / name} is damaged")):
+        finished_run(finished, WANTED)
+
+
+@pytest.mark.parametrize("text", ["image,mos,pred\n", "image,mos,pred\na.png,1,good\n"])
+def test_predictions_of_another_number_or_type_are_damaged(finished, text):
+    (finished / "predictions.csv").write_text(text)
+    with pytest.raises(InputError, match=r"predictions\.csv is damaged \(expected 1 predictions\)"):
+        finished_run(finished, WANTED)
+
+
+@pytest.mark.parametrize("metrics", [None, dict(plcc="a", srcc=0.5, n=1)])
+def test_a_record_without_metrics_is_damaged(finished, metrics):
+    write_run(finished, {**WANTED, "metrics": metrics})
+    with pytest.raises(InputError, match=r"run\.json is damaged \(invalid metrics\)"):
+        finished_run(finished, WANTED)
+
+
+@pytest.mark.parametrize("content", [b'{"benchmark": "li', b"[]", b"[" * 100_000, b"\xff\xfe\xfa"])
+def test_a_damaged_record_is_named(finished, content):
+    (finished / "run.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"run\.json is damaged .*delete the folder"):
+        finished_run(finished, WANTED)
+
+
+def test_missing_keys_of_a_record_are_named(finished):
+    assert read_run(finished, ["seconds"])["seconds"] == 1.5
+    with pytest.raises(InputError, match=r"run\.json lacks threads, device: train this run again"):
+        read_run(finished, ["seconds", "threads", "device"])
+
+
+@pytest.mark.parametrize("content", [None, "image,mos\na.png,1\n", "image,mos,pred\na,1\nb,2,3,4\n"])
+def test_unreadable_predictions_are_named_with_their_file(tmp_path, content):
+    if content is not None:
+        (tmp_path / "predictions.csv").write_text(content)
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path / 'predictions.csv'} is damaged")):
+        read_predictions(tmp_path)
+
+
+@pytest.mark.parametrize("key", IDENTITY)
+def test_another_run_is_refused_and_the_message_names_what_differs(finished, key):
+    with pytest.raises(InputError, match=re.escape(f"{finished} holds another run (different: {key})")) as caught:
+        finished_run(finished, {**WANTED, key: "other"})
+    assert "--overwrite" in str(caught.value)
+    with pytest.raises(InputError, match=f"different: {key}"):  # a missing hash differs
+        runs.check_same({name: value for name, value in WANTED.items() if name != key}, WANTED, finished)
+
+
+@pytest.mark.parametrize("name", ["run.json", "history.csv"])
+def test_a_folder_with_the_name_of_a_file_is_refused(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=f"{name} is not a file, but a run writes a file there"):
+        runs.refuse_foreign_files(tmp_path)
+
+
+def test_files_that_belong_to_no_run_are_not_overwritten(finished):
+    runs.refuse_foreign_files(finished)
+    runs.refuse_foreign_files(finished / "missing")
+    (finished / "run.json").rename(finished / "checkpoint.pt")
+    runs.refuse_foreign_files(finished)
+    (finished / "checkpoint.pt").unlink()
+    (finished / "history.csv").unlink()
+    message = f"{finished} holds predictions.csv and model.safetensors but no run"
+    with pytest.raises(InputError, match=re.escape(message)):
+        runs.refuse_foreign_files(finished)
+    runs.discard(finished)
+    runs.refuse_foreign_files(finished)
+    assert not list(finished.iterdir())
+
+
+def test_a_full_disk_keeps_the_old_record(finished, monkeypatch):
+    before, files = (finished / "run.json").read_text(), sorted(finished.iterdir())
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(RunError, match=r"disk full while saving .*run\.json"):
+        write_run(finished, WANTED)
+    assert (finished / "run.json").read_text() == before and sorted(finished.iterdir()) == files
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from lmcl_core.runs import folder as runs
+with runs.reserved(Path(sys.argv[1])):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_run_folder_belongs_to_one_process_until_that_process_ends(tmp_path):
+    folder = tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"in\n"
+        with pytest.raises(InputError, match="another process is training in"), runs.reserved(folder, timeout=0.2):
+            pass
+        other.kill()
+    with runs.reserved(folder, timeout=5):
+        pass
+    assert list(folder.iterdir()) == []

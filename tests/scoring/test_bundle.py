@@ -1,0 +1,63 @@
+"""Bundled weights: a packed run with a hand-written card."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from lmcl_core import InputError, load
+from lmcl_core.runs.model_file import BUNDLED
+from lmcl_core.scoring import bundle
+from lmcl_core.scoring.bundle import main
+
+
+@pytest.fixture
+def run(tmp_path, weights):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(weights.read_bytes())
+    (folder / "run.json").write_text("{}")
+    return folder
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_a_run_is_packed_to_less_than_half_its_size_and_keeps_its_scores(run, tmp_path):
+    path = bundle.bundle(run, "mine", tmp_path)
+    assert path == tmp_path / "mine.safetensors"
+    assert path.stat().st_size < 0.55 * (run / "model.safetensors").stat().st_size
+    own, packed = (load(weights).score(noise(60, 80, 3))["score"].item() for weights in (run, path))
+    assert packed == pytest.approx(own, abs=0.5)
+
+
+def test_the_command_prints_the_size_and_hash(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bundle.bundle, "__defaults__", (tmp_path,))
+    main([str(run), "mine"])
+    content = (tmp_path / "mine.safetensors").read_bytes()
+    expected = f"{len(content) / 1e6:.1f} MB, SHA-256 {hashlib.sha256(content).hexdigest()}"
+    assert capsys.readouterr().out == f"{tmp_path / 'mine.safetensors'}: {expected}\n"
+
+
+def test_an_unfinished_run_and_a_bad_name_are_refused(run, tmp_path, capsys):
+    with pytest.raises(InputError, match="name is '../mine'"):
+        bundle.bundle(run, "../mine", tmp_path)
+    (run / "run.json").unlink()
+    with pytest.raises(InputError, match="holds no finished run"):
+        bundle.bundle(run, "mine", tmp_path)
+    for arguments, message in (([], "usage: bundle"), ([str(run), "mine"], "holds no finished run")):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        assert message in capsys.readouterr().err
+
+
+def test_bundled_weights_are_small_work_offline_and_have_a_card_with_their_hash():
+    path = BUNDLED["livec"]
+    card, content = path.with_suffix(".md").read_text(), path.read_bytes()
+    assert len(content) < 12e6 and hashlib.sha256(content).hexdigest() in card
+    smooth = np.repeat(np.repeat(noise(30, 30, 3), 16, 0), 16, 1)
+    found = load("livec").score([smooth, noise(480, 480, 3)])
+    assert found["score"].between(0, 100).all() and found["score"].nunique() == 2

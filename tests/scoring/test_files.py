@@ -1,0 +1,138 @@
+"""Files are scored in batches and decoded in advance; an unreadable file does not affect the others."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lmcl_core import InputError, Scorer, load
+from lmcl_core.data import images
+from lmcl_core.scoring.files import image_files, score_files
+
+
+@pytest.fixture(scope="module")
+def scorer(weights) -> Scorer:
+    return load(weights)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for n in range(7):
+        pixels = np.random.default_rng(n).integers(0, 256, (60 + n, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{n}.png")
+    return tmp_path
+
+
+def test_a_file_gets_the_same_score_in_any_batch(scorer, folder):
+    files = sorted(folder.iterdir())
+    scored = list(score_files(scorer, files, batch_size=3))
+    single = scorer.score(files, batch_size=1)
+    assert [row.image for row in scored] == [str(file) for file in files]
+    assert np.allclose([row.score for row in scored], single["score"], atol=1e-3)
+    assert np.allclose([row.percentile for row in scored], single["percentile"], atol=1e-3)
+    assert np.ptp([row.score for row in scored]) > 0
+
+
+@pytest.mark.parametrize("bad", [[0], [3], [6], [0, 1, 2], []])
+def test_unreadable_files_are_reported_in_place_and_the_others_are_scored(scorer, folder, bad):
+    files = sorted(folder.iterdir())
+    before = [row.score for row in score_files(scorer, files, batch_size=3)]
+    for n in bad:
+        files[n].write_bytes(b"no image")
+    for n, row in enumerate(score_files(scorer, files, batch_size=3)):
+        if n in bad:
+            assert files[n].name in row.fault and "unreadable" in row.fault
+            assert (row.score, row.percentile, row.pixels, row.prediction) == (None, None, None, None)
+        else:
+            assert row.fault is None and row.score == pytest.approx(before[n], abs=1e-3)
+
+
+def test_only_a_few_files_are_read_in_advance(scorer, folder):
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(folder / "0.png")
+            yield taken[-1]
+
+    scored = score_files(scorer, endless(), batch_size=2, readers=2)
+    for _ in range(4):
+        next(scored)
+    assert 4 <= len(taken) <= 10
+    assert list(score_files(scorer, [])) == []
+
+
+@pytest.mark.parametrize("large, at_once", [(0, 1), (10**6, 2)])
+def test_large_images_are_decoded_one_at_a_time(scorer, folder, monkeypatch, large, at_once):
+    monkeypatch.setattr(images, "_LARGE", large)
+    real, running, most = images.to_rgb, [], []
+
+    def slow(image, name):
+        running.append(name)
+        most.append(len(running))
+        time.sleep(0.05)
+        pixels = real(image, name)
+        running.remove(name)
+        return pixels
+
+    monkeypatch.setattr(images, "to_rgb", slow)
+    assert len(list(score_files(scorer, image_files([folder]), batch_size=2, readers=2))) == 7
+    assert max(most) == at_once
+
+
+def test_large_images_are_shrunk_to_the_size_of_the_training_images(scorer, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 240, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    (scored,) = score_files(scorer, [tmp_path / "large.png"])
+    assert tuple(scored.pixels.shape) == (150, 120, 3)
+    assert int(scored.prediction.boxes[..., 1].max()) < 120
+
+
+@pytest.mark.parametrize("name", ["batch_size", "readers"])
+def test_a_number_below_one_is_refused_immediately(scorer, name):
+    with pytest.raises(InputError, match=f"{name} is 0"):
+        score_files(scorer, [], **{name: 0})
+
+
+def test_folders_are_searched_at_any_depth_and_every_file_is_listed_once(folder):
+    (folder / "deep").mkdir()
+    (folder / "deep" / "a.JPG").touch()
+    (folder / "notes.txt").touch()
+    found = list(image_files([folder / "3.png", folder, folder / "deep"]))
+    assert found[0] == folder / "3.png" and len(found) == len(set(found)) == 8
+    assert folder / "deep" / "a.JPG" in found and folder / "notes.txt" not in found
+
+
+def test_links_are_followed_once_and_dangling_ones_are_reported(folder, tmp_path_factory, scorer):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copy(folder / "3.png", elsewhere / "far.png")
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "round").symlink_to(folder)
+    (folder / "lost.png").symlink_to(folder / "nowhere.png")
+    found = list(image_files([folder]))
+    assert folder / "linked" / "far.png" in found and folder / "lost.png" in found
+    assert not any("round" in path.parts for path in found)
+    faults = [Path(scored.image).name for scored in score_files(scorer, found) if scored.fault]
+    assert faults == ["lost.png"]
+
+
+def test_a_folder_without_permission_is_reported(folder, scorer, monkeypatch):
+    (folder / "closed").mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = list(image_files([folder]))
+    assert folder / "closed" in found and len(found) > 1
+    (scored,) = score_files(scorer, [folder / "closed"])
+    assert scored.score is None and "closed" in scored.fault
