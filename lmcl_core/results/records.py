@@ -195,6 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("records", nargs="?", help="CSV file; default: figures/BENCHMARK/records.csv of the checkout")
     given = parser.parse_args(arguments)
     with exit_codes("records"):
+        if given.records == "":
+            raise InputError("RECORDS is empty: name a CSV file, or leave it out")
         table, folder = load_benchmark(given.benchmark, given.data_root or None), runs_folder(given.runs_dir)
         path = Path(given.records or records_path(given.benchmark))
         if path.is_dir():
