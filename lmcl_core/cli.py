@@ -264,7 +264,7 @@ def bench(
     from .common.paths import figures_folder
 
     fields, folder = parse_changes(changes), Path(figures_folder("bench", figures_dir), benchmark)
-    chosen = [part.strip() for part in parts.split(",") if part.strip()]
+    chosen = [part.strip() for part in parts.split(",")] if parts else []
     tables = run(folder, benchmark, data_root, repeats, images, device, chosen, against, fields, log=_log)
     for table in tables:
         if len(table):

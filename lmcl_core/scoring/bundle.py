@@ -20,14 +20,16 @@ from ..runs.model_file import BUNDLED_FOLDER, pack
 def bundle(run: str | Path, name: str, folder: str | Path = BUNDLED_FOLDER) -> Path:
     """Pack a finished run as ``NAME.safetensors``: float16, without the embedding head. Returns the path of the file.
 
-    InputError: `run` holds no finished run, or `name` has other characters than lower-case letters, digits, ``_`` and
-    ``-``. RunError: the file cannot be saved.
+    InputError: `run` holds no finished run, weights of that name exist, or `name` has other characters than lower-case
+    letters, digits, ``_`` and ``-``. RunError: the file cannot be saved.
     """
     if not re.fullmatch(r"[a-z0-9_-]+", name):
         raise InputError(f"name is {name!r}: use lower-case letters, digits, _ and -")
     if read_run(run) is None:
         raise InputError(f"{run} holds no finished run: name the folder of a run that has a run.json")
     path = Path(folder) / f"{name}.safetensors"
+    if path.exists():
+        raise InputError(f"{path} exists, and its model card describes it: choose another name, or move both first")
     pack(run, path)
     return path
 

@@ -224,6 +224,7 @@ def test_the_command_adds_the_runs_of_a_folder(table, tmp_path, put_run, monkeyp
         (["livec"], "the following arguments are required: data_root"),
         (["live", "{livec}"], "records: missing_folder"),
         (["livc", "{livec}"], "did you mean 'livec'?"),
+        (["livec", "{livec}", "{livec}", ""], "RECORDS is empty"),
         (["livec", "{livec}", "{livec}", "{livec}"], "is a folder: name a CSV file"),
         (["livec", "{livec}", "{livec}/nowhere"], "no finished run of livec"),
     ],

@@ -42,6 +42,13 @@ def test_the_command_prints_the_size_and_hash(run, tmp_path, monkeypatch, capsys
     assert capsys.readouterr().out == f"{tmp_path / 'mine.safetensors'}: {expected}\n"
 
 
+def test_existing_weights_are_not_overwritten(run, tmp_path):
+    before = bundle.bundle(run, "mine", tmp_path).read_bytes()
+    with pytest.raises(InputError, match="mine.safetensors exists, .*: choose another name"):
+        bundle.bundle(run, "mine", tmp_path)
+    assert (tmp_path / "mine.safetensors").read_bytes() == before
+
+
 def test_an_unfinished_run_and_a_bad_name_are_refused(run, tmp_path, capsys):
     with pytest.raises(InputError, match="name is '../mine'"):
         bundle.bundle(run, "../mine", tmp_path)
