@@ -30,7 +30,7 @@ Name = Annotated[
 Names = Annotated[str, typer.Option("--benchmark", help="one name, several with commas, or all: every benchmark found")]
 Root = Annotated[str, typer.Option("--data-root", help="the benchmark's official folder, or its parent folder")]
 RunsDir = Annotated[str, typer.Option(help="folder of run folders; default: runs/ of the checkout")]
-FiguresDir = Annotated[str, typer.Option(help="folder of figures; default: figures/ of the checkout")]
+FiguresDir = Annotated[str, typer.Option(help="folder of figures and tables; default: figures/ in the folder of runs")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="change a recipe field; may be repeated")
@@ -52,18 +52,18 @@ _KEPT = dict(
 def reproduce(
     benchmark: Names = "demo",
     data_root: Root = "",
-    splits: Annotated[int, typer.Option(help="number of splits, from split 0")] = 3,
+    splits: Annotated[int, typer.Option(help="number of splits, from split 0")] = 2,
     runs_dir: RunsDir = "",
     figures_dir: FiguresDir = "",
     device: Device = "auto",
     overwrite: Overwrite = False,
     changes: Set = None,
-    workers: Annotated[int, typer.Option(help="notebooks that run at once; 0: one per GPU, or 1")] = 0,
+    workers: Annotated[int, typer.Option(help="notebooks that run at once; 0: one per GPU or core")] = 0,
     scheduler: Annotated[str, typer.Option(help="tcp://HOST:PORT of a Dask scheduler, or slurm")] = "",
     ablation: Annotated[bool, typer.Option("--ablation", help="train every variant, and run notebook 05")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print runs, time and disk space; run nothing")] = False,
 ) -> None:
-    """Run notebooks 01 to 04 and 06 (with --ablation also 05) over benchmarks and splits; skip finished work."""
+    """Run notebooks 01 to 04 and 06 (with --ablation also 05); skip finished work; compare with the reference."""
     from .batch.reproduce import ReproduceOptions
     from .batch.reproduce import reproduce as run
 
@@ -103,6 +103,20 @@ def _print_forecast(options: Any) -> None:
     )
     if script:
         print(script)
+
+
+@app.command()
+def compare(
+    benchmark: Name = "demo",
+    figures_dir: FiguresDir = "",
+    reference: Annotated[str, typer.Option(help="folder of the reference; default: figures/ of the checkout")] = "",
+) -> None:
+    """Compare results with the committed reference; exit code 1 if one lies outside its tolerance."""
+    from .common.paths import figures_folder, reference_folder
+    from .results.reproduction import report
+
+    folder = figures_folder(benchmark, reference) if reference else reference_folder(benchmark)
+    report(figures_folder(benchmark, figures_dir), folder, _log)
 
 
 @app.command()
@@ -204,7 +218,7 @@ def score(
     overlays: Annotated[str | None, typer.Option(help="folder for overlays of saliency and crop scores")] = None,
     batch_size: Annotated[int, typer.Option(help="images per forward pass")] = _BATCH_SIZE,
     out: Annotated[str | None, typer.Option(help="folder of Parquet files, scored in chunks on Dask")] = None,
-    workers: Annotated[int, typer.Option(help="with --out: number of workers; 0: one per GPU, or 1")] = 0,
+    workers: Annotated[int, typer.Option(help="with --out: number of workers; 0: one per GPU or core")] = 0,
     scheduler: Annotated[str, typer.Option(help="with --out: tcp://HOST:PORT of a Dask scheduler, or slurm")] = "",
     device: Device = "auto",
 ) -> None:

@@ -81,7 +81,7 @@ _RETIRED = dict(
 )
 #: Fields that were added later, each with the value that equals the earlier behaviour. A field with that value does not
 #: enter the hash, so that runs of earlier versions keep their hashes.
-_ADDED_LATER = dict(frozen_stages=0, saliency_pooling=True, train_share=1.0)
+_ADDED_LATER = dict(frozen_stages=0, saliency_pooling=True, train_share=1.0, view_gradient=True)
 
 
 def _setting(default: Any, meaning: str, low: float | None = None, high: float | None = None, **metadata: Any) -> Any:
@@ -112,6 +112,9 @@ class Recipe:
         open_low=True,
     )
     view_size: int | None = _setting(None, "side of the global view in pixels; None: crop_size", 8, 4096)
+    view_gradient: bool = _setting(
+        True, "whether the mutual loss of the saliency maps also trains the backbone, or only the attention pooling"
+    )
     flip: bool = _setting(True, "mirror crops left-right at random")
     test_crops: int = _setting(9, "crops of the test grid at the first scale; fewer at larger ones", 1, 4096)
     short_side: int | None = _setting(None, "larger images are shrunk to this short side in pixels", 8, 65536)

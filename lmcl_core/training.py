@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from .common import distributed
-from .common.devices import resolve_device
+from .common.devices import device_name, resolve_device
 from .common.errors import InputError
 from .data.splits import Split, check_split, subsample
 from .data.store import ImageStore
@@ -134,6 +134,7 @@ def _finish(
         split_index=split.index,
         seed=trainer.recipe.seed,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        processor=device_name(device.type),
         precision=", ".join(trainer.precisions),
         threads=torch.get_num_threads(),
         processes=trainer.fabric.world_size,

@@ -107,7 +107,7 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess:
 def test_help_names_every_command_and_each_has_its_own(lmcl):
     code, out, err = lmcl("--help")
     assert code == 0 and err == "" and "--debug" in out
-    for command in ("reproduce", "verify", "download", "train", "score", "bench"):
+    for command in ("reproduce", "compare", "verify", "download", "train", "score", "bench"):
         assert command in out
         code, own, _ = lmcl(command, "--help")
         assert code == 0 and f"lmcl {command}" in own

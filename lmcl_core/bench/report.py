@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import platform
-import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from ..common.devices import resolve_device
+from ..common.devices import device_name, resolve_device
 from ..results import plots
 from ..results.figures import save, save_table
 
 
 def machine(device: str) -> str:
     """Processor, number of threads and version of torch."""
-    path = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", path.read_text() if path.is_file() else "")
-    name = found[1] if found else platform.processor()
-    name = torch.cuda.get_device_name() if resolve_device(device) == "cuda" else name
-    return f"{name}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
+    return f"{device_name(resolve_device(device))}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
 
 
 def write(found: pd.DataFrame, about: dict[str, object], folder: Path, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -18,7 +18,7 @@ import pandas as pd
 from ..common.command import exit_codes
 from ..common.errors import InputError, counted, unknown
 from ..common.files import atomic_write
-from ..common.paths import project_folder, runs_folder
+from ..common.paths import reference_folder, runs_folder
 from ..data.benchmarks import load_benchmark
 from ..data.catalogue import BENCHMARKS
 from ..data.identity import data_hash, name_order, rows_of
@@ -44,7 +44,7 @@ _TEXTS = (
 
 def records_path(benchmark: str) -> Path:
     """The records of the project, ``figures/<benchmark>/records.csv`` of the checkout."""
-    return project_folder() / "figures" / benchmark / "records.csv"
+    return reference_folder(benchmark) / "records.csv"
 
 
 def read_rows(path: str | Path, columns: Sequence[str], kind: str, **types: type) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from ..data.splits import make_split
 from ..evaluation import bootstrap_interval, median_interval
 from ..recipe import Recipe
 from ..runs import folder as runs
+from ..runs.provenance import commit_in_words
 from .records import find_record, recorded_predictions
 
 _BY_SPLIT = [
@@ -49,6 +50,19 @@ class RunSet:
         wanted = self.recipe.identity(self.table, make_split(self.table, index))
         record = runs.finished_run(self.folder(index), wanted)
         return find_record(self.recorded, wanted, index) if record is None and self.recorded is not None else record
+
+    def facts(self, splits: Iterable[int]) -> pd.DataFrame:
+        """What the results of finished runs depend on, one row per split: hashes, machine, torch version and commit.
+
+        Facts that a record lacks are NA. Raises as `record`.
+        """
+        columns = ["split", "recipe_hash", "data_hash", "split_hash", "precision", "threads", "processor", "torch"]
+        rows = []
+        for index in self.finished(splits):
+            record = self.record(index)
+            torch = record.get("versions", {}).get("torch", pd.NA)
+            rows.append(record | dict(split=index, torch=torch, commit=commit_in_words(record)))
+        return pd.DataFrame(rows).reindex(columns=[*columns, "commit"])
 
     def finished(self, splits: Iterable[int]) -> list[int]:
         """Those of some splits that have a finished run; raises as `record`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ from lmcl_core import InputError, Recipe, RunError, load_benchmark, make_split, 
 from lmcl_core.batch import check_parameters
 from lmcl_core.batch.forecast import forecast
 from lmcl_core.batch.notebook import Job, run_notebook
-from lmcl_core.batch.reproduce import ReproduceOptions, lacks_input, plan, reproduce
+from lmcl_core.batch.reproduce import ReproduceOptions, compare_with_reference, lacks_input, plan, reproduce
+from lmcl_core.common.paths import reference_folder
 from lmcl_core.recipe import VARIANTS, variants_of
 from lmcl_core.results.records import update_records
 
@@ -101,9 +103,10 @@ def test_every_figure_lies_beside_its_table(walked):
 
 @pytest.mark.slow
 def test_a_second_call_computes_nothing(walked):
-    proxy, *lines = again(walked[0])
+    proxy, *lines, last = again(walked[0])
     assert "a PROXY" in proxy
     assert len(lines) == 6 and all(line.endswith("finished before") for line in lines)
+    assert last == "demo: not compared with the reference, because recipe fields were changed"
 
 
 @pytest.mark.slow
@@ -276,3 +279,20 @@ def test_planning_a_batch_imports_neither_torch_nor_scipy():
     """Their import takes seconds; the notebooks import them themselves."""
     code = "import lmcl_core.batch.reproduce, sys; sys.exit(bool({'torch', 'scipy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_results_without_a_reference_are_not_compared(tmp_path):
+    lines: list[str] = []
+    compare_with_reference(options(tmp_path, changes={}), ["spaq"], lines.append)
+    assert len(lines) == 1 and "holds no results to compare with" in lines[0]
+
+
+def test_results_are_compared_with_the_reference(tmp_path, monkeypatch):
+    """Results that equal the reference lie within any tolerance."""
+    chosen = options(tmp_path, changes={})
+    shutil.copytree(reference_folder("demo"), chosen.figures / "demo")
+    lines: list[str] = []
+    compare_with_reference(chosen, ["demo"], lines.append)
+    found = pd.read_csv(chosen.figures / "demo" / "reproduction.csv")
+    assert len(found) > 20 and (found["difference"] == 0).all()
+    assert f"demo: {len(found)} of {len(found)} quantities within tolerance" in lines[0]
