@@ -22,7 +22,7 @@ from .data.splits import Split
 #: Settings that differ from the defaults of `Recipe`, by benchmark.
 BENCHMARK_PRESETS: dict[str, dict[str, Any]] = {
     # Crops are small because with large ones a model memorises the twelve photographs.
-    "demo": dict(crop_size=64, view_size=128, epochs=4, lr=3e-4),
+    "demo": dict(crop_size=64, view_size=128, epochs=3, lr=3e-4, view_gradient=False),
     # All below except LIVEC are untuned: epochs, batch and short side were set from the number and size of the images.
     "live": dict(),
     "csiq": dict(),

@@ -347,6 +347,16 @@ def test_crops_weighed_alike_are_tested_alike(table, split, tmp_path):
     assert predictions["pred"].to_numpy() == pytest.approx(plain, abs=1e-4)
 
 
+def test_the_view_s_gradient_changes_what_the_backbone_learns(table, split, tmp_path):
+    weights = {}
+    for kept in (True, False):
+        recipe = dataclasses.replace(TINY, epochs=1, view_gradient=kept)
+        train(table, split, recipe, tmp_path / str(kept), "cpu", log=quiet)
+        weights[kept] = load_file(tmp_path / str(kept) / "model.safetensors")
+    key = next(key for key, value in weights[True].items() if key.startswith("backbone.") and value.ndim == 4)
+    assert not torch.equal(weights[True][key], weights[False][key])
+
+
 def test_batch_normalisation_keeps_its_statistics_through_a_run(table, split, tmp_path):
     recipe = Recipe.from_dict({"epochs": 1}, TINY)
     start = trainer.Trainer(table, split, recipe, ImageStore.open(table), "cpu").student.state_dict()
