@@ -350,7 +350,7 @@ def test_crops_weighed_alike_are_tested_alike(table, split, tmp_path):
 def test_the_view_s_gradient_changes_what_the_backbone_learns(table, split, tmp_path):
     weights = {}
     for kept in (True, False):
-        recipe = dataclasses.replace(TINY, epochs=1, view_gradient=kept)
+        recipe = dataclasses.replace(TINY, epochs=1, view_size=64, view_gradient=kept)
         train(table, split, recipe, tmp_path / str(kept), "cpu", log=quiet)
         weights[kept] = load_file(tmp_path / str(kept) / "model.safetensors")
     key = next(key for key, value in weights[True].items() if key.startswith("backbone.") and value.ndim == 4)
