@@ -119,6 +119,7 @@ def test_resume_false_computes_again(table, split, tmp_path):
     lines: list[str] = []
     train(table, split, TINY, tmp_path / "run", "cpu", resume=False, log=lines.append)
     assert sum(line.startswith("epoch") for line in lines) == TINY.epochs
+    assert sum(line.startswith("tiny: preset of livec with backbone=test_efficientnet, ") for line in lines) == 1
 
 
 @pytest.mark.parametrize("change", [dict(crop_size=4000), dict(backbone="nosuch")])
