@@ -57,6 +57,10 @@ def train(
         RunError: a full disk, or a loss that is no longer finite.
     """
     check_split(table, split)
+    if not isinstance(recipe, Recipe):
+        raise InputError(f"recipe is {recipe!r}: pass a Recipe, such as Recipe.for_benchmark('livec', 'no-manifold')")
+    if not isinstance(out_dir, (str, Path)):
+        raise InputError(f"out_dir is {out_dir!r}: name the run folder")
     if not str(out_dir).strip():
         raise InputError("out_dir is empty: name the run folder")
     if distributed.rank() > 0:

@@ -25,6 +25,8 @@ def bundle(run: str | Path, name: str, folder: str | Path = BUNDLED_FOLDER) -> P
     """
     if not re.fullmatch(r"[a-z0-9_-]+", name):
         raise InputError(f"name is {name!r}: use lower-case letters, digits, _ and -")
+    if not str(run).strip():
+        raise InputError("run is empty: name the folder of a finished run")
     if read_run(run) is None:
         raise InputError(f"{run} holds no finished run: name the folder of a run that has a run.json")
     path = Path(folder) / f"{name}.safetensors"
