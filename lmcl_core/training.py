@@ -86,6 +86,8 @@ def _train(
             log(f"{'/'.join(out_dir.parts[-3:])}: finished before")
             return finished["metrics"]
         folder.refuse_foreign_files(out_dir)
+        if missing := folder.missing_files(out_dir):
+            log(f"{out_dir} lacks {' and '.join(missing)} of a finished run, which is trained again")
     resolve_device(device)  # fail before any image is decoded
     origin = provenance.provenance()  # recorded at the start, because the checkout may change during the run
     if recipe.train_share < 1:

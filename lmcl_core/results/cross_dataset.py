@@ -75,7 +75,7 @@ def _read_kept(path: Path, count: int) -> pd.DataFrame:
             raise ValueError(f"expected {count} scores")
         return scores[["image", "mos", "pred"]]
     except (KeyError, ValueError) as error:  # pandas raises ValueErrors for binary, empty and cut files
-        raise InputError(f"{path} is damaged ({first_line(error)}): delete it, and the images are scored again") from error
+        raise InputError(f"{path} is damaged ({first_line(error)}): delete it to score the images again") from error
 
 
 def agreement(trained_on: str, split: Split, scores: pd.DataFrame, tested_on: str) -> dict[str, object]:
