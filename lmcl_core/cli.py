@@ -225,10 +225,8 @@ def score(
     """Score images: image, score in MOS units, percentile. Unreadable images are listed on stderr, with exit code 1."""
     from .runs.model_file import find_model
 
-    places = [("--weights", weights), ("--out", out), ("--overlays", overlays), *(("PATHS", path) for path in paths)]
-    for name, value in places:
-        if value is not None and not value.strip():
-            raise InputError(f"{name} is empty: name a file or folder, or leave it out")
+    if not all(path.strip() for path in paths):
+        raise InputError("PATHS is empty: name a file or folder, or leave it out")
     if out is not None and (overlays is not None or form != "csv" or batch_size != _BATCH_SIZE):
         raise InputError("--overlays, --format and --batch-size do not work with --out: leave one of them out")
     if out is None and (scheduler or workers):
@@ -332,6 +330,9 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as with Ctrl-C when a queue ends the job
     try:
         with exit_codes("lmcl", debug):
+            words = [word for argument in arguments for word in argument.split("=", 1)]
+            if empty := [option for option, value in zip(words, words[1:]) if option[:2] == "--" and not value.strip()]:
+                raise InputError(f"{empty[0]} is empty: give it a value, or leave it out")
             code = app(arguments, prog_name="lmcl", standalone_mode=False)
     except typer.Abort:
         fail("lmcl", "the question got no answer: add --yes to accept the terms without it", 2, debug)
@@ -339,7 +340,9 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(error, "format_message"):  # typer found wrong use of an option
             command = getattr(getattr(error, "ctx", None), "command_path", "lmcl")
             message = error.format_message().replace("Value error, ", "").rstrip(".")
-            fail("lmcl", f"{message}. Try `{command} --help`.", 2, debug)
+            files = [argument for argument in arguments if argument.startswith("-") and os.path.lexists(argument)]
+            hint = f"For the file, write ./{files[0]}." if files else f"Try `{command} --help`."
+            fail("lmcl", f"{message}. {hint}", 2, debug)
         fail("lmcl", f"unexpected {type(error).__name__}: {error}; run again with --debug to see where", 1, debug)
     if code == 130:  # typer reports Ctrl-C by this code
         to_folder = arguments[0] == "score" and any(argument.startswith("--out") for argument in arguments)

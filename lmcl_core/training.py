@@ -57,6 +57,10 @@ def train(
         RunError: a full disk, or a loss that is no longer finite.
     """
     check_split(table, split)
+    if not isinstance(recipe, Recipe):
+        raise InputError(f"recipe is {recipe!r}: pass a Recipe, such as Recipe.for_benchmark('livec', 'no-manifold')")
+    if not isinstance(out_dir, (str, Path)):
+        raise InputError(f"out_dir is {out_dir!r}: name the run folder")
     if not str(out_dir).strip():
         raise InputError("out_dir is empty: name the run folder")
     if distributed.rank() > 0:
@@ -82,6 +86,8 @@ def _train(
             log(f"{'/'.join(out_dir.parts[-3:])}: finished before")
             return finished["metrics"]
         folder.refuse_foreign_files(out_dir)
+        if missing := folder.missing_files(out_dir):
+            log(f"{out_dir} lacks {' and '.join(missing)} of a finished run, which is trained again")
     resolve_device(device)  # fail before any image is decoded
     origin = provenance.provenance()  # recorded at the start, because the checkout may change during the run
     if recipe.train_share < 1:

@@ -114,6 +114,14 @@ def test_a_finished_run_is_returned_and_not_computed_again(table, split, tmp_pat
     assert "finished before" in lines[0]
 
 
+def test_a_finished_run_that_lacks_a_file_is_trained_again_with_a_line_that_says_so(table, split, tmp_path):
+    first = train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
+    (tmp_path / "run" / "history.csv").unlink()
+    lines: list[str] = []
+    assert train(table, split, TINY, tmp_path / "run", "cpu", log=lines.append)["plcc"] == first["plcc"]
+    assert lines[0].endswith("run lacks history.csv of a finished run, which is trained again")
+
+
 def test_resume_false_computes_again(table, split, tmp_path):
     train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
     lines: list[str] = []

@@ -25,6 +25,7 @@ _LOOPBACK = "127.0.0.1"
 _SECONDS_TO_ANSWER = 10
 _SECONDS_TO_JOIN = 60
 _MOST_WORKERS = 4  # by default, on a machine without GPU
+_WORKERS_PER_CORE = 8  # at most on this machine; each worker is a process that imports torch
 #: Dask's default of 15 seconds is too short for a worker that restarts and imports torch on a busy machine.
 _LONG_RESTART = {"distributed.deploy.lost-worker-timeout": "10 minutes"}
 _SLURM_SETTINGS = (
@@ -42,12 +43,14 @@ def check_cluster(scheduler: str, workers: int) -> None:
     """Check the arguments of `connect` without starting or contacting anything.
 
     Raises:
-        InputError: `scheduler` is not an address, or `workers` is negative.
+        InputError: `scheduler` is not an address, or `workers` is negative or too large for this machine.
     """
     if scheduler not in ("", "slurm") and "://" not in scheduler:
         raise InputError(f"scheduler is {scheduler!r}: write tcp://HOST:PORT, or slurm, or leave it out")
     if workers < 0:
         raise InputError(f"workers is {workers}: it must be 0 (one worker per GPU or core) or more")
+    if not scheduler and workers > (most := _WORKERS_PER_CORE * (os.cpu_count() or 1)):
+        raise InputError(f"workers is {workers}: this machine has cores for at most {most}; choose about one per core")
 
 
 @contextmanager

@@ -139,8 +139,9 @@ def mark_finished(job: Job, tables: Mapping[str, pd.DataFrame]) -> None:
     Raises:
         RunError: the file cannot be saved.
     """
+    fingerprint = _fingerprint(job, tables)  # outside the block: a missing input is no failed write
     with atomic_write(job.output.with_suffix(".json")) as path:
-        path.write_text(_fingerprint(job, tables))
+        path.write_text(fingerprint)
 
 
 def _fingerprint(job: Job, tables: Mapping[str, pd.DataFrame]) -> str:

@@ -20,6 +20,8 @@ def project_folder() -> Path:
 
 def resolve_path(path: str | Path) -> Path:
     """An absolute path with ``~`` expanded and links followed; InputError if that is not possible."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"{path!r} is not a path, but of type {type(path).__name__}: pass a string or a Path")
     try:
         return Path(path).expanduser().resolve()
     except (RuntimeError, OSError, ValueError) as error:

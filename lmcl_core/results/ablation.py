@@ -13,6 +13,7 @@ from ..common.errors import InputError, unknown
 from ..data.splits import TEST_SHARE, VAL_SHARE, make_split, subsample
 from ..recipe import VARIANTS, Recipe, check_changes, variants_of
 from ..runs.provenance import commit_in_words
+from .ledger import check_ledger
 from .tables import RunSet
 
 #: Variants that differ only in the amount of training data.
@@ -155,8 +156,10 @@ def on_validation_parts(ledger: pd.DataFrame, baseline: str) -> pd.DataFrame:
         training images of `splits.validation_split`.
 
     Raises:
-        InputError: the ledger has no baseline of this name, or several, with different recipes or data.
+        InputError: the ledger has no baseline of this name, or several, with different recipes or data; or as
+            `ledger.check_ledger`.
     """
+    check_ledger(ledger)
     wide = ledger.pivot(index=["name", "recipe_hash", "data_hash"], columns="split", values="plcc")
     wide = wide.droplevel(["recipe_hash", "data_hash"])
     if list(wide.index).count(baseline) > 1:

@@ -34,6 +34,15 @@ def read_ledger(path: str | Path) -> pd.DataFrame:
     return read_rows(path, COLUMNS, "ledger", split=str) if path.is_file() else pd.DataFrame(columns=COLUMNS)
 
 
+def check_ledger(ledger: pd.DataFrame) -> None:
+    """Raise `InputError` if a ledger has rows of several benchmarks, or several rows of one run."""
+    if len(names := sorted(set(ledger["benchmark"]))) > 1:
+        raise InputError(f"the ledger has rows of {' and '.join(names)}: keep those of one benchmark")
+    again = ledger[ledger.duplicated(["name", "recipe_hash", "data_hash", "split"])]
+    for row in again.head(1).itertuples():
+        raise InputError(f"the ledger has several rows of {row.name!r}, split {row.split}: remove all but one")
+
+
 def compare_configurations(ledger: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Compare every configuration of a ledger (rows of one benchmark) with one of them, on shared splits.
 
@@ -43,15 +52,14 @@ def compare_configurations(ledger: pd.DataFrame, baseline: str) -> pd.DataFrame:
         most splits come first, then those with the highest mean PLCC.
 
     Raises:
-        InputError: the baseline is not in the ledger, or names runs of several benchmarks, recipes or data.
+        InputError: the baseline is not in the ledger, or names runs of several recipes or data; or as `check_ledger`.
     """
+    check_ledger(ledger)
     base = ledger[ledger["name"] == baseline].set_index("split")["plcc"]
     if base.empty:
         raise unknown("configuration", baseline, set(ledger["name"]))
-    if ledger["benchmark"].nunique() > 1 or base.index.has_duplicates:
-        raise InputError(
-            f"{baseline!r} names several runs of a split in the ledger: keep rows of one benchmark, recipe and data"
-        )
+    if base.index.has_duplicates:
+        raise InputError(f"{baseline!r} names several runs of a split in the ledger: keep rows of one recipe and data")
     ledger = ledger.assign(difference=ledger["plcc"] - ledger["split"].map(base))
     columns = dict(changes="first", splits="size", plcc="mean", srcc="mean", difference="mean", seconds="mean")
     grouped = ledger.assign(splits=0).groupby(["name", "recipe_hash", "data_hash"], sort=False)

@@ -15,6 +15,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
+from ..common.errors import counted
 from .figures import BLUE, GREY, LEGEND_RIGHT, ORANGE, panels
 
 #: Panel title and unit of each measure of `hard_examples.separation`.
@@ -27,7 +28,7 @@ MEASURES = {
 
 
 def _split_labels(titles: pd.Series, counts: pd.Series) -> list[str]:
-    return [f"{title} ({count} split{'s' * (count > 1)})" for title, count in zip(titles, counts)]
+    return [f"{title} ({counted(count, 'split')})" for title, count in zip(titles, counts)]
 
 
 def metric_bars(data: pd.DataFrame, by: str) -> Figure:
@@ -145,7 +146,7 @@ def paired_differences(data: pd.DataFrame, baseline: str) -> Figure:
     axes.scatter(rows["difference"], rows.index, color=ORANGE, s=40, zorder=3)
     axes.set(xlabel=f"PLCC minus that of {baseline}", ylim=(len(rows) - 0.5, -0.5))
     end = 2 * rows["difference"].abs().max()
-    if (rows[["low", "high"]].abs() > end).any(axis=None):
+    if end > 0 and (rows[["low", "high"]].abs() > end).any(axis=None):
         axes.set(xlim=(-end, end), xlabel=f"{axes.get_xlabel()}\nsome intervals are longer than the axis")
     axes.set_yticks(rows.index, _split_labels(rows["title"], rows["pairs"]))
     return figure

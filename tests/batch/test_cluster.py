@@ -121,6 +121,7 @@ def test_a_running_scheduler_is_used_by_its_address(tmp_path):
         ("10.0.0.1:8786", 0, "write tcp://HOST:PORT"),
         ("tcp://127.0.0.1:9", 0, "no Dask scheduler answers"),
         ("", -1, "workers is -1"),
+        ("", 100_000, "workers is 100000: this machine has cores for at most"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_starts(scheduler, workers, message, monkeypatch):

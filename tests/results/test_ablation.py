@@ -153,7 +153,7 @@ def test_validation_parts_are_compared_split_by_split():
     ]
     rows += [dict(name=name, recipe_hash=name, split="05-val", plcc=0.1) for name in ("elsewhere", "better")]
     rows += [dict(name="better", recipe_hash="another", split=f"{split:02d}-val", plcc=0.3) for split in range(2)]
-    ledger = pd.DataFrame(rows).assign(data_hash="one")
+    ledger = pd.DataFrame(rows).assign(data_hash="one", benchmark="livec")
     compared = ablation.on_validation_parts(ledger, "base")
     assert list(compared.columns) == ["name", "00-val", "01-val", "difference", "low", "high", "p_wilcoxon"]
     assert compared["name"].tolist() == ["better", "base", "better"]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lmcl_core import BENCHMARKS, Recipe, load, load_benchmark, make_split
+from lmcl_core import BENCHMARKS, InputError, Recipe, load, load_benchmark, make_split
 from lmcl_core.data.store import ImageStore
 from lmcl_core.results import cross_dataset as cross
 
@@ -52,6 +52,16 @@ def test_scores_are_kept_and_computed_again_when_the_model_changes(livec, tmp_pa
     read.clear()
     changed = cross.predict(folder, table, rows, "cpu")
     assert len(read) == 3 and not np.allclose(changed["pred"], first["pred"])
+
+
+@pytest.mark.parametrize("damage", [lambda text: "", lambda text: text[:-30], lambda text: text.replace("pred", "p")])
+def test_damaged_scores_are_named_and_not_used(livec, tmp_path, put_model, damage):
+    table, folder = load_benchmark("livec", livec), put_model(tmp_path / "run", load_benchmark("livec", livec))
+    cross.predict(folder, table, np.arange(3), "cpu")
+    [kept] = (folder / "cross").glob("livec-*.csv")
+    kept.write_text(damage(kept.read_text()))
+    with pytest.raises(InputError, match="cross/livec-.*csv is damaged .*: delete it"):
+        cross.predict(folder, table, np.arange(3), "cpu")
 
 
 def test_no_images_give_an_empty_table_without_a_model(table, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from lmcl_core import InputError, Recipe
 from lmcl_core.cli import parse_changes
+from lmcl_core.results.ablation import on_validation_parts
 from lmcl_core.results.ledger import COLUMNS, command, compare_configurations, ledger_path, read_ledger
 
 
@@ -63,6 +64,15 @@ def test_an_ambiguous_or_unknown_baseline_is_refused():
         compare_configurations(table, "a")
     with pytest.raises(InputError, match="unknown configuration 'nothing': choose one of: a, b"):
         compare_configurations(table, "nothing")
+
+
+@pytest.mark.parametrize("compare", [compare_configurations, on_validation_parts])
+def test_repeated_rows_and_rows_of_several_benchmarks_are_named(compare):
+    table = rows(("a", "00-val", 0.8, {}), ("b", "00-val", 0.8, dict(lr=1e-4)), ("b", "01-val", 0.8, dict(lr=1e-4)))
+    with pytest.raises(InputError, match="several rows of 'b', split 01-val: remove all but one"):
+        compare(pd.concat([table, table.tail(1)]), "a")
+    with pytest.raises(InputError, match="rows of csiq and livec: keep those of one benchmark"):
+        compare(pd.concat([table, table.assign(benchmark="csiq")]), "a")
 
 
 @pytest.mark.parametrize("name", ["two words", "1", "null", "it's"])

@@ -129,6 +129,8 @@ def test_long_intervals_do_not_stretch_the_axis():
     assert axes.get_xlim() == (-0.4, 0.4) and "longer than the axis" in axes.get_xlabel()
     axes = paired_differences(data.assign(low=-0.3, high=0.3), "base").axes[0]
     assert "longer" not in axes.get_xlabel()
+    low, high = paired_differences(data.assign(difference=0.0), "base").axes[0].get_xlim()
+    assert low <= -4 and high >= 3.6, "without a difference the intervals give the axis its range"
 
 
 def test_the_share_curve_goes_through_the_medians():
