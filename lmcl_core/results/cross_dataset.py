@@ -75,3 +75,22 @@ def agreement(trained_on: str, split: Split, scores: pd.DataFrame, tested_on: st
     found = metrics(pred=scores["pred"], mos=scores["mos"]) if len(scores) else dict(srcc=np.nan, plcc=np.nan, n=0)
     row = dict(train=trained_on, test=tested_on, split=split.index)
     return row | {key: found[key] for key in ("srcc", "plcc", "n")}
+
+
+def conclusion(found: pd.DataFrame) -> str:
+    """One line per training benchmark: SRCC on its own test part, and the range on other benchmarks.
+
+    `found` has the columns train, test, srcc, of rows from `agreement`; medians over splits are compared.
+    """
+    medians = found.groupby(["train", "test"], sort=False)["srcc"].median().dropna()
+    lines = []
+    for train in found["train"].unique():
+        own, others = medians.get((train, train)), medians[medians.index.get_level_values(0) == train]
+        others = others.drop((train, train), errors="ignore")
+        line = f"trained on {train}: " + ("no result" if own is None else f"SRCC {own:.3f} on its own test part")
+        if others.empty:
+            lines.append(f"{line}; no other benchmark was scored, so the question stays open")
+        else:
+            (_, worst), (_, best) = others.idxmin(), others.idxmax()
+            lines.append(f"{line}, {others.min():.3f} ({worst}) to {others.max():.3f} ({best}) on others")
+    return "\n".join(lines) or "no finished run: run notebook 02 first"
