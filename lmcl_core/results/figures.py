@@ -25,7 +25,7 @@ from PIL import Image
 
 from ..common.files import atomic_write
 from . import palette
-from .palette import BLACK, BLUE, DOUBLE, DPI, GREY, PHOTO_DPI, SCREEN_DPI, SINGLE, VERMILION, group_styles, legend_above
+from .palette import BLACK, BLUE, DOUBLE, GREY, SINGLE, VERMILION, group_styles, legend_above
 
 if TYPE_CHECKING:  # importing torch takes seconds, and most notebooks need only tables
     from torch import Tensor
@@ -49,14 +49,16 @@ class SavedFigure:
         from IPython.display import Markdown, display
 
         pixels = io.BytesIO()
-        self.figure.savefig(pixels, format="png", dpi=SCREEN_DPI, metadata={"Software": None})
+        self.figure.savefig(pixels, format="png", dpi=palette.SCREEN_DPI, metadata={"Software": None})
         width = round(96 * self.figure.get_figwidth())  # CSS pixels
         bundle = {"image/png": base64.b64encode(pixels.getvalue()).decode(), "text/plain": self.alt}
         display(bundle, metadata={"image/png": dict(alt=self.alt, width=width)}, raw=True)
         display(Markdown(f"*{self.name}:* {self.caption}"))
 
 
-def save(figure: Figure, data: pd.DataFrame, folder: str | Path, name: str, caption: str, note: str = "") -> SavedFigure:
+def save(
+    figure: Figure, data: pd.DataFrame, folder: str | Path, name: str, caption: str, note: str = ""
+) -> SavedFigure:
     """Write a figure and the table it was drawn from, and return the figure to be shown.
 
     Args:
@@ -102,7 +104,7 @@ def panels(height: float, count: int = 1, columns: int = 1, width: float = 0, **
     columns = min(count, columns)
     rows = -(-count // columns)
     width = width or (SINGLE if columns == 1 else DOUBLE)
-    figure = Figure(figsize=(width, height * rows), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(width, height * rows), dpi=palette.DPI, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
     for unused in axes[count:]:
         unused.remove()
@@ -112,7 +114,7 @@ def panels(height: float, count: int = 1, columns: int = 1, width: float = 0, **
 def photograph(axes: Axes, image: np.ndarray, inches: float, **options: object) -> None:
     """Draw a (H, W, 3) uint8 image, about `inches` wide, with few dots; axis units stay pixels of the image."""
     height, width = image.shape[:2]
-    pixels, side = Image.fromarray(image), max(16, round(inches * PHOTO_DPI))
+    pixels, side = Image.fromarray(image), max(16, round(inches * palette.PHOTO_DPI))
     pixels.thumbnail((side, 4 * side), Image.Resampling.LANCZOS)
     axes.imshow(pixels, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest", **options)
     axes.axis("off")
@@ -167,7 +169,7 @@ def crops_and_saliency(images: Sequence[np.ndarray], maps: Tensor, boxes: Tensor
     """
     side, lines = DOUBLE / (len(images) + 0.5), -(-density.shape[1] // 2)
     shape = max(image.shape[0] / image.shape[1] for image in images)
-    figure = Figure(figsize=(DOUBLE, 2 * side * shape + 0.17 * lines + 0.3), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(DOUBLE, 2 * side * shape + 0.17 * lines + 0.3), dpi=palette.DPI, layout="constrained")
     axes = figure.subplots(2, len(images), squeeze=False)
     maps = maps * maps[0].numel()  # densities: a uniform map is 1 everywhere
     style = dict(cmap="magma", alpha=0.6, interpolation="bilinear", vmin=0, vmax=maps.max().item())

@@ -20,7 +20,7 @@ from .records import read_rows
 #: Differences of PLCC below this are within the effect of the seed and of rounding.
 NOISE = 0.005
 
-#: What a configuration tries, by the recipe field that it changes. The first field that differs from the baseline counts.
+#: What a configuration tries, by the recipe field that it changes; of several fields, the first of these counts.
 TOPICS = {
     "freeze_batchnorm": "batch statistics updated in training",
     "probe": "score head initialised by a regression",

@@ -166,13 +166,12 @@ def splits_in_words(result: pd.DataFrame) -> Table:
 
 
 def published_in_words(beside: pd.DataFrame) -> Table:
-    """The result of `beside_published` for reading; sources are footnotes."""
+    """The result of `beside_published` for reading: published results and how far ours are above them."""
     marks, notes = number_sources(beside["source"])
     columns = {"method": [f"{row.method} {marks[row.source]}" for row in beside.itertuples()]}
     for metric in ("srcc", "plcc"):
         name = metric.upper()
-        columns |= {f"{name} published": beside[f"published_{metric}"], f"{name} ours": beside[f"ours_{metric}"]}
-        columns |= {f"{name} difference": beside[f"difference_{metric}"]}
+        columns |= {name: beside[f"published_{metric}"], f"{name} difference": beside[f"difference_{metric}"]}
     return Table(pd.DataFrame({**columns, "protocol": beside["protocol"]}), notes=["; ".join(notes)])
 
 
@@ -203,7 +202,8 @@ def to_latex(printed: Table) -> str:
     """The table of `paper_table` as LaTeX (booktabs), with its notes below."""
     cells = printed.cells().replace(NOTHING, "--")
     notes = [note.translate(str.maketrans({c: f"\\{c}" for c in "_%&#$"})) for note in printed.notes]
-    return "\n".join(["% needs \\usepackage{booktabs}", cells.to_latex(index=False, escape=True), *notes, ""])
+    body = [cells.to_latex(index=False, escape=True)] if len(cells) else []
+    return "\n".join(["% needs \\usepackage{booktabs}", *body, *notes, ""])
 
 
 def _summary_row(row: dict, paper: pd.DataFrame, rivals: pd.DataFrame, marks: dict[str, str]) -> dict[str, object]:
