@@ -78,19 +78,19 @@ def agreement(trained_on: str, split: Split, scores: pd.DataFrame, tested_on: st
 
 
 def conclusion(found: pd.DataFrame) -> str:
-    """One line per training benchmark: SRCC on its own test part, and the range on other benchmarks.
+    """One line per training benchmark: the result on its own test part, and the range of SRCC on other benchmarks.
 
-    `found` has the columns train, test, srcc, of rows from `agreement`; medians over splits are compared.
+    `found` has the columns train, test, srcc, plcc, of rows from `agreement`; medians over splits are compared.
     """
-    medians = found.groupby(["train", "test"], sort=False)["srcc"].median().dropna()
+    medians = found.groupby(["train", "test"], sort=False)[["srcc", "plcc"]].median().dropna().reset_index()
     lines = []
-    for train in found["train"].unique():
-        own, others = medians.get((train, train)), medians[medians.index.get_level_values(0) == train]
-        others = others.drop((train, train), errors="ignore")
-        line = f"trained on {train}: " + ("no result" if own is None else f"SRCC {own:.3f} on its own test part")
+    for train, rows in medians.groupby("train", sort=False):
+        own, others = rows[rows["test"] == train], rows[rows["test"] != train].set_index("test")["srcc"]
+        line = f"trained on {train}: "
+        line += "".join(f"SRCC {row.srcc:.3f}, PLCC {row.plcc:.3f} on its own test part; " for row in own.itertuples())
         if others.empty:
-            lines.append(f"{line}; no other benchmark was scored, so the question stays open")
+            lines.append(f"{line}no other benchmark was scored, so the question stays open")
         else:
-            (_, worst), (_, best) = others.idxmin(), others.idxmax()
-            lines.append(f"{line}, {others.min():.3f} ({worst}) to {others.max():.3f} ({best}) on others")
+            worst, best = (f"{others[name]:.3f} ({name})" for name in (others.idxmin(), others.idxmax()))
+            lines.append(f"{line}SRCC {worst} to {best} on others")
     return "\n".join(lines) or "no finished run: run notebook 02 first"

@@ -146,13 +146,17 @@ def beside_published(name: str, result: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({**columns, "protocol": published["protocol"], "source": published["source"]})
 
 
-def slope(predictions: pd.DataFrame) -> float:
-    """Slope of the line fitted to MOS over prediction, as the median over splits; columns split, mos, pred.
+def slope(predictions: pd.DataFrame) -> tuple[float, str]:
+    """Slope of the line fitted to MOS over prediction, as the median over splits, and what it means.
 
-    Above 1, MOS vary more than predictions: these shrink towards the mean, and the band of points is steep.
+    `predictions` has the columns split, mos, pred. Where predictions shrink towards the mean, MOS vary more than they
+    do: the slope is above 1, and the band of points is steep.
     """
     slopes = [np.polyfit(part["pred"], part["mos"], 1)[0] for _, part in predictions.groupby("split")]
-    return float(np.median(slopes))
+    value = float(np.median(slopes))
+    if abs(value - 1) < 0.05:
+        return value, "predictions are spread as far as they should be"
+    return value, f"predictions are {'shrunk towards the mean' if value > 1 else 'spread too far'}"
 
 
 def splits_in_words(result: pd.DataFrame) -> Table:

@@ -77,9 +77,11 @@ def test_agreement_is_signed_and_nan_without_images(table):
 
 def test_the_conclusion_compares_the_own_test_part_with_the_others():
     rows = [("livec", "livec", 0.8), ("livec", "spaq", 0.6), ("livec", "koniq10k", 0.7), ("demo", "demo", 0.9)]
-    found = pd.DataFrame(rows, columns=["train", "test", "srcc"])
-    assert conclusion(found).splitlines() == [
-        "trained on livec: SRCC 0.800 on its own test part, 0.600 (spaq) to 0.700 (koniq10k) on others",
-        "trained on demo: SRCC 0.900 on its own test part; no other benchmark was scored, so the question stays open",
+    found = pd.DataFrame(rows, columns=["train", "test", "srcc"]).assign(plcc=0.5)
+    assert cross.conclusion(found).splitlines() == [
+        "trained on livec: SRCC 0.800, PLCC 0.500 on its own test part; "
+        "SRCC 0.600 (spaq) to 0.700 (koniq10k) on others",
+        "trained on demo: SRCC 0.900, PLCC 0.500 on its own test part; "
+        "no other benchmark was scored, so the question stays open",
     ]
-    assert "no finished run" in conclusion(found[:0])
+    assert "no finished run" in cross.conclusion(found[:0])

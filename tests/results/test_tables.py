@@ -119,7 +119,9 @@ def test_tables_for_reading_have_at_most_eight_columns_and_number_their_sources(
 def test_predictions_that_shrink_have_a_slope_above_1():
     mos = np.linspace(0, 100, 20)
     predictions = pd.DataFrame(dict(split=np.repeat([0, 1], 20), mos=[*mos, *mos], pred=[*(mos / 2), *(mos / 4 + 9)]))
-    assert tables.slope(predictions) == pytest.approx(3)
+    assert tables.slope(predictions) == (pytest.approx(3), "predictions are shrunk towards the mean")
+    assert tables.slope(predictions.assign(pred=2 * predictions["mos"]))[1] == "predictions are spread too far"
+    assert "as they should" in tables.slope(predictions.assign(pred=predictions["mos"]))[1]
 
 
 def test_our_medians_are_listed_beside_every_published_result():
