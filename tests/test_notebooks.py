@@ -76,6 +76,15 @@ def test_it_defines_no_model_loss_or_metric_and_its_cells_are_short(path):
 
 
 @everyone
+def test_every_image_has_an_alternative_text(path):
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                alt = output.metadata.get("image/png", {}).get("alt", "")
+                assert len(alt) > 20, f"no alternative text: {cell.source[-200:]}"
+
+
+@everyone
 def test_it_is_small_and_names_no_place_on_a_machine(path):
     text = path.read_text()
     assert len(text) < 1_000_000

@@ -27,11 +27,15 @@ def write(found: pd.DataFrame, about: dict[str, object], folder: Path, name: str
     save_table(found.assign(**about), folder, f"repetitions{name}")
     growing = found["part"] == "growth"
     curves, costs, slopes = found[growing], summary(found[~growing]), exponents(found[growing])
-    if len(costs):
-        save(plots.costs(costs), costs, folder, f"costs{name}", about["machine"])
+    if len(costs) > 1:
+        caption = "Items per second of this package and of what it is compared with. Longer bars are faster."
+        save(plots.costs(costs), costs, folder, f"costs{name}", caption, about["machine"])
+    elif len(costs):  # one bar is no figure
+        save_table(costs, folder, f"costs{name}")
     if len(slopes):
         shown = curves[["contender", "size", "repetition", "seconds"]].merge(slopes)
-        save(plots.growth(curves, slopes), shown, folder, f"growth{name}", about["machine"])
+        caption = "Seconds by size on logarithmic axes. A line of slope 1 is linear growth."
+        save(plots.growth(curves, slopes), shown, folder, f"growth{name}", caption, about["machine"])
     (folder / f"repetitions{name}_unfinished.csv").unlink(missing_ok=True)
     return costs, slopes
 

@@ -86,3 +86,22 @@ def agreement(trained_on: str, split: Split, scores: pd.DataFrame, tested_on: st
     found = metrics(pred=scores["pred"], mos=scores["mos"]) if len(scores) else dict(srcc=np.nan, plcc=np.nan, n=0)
     row = dict(train=trained_on, test=tested_on, split=split.index)
     return row | {key: found[key] for key in ("srcc", "plcc", "n")}
+
+
+def conclusion(found: pd.DataFrame) -> str:
+    """One line per training benchmark: the result on its own test part, and the range of SRCC on other benchmarks.
+
+    `found` has the columns train, test, srcc, plcc, of rows from `agreement`; medians over splits are compared.
+    """
+    medians = found.groupby(["train", "test"], sort=False)[["srcc", "plcc"]].median().dropna().reset_index()
+    lines = []
+    for train, rows in medians.groupby("train", sort=False):
+        own, others = rows[rows["test"] == train], rows[rows["test"] != train].set_index("test")["srcc"]
+        line = f"trained on {train}: "
+        line += "".join(f"SRCC {row.srcc:.3f}, PLCC {row.plcc:.3f} on its own test part; " for row in own.itertuples())
+        if others.empty:
+            lines.append(f"{line}no other benchmark was scored, so the question stays open")
+        else:
+            worst, best = (f"{others[name]:.3f} ({name})" for name in (others.idxmin(), others.idxmax()))
+            lines.append(f"{line}SRCC {worst} to {best} on others")
+    return "\n".join(lines) or "no finished run: run notebook 02 first"

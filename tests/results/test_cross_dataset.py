@@ -83,3 +83,15 @@ def test_agreement_is_signed_and_nan_without_images(table):
     assert (row["train"], row["test"], row["split"], row["srcc"], row["n"]) == ("livec", "koniq10k", 3, -1.0, 4)
     empty = cross.agreement("livec", split, scores[:0], "koniq10k")
     assert np.isnan(empty["srcc"]) and np.isnan(empty["plcc"]) and empty["n"] == 0
+
+
+def test_the_conclusion_compares_the_own_test_part_with_the_others():
+    rows = [("livec", "livec", 0.8), ("livec", "spaq", 0.6), ("livec", "koniq10k", 0.7), ("demo", "demo", 0.9)]
+    found = pd.DataFrame(rows, columns=["train", "test", "srcc"]).assign(plcc=0.5)
+    assert cross.conclusion(found).splitlines() == [
+        "trained on livec: SRCC 0.800, PLCC 0.500 on its own test part; "
+        "SRCC 0.600 (spaq) to 0.700 (koniq10k) on others",
+        "trained on demo: SRCC 0.900, PLCC 0.500 on its own test part; "
+        "no other benchmark was scored, so the question stays open",
+    ]
+    assert "no finished run" in cross.conclusion(found[:0])

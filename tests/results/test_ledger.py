@@ -11,7 +11,7 @@ import pytest
 from lmcl_core import InputError, Recipe
 from lmcl_core.cli import parse_changes
 from lmcl_core.results.ablation import on_validation_parts
-from lmcl_core.results.ledger import COLUMNS, command, compare_configurations, ledger_path, read_ledger
+from lmcl_core.results.ledger import COLUMNS, command, compare_configurations, ledger_path, read_ledger, summarize
 
 
 def rows(*runs) -> pd.DataFrame:
@@ -106,3 +106,24 @@ def test_every_row_of_the_project_can_be_trained_again_or_names_its_commit():
         else:
             assert Recipe.for_benchmark("livec", **changes).hash == row["recipe_hash"]
     assert (len(ledger), refused) == (33, 10)
+
+
+def test_the_search_is_told_in_at_most_ten_rows_that_hold_every_configuration():
+    tried = read_ledger(ledger_path())
+    tried = tried[tried["benchmark"] == "livec"]
+    told, compared = summarize(tried, "sigma1-w02"), compare_configurations(tried, "sigma1-w02").set_index("name")
+    assert len(told) <= 10 and "other" not in set(told["tried"])
+    assert told["configurations"].sum() == tried["name"].nunique() - 1
+    assert told["difference"].tolist() == compared["difference"][told["best"]].tolist()
+    assert told["difference"].iloc[0] == compared["difference"].drop("sigma1-w02").max()
+
+
+def test_the_decision_follows_from_the_difference():
+    changed = [("lr", 0.81, dict(lr=1e-4)), ("batch", 0.797, dict(batch_images=8)), ("v2", 0.7, dict(variant="v2"))]
+    told = summarize(rows(("base", "00-val", 0.80, {}), *((n, "00-val", p, c) for n, p, c in changed)), "base")
+    assert told["tried"].tolist() == ["number of epochs, learning rate", "batch size", "manifold loss v2"]
+    assert [text.split(":")[-1].strip() for text in told["decision"]] == [
+        "better, not adopted",
+        "the difference is below 0.005",
+        "PLCC is lower",
+    ]
