@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from ..common.errors import InputError, RunError
@@ -208,16 +208,38 @@ def _local_cluster(workers: int) -> Iterator:
     common = dict(dashboard=False, host=_LOOPBACK, protocol="tls", security=security)
     worker = dict(common, nthreads=1, memory_limit=0, silence_logs=logging.CRITICAL)
     environments = worker_environments(workers, _visible_gpus(), os.cpu_count() or 1)
-    with (
-        dask.config.set(_LONG_RESTART),
-        SpecCluster(
-            scheduler=dict(cls=Scheduler, options=dict(common, dashboard_address=f"{_LOOPBACK}:0")),
-            workers={n: dict(cls=Nanny, options=dict(worker, env=env)) for n, env in enumerate(environments)},
-            security=security,
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-    ):
+    with dask.config.set(_LONG_RESTART), ExitStack() as stack:
+        with _undisturbed():
+            cluster = SpecCluster(
+                scheduler=dict(cls=Scheduler, options=dict(common, dashboard_address=f"{_LOOPBACK}:0")),
+                workers={n: dict(cls=Nanny, options=dict(worker, env=env)) for n, env in enumerate(environments)},
+                security=security,
+                silence_logs=logging.CRITICAL,
+            )
+            stack.enter_context(cluster)
         yield cluster
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ignore Ctrl-C, and raise KeyboardInterrupt for SIGTERM only after the block, in which worker processes start.
+
+    Dask cannot close workers that are starting. They inherit that Ctrl-C is ignored, which in a terminal also reaches
+    them: they end when the cluster is closed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    terminated: list[int] = []
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    terminate = signal.signal(signal.SIGTERM, lambda number, frame: terminated.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, terminate)
+        if terminated:  # whether or not the workers could start
+            raise KeyboardInterrupt
 
 
 def _visible_gpus() -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from distributed import Client, LocalCluster
 from distributed.security import Security
 
 from lmcl_core import InputError, RunError
-from lmcl_core.batch.cluster import connect, run_jobs, slurm_cluster, worker_environments
+from lmcl_core.batch.cluster import _undisturbed, connect, run_jobs, slurm_cluster, worker_environments
 from lmcl_core.batch.notebook import Job
 
 FIRST_TIME = """
@@ -128,6 +130,23 @@ def test_wrong_arguments_are_refused_before_anything_starts(scheduler, workers, 
     monkeypatch.setattr("lmcl_core.batch.cluster._SECONDS_TO_ANSWER", 1)
     with pytest.raises(InputError, match=message), connect(scheduler, workers):
         pass
+
+
+def test_workers_start_undisturbed_and_ignore_the_ctrl_c_of_a_terminal():
+    interrupt = signal.getsignal(signal.SIGINT)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line sets it
+    try:
+        with pytest.raises(KeyboardInterrupt), _undisturbed():
+            os.kill(os.getpid(), signal.SIGINT)
+            code = "from signal import *; print(int(getsignal(SIGINT)), int(getsignal(SIGTERM)))"
+            handlers = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
+            os.kill(os.getpid(), signal.SIGTERM)
+            started = True  # reached: both signals wait
+        assert started and handlers == [str(int(signal.SIG_IGN)), str(int(signal.SIG_DFL))]
+        assert signal.getsignal(signal.SIGINT) == interrupt
+        assert signal.getsignal(signal.SIGTERM) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.network
