@@ -72,13 +72,15 @@ def verdict(low: float, high: float, limit: float, higher: str = "higher", lower
 
 
 def conclusion(labels: Iterable[str], verdicts: Iterable[str]) -> str:
-    """One line for each kind of `verdict`, with the labels of the rows that have it."""
+    """One line for each kind of `verdict`, with the labels of the rows that have it, or "all" if all are undecided."""
     groups: dict[str, list[str]] = {}
     for label, found in zip(labels, verdicts):
         kind, _, reach = found.partition(" larger than ")
         name = f"{kind} larger than the number in brackets" if reach else kind
         groups.setdefault(name, []).append(f"{label} ({reach})" if reach else label)
-    return "\n".join(f"{kind}: {', '.join(names)}" for kind, names in groups.items()) or "nothing to compare"
+    if len(groups) == 1 and len(groups.get("undecided", [])) > 3:
+        return f"undecided: all {len(groups['undecided'])}"
+    return "\n".join(f"{kind}: {'; '.join(names)}" for kind, names in groups.items()) or "nothing to compare"
 
 
 def trend(name: str, values: Sequence[float]) -> str:

@@ -145,5 +145,5 @@ def score_overlay(scored: FileScore, crop_scores: np.ndarray) -> Figure:
     saliency = scored.prediction.saliency[0].numpy()
     axes[1].imshow(saliency, cmap="magma", alpha=0.6, interpolation="bilinear", extent=extent)
     scores = axes[2].imshow(mean, cmap="viridis", alpha=0.7, extent=extent)
-    figure.colorbar(scores, ax=axes[2], shrink=0.8, label="mean score of the crops there")
+    figure.colorbar(scores, ax=axes[2], shrink=0.8, label="crop score")
     return figure

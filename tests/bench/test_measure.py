@@ -117,6 +117,15 @@ def test_the_summary_compares_with_the_first_contender_in_each_repetition(size):
     assert plots.costs(table.reset_index()).axes[0].get_title(loc="left").endswith("losses per second")
 
 
+def test_a_single_bar_is_a_row_of_the_table_and_no_figure(tmp_path):
+    about = dict(machine="a CPU")
+    report.write(repetitions("ours", np.nan, [1, 2, 4]), about, tmp_path, "_one")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["costs_one.csv", "repetitions_one.csv"]
+    both = pd.concat([repetitions("ours", np.nan, [1, 2, 4]), repetitions("other", np.nan, [2, 3, 20])])
+    report.write(both, about, tmp_path, "_two")
+    assert (tmp_path / "costs_two.png").is_file()
+
+
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
 def test_the_exponent_is_the_slope_of_the_logarithms(power):
     curve = pd.concat([repetitions("curve", n, [3 * n**power] * 2) for n in (1.0, 4.0, 16.0)])

@@ -29,9 +29,10 @@ def test_a_verdict_is_what_the_interval_allows(low, high, expected):
 def test_a_conclusion_names_every_row_once_under_its_verdict():
     found = ["lower", "no difference larger than 0.007", "lower", "no difference larger than 0.050"]
     assert words.conclusion("abcd", found).splitlines() == [
-        "lower: a, c",
-        "no difference larger than the number in brackets: b (0.007), d (0.050)",
+        "lower: a; c",
+        "no difference larger than the number in brackets: b (0.007); d (0.050)",
     ]
+    assert words.conclusion("abcd", ["undecided"] * 4) == "undecided: all 4"
     assert words.conclusion([], []) == "nothing to compare"
 
 
