@@ -28,6 +28,7 @@ from pyarrow import parquet
 
 from ..common.errors import InputError, RunError, counted
 from ..common.files import atomic_write
+from ..common.progress import above_bar, bar
 from ..common.tasks import as_finished, task_error
 from ..data.images import SCORED_SUFFIXES, from_bytes
 from ..inference import Scorer, load
@@ -57,8 +58,8 @@ def score_many(
 
     `sources` are images or folders of images, and `out` is the folder of ``part-NNNNN.parquet`` (columns image, score,
     percentile, fault); all are paths or addresses of fsspec that every worker reaches. `weights` and `device` are as in
-    `load`; `client` is connected to any Dask scheduler; `log` is called with one line per chunk. Returns the number of
-    scored images, and of unreadable ones.
+    `load`; `client` is connected to any Dask scheduler; `log` is called with the number of images and with each chunk
+    that fails. Returns the number of scored images, and of unreadable ones.
 
     Raises:
         InputError: a source without images, an address that cannot be reached, or a folder of other files or scores.
@@ -90,14 +91,13 @@ def _run(client: Client, chunks: dict[str, list[str]], settings: tuple, log: Cal
     def submit(name: str):
         return client.submit(_score_chunk, chunks[name], name, *settings, key=f"{name} {call}", retries=1, pure=False)
 
-    for done, (name, future) in enumerate(as_finished(client, chunks, submit), start=1):
-        result = counted(len(chunks[name]), "image")
+    for name, future in bar(as_finished(client, chunks, submit), len(chunks), "scoring chunks"):
         if error := future.exception():
             failed[name] = task_error(error)
-            result = f"FAILED: {failed[name]}"
+            with above_bar():
+                log(f"{name}: FAILED: {failed[name]}")
         else:
             faults += future.result()
-        log(f"{name}: {result} ({done} of {len(chunks)})")
     if failed:
         count = f"{len(failed)} of {counted(len(chunks), 'chunk')} failed"
         raise RunError(f"{count} ({next(iter(failed.values()))}); call again to score the missing ones")
