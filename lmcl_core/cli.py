@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -12,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .common.command import exit_codes, fail
+from .common.command import exit_codes, fail, parse_changes, parse_split
 from .common.errors import InputError, counted
 
 app = typer.Typer(
@@ -88,7 +87,9 @@ def reproduce(
 
 def _print_forecast(options: Any) -> None:
     from .batch.cluster import slurm_cluster
+    from .batch.reproduce import check_options
 
+    check_options(options, log=lambda line: None)  # wrong use is reported before torch is imported
     script = ""
     if options.scheduler == "slurm":  # first, because incomplete settings are an error
         with slurm_cluster() as cluster:
@@ -174,12 +175,14 @@ def train(
     changes: Set = None,
 ) -> None:
     """Train and test on one split, without a notebook. Repeat the command to resume a killed run."""
+    from .common.devices import check_device_name
     from .common.paths import runs_folder
     from .data.benchmarks import load_benchmark
     from .data.splits import make_split, validation_split
     from .recipe import Recipe, check_changes
     from .runs.folder import run_folder
 
+    check_device_name(device)
     fields, index = parse_changes(changes), parse_split(split)
     settings = Recipe.for_benchmark(benchmark, recipe, **fields)
     check_changes({field: value for field, value in fields.items() if field != "name"}, [recipe])
@@ -202,13 +205,14 @@ def score(
     weights: Annotated[str, typer.Option(help="bundled name, model.safetensors, or a run folder")] = "livec",
     form: Annotated[Literal["csv", "json"], typer.Option("--format", help="format of the printed rows")] = "csv",
     overlays: Annotated[str | None, typer.Option(help="folder for overlays of saliency and crop scores")] = None,
-    batch_size: Annotated[int, typer.Option(help="images per forward pass")] = _BATCH_SIZE,
+    batch_size: Annotated[int, typer.Option(min=1, help="images per forward pass")] = _BATCH_SIZE,
     out: Annotated[str | None, typer.Option(help="folder of Parquet files, scored in chunks on Dask")] = None,
     workers: Annotated[int, typer.Option(help="with --out: number of workers; 0: one per GPU, or 1")] = 0,
     scheduler: Annotated[str, typer.Option(help="with --out: tcp://HOST:PORT of a Dask scheduler, or slurm")] = "",
     device: Device = "auto",
 ) -> None:
     """Score images: image, score in MOS units, percentile. Unreadable images are listed on stderr, with exit code 1."""
+    from .common.devices import check_device_name
     from .runs.model_file import find_model
 
     places = [("--weights", weights), ("--out", out), ("--overlays", overlays), *(("PATHS", path) for path in paths)]
@@ -222,6 +226,7 @@ def score(
     if out is None and (address := next((path for path in paths if "://" in path), None)):
         raise InputError(f"{address} is an address: add --out FOLDER, or name files and folders")
     find_model(weights)
+    check_device_name(device)
     if out is not None:
         _score_on_cluster(paths, out, weights, scheduler, workers, device)
         return
@@ -232,14 +237,11 @@ def score(
 
 
 def _score_on_cluster(paths: list[str], out: str, weights: str, scheduler: str, workers: int, device: str) -> None:
-    from .batch.cluster import connect
-    from .common.devices import resolve_device
+    from .batch.cluster import check_cluster, connect
     from .scoring.many import score_many
 
-    if not scheduler:
-        resolve_device(device)  # raises before workers of this machine start
-    with connect(scheduler, workers) as client:
-        scored, faults = score_many(paths, out, weights, client=client, device=device, log=_log)
+    check_cluster(scheduler, workers)
+    scored, faults = score_many(paths, out, weights, cluster=connect(scheduler, workers), device=device, log=_log)
     print(f"{counted(scored, 'image')} scored, {faults} could not be read; scores in {out}")
     if faults:
         print(f"{counted(faults, 'image')} could not be read: column fault of {out} gives the reasons", file=sys.stderr)
@@ -251,20 +253,25 @@ def bench(
     benchmark: Name = "demo",
     data_root: Root = "",
     parts: Annotated[str, typer.Option(help="of store,training,scoring,loss,growth; default: all")] = "",
-    repeats: Annotated[int, typer.Option(help="repetitions of each measurement")] = 5,
-    images: Annotated[int, typer.Option(help="number of images; scoring uses at most 32")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="repetitions of each measurement")] = 5,
+    images: Annotated[int, typer.Option(min=8, help="number of images; scoring uses at most 32")] = 64,
     against: Annotated[str, typer.Option(help="with LIVEC: a checkout of DEIQT to time as well")] = "",
     figures_dir: FiguresDir = "",
     device: Device = "auto",
     changes: Set = None,
 ) -> None:
     """Time store, training, scoring and loss on this machine against plain loops, and how their costs grow."""
-    from .bench.measure import bench as run
-    from .bench.report import machine
+    from .bench.options import check_options
+    from .common.devices import check_device_name
     from .common.paths import figures_folder
 
+    check_device_name(device)
     fields, folder = parse_changes(changes), Path(figures_folder("bench", figures_dir), benchmark)
     chosen = [part.strip() for part in parts.split(",")] if parts else []
+    check_options(benchmark, data_root, chosen, against, fields)
+    from .bench.measure import bench as run
+    from .bench.report import machine
+
     tables = run(folder, benchmark, data_root, repeats, images, device, chosen, against, fields, log=_log)
     for table in tables:
         if len(table):
@@ -274,28 +281,6 @@ def bench(
 
 def _three_digits(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def parse_split(text: str) -> int | str:
-    """The value of ``--split``: an index of at most nine digits, or "official"; else raise `InputError`."""
-    if text == "official" or (text.isascii() and text.isdigit() and len(text) < 10):
-        return text if text == "official" else int(text)
-    raise InputError(f"--split is {text[:40]!r}: write a whole number of 0 or more (nine digits at most), or official")
-
-
-def parse_changes(pairs: list[str] | None) -> dict[str, Any]:
-    """Recipe fields from the FIELD=VALUE strings of ``--set``; a value is JSON, or else a string."""
-    changes = {}
-    for pair in pairs or []:
-        field, equals, text = pair.partition("=")
-        if not equals:
-            raise InputError(f"--set {pair!r}: write FIELD=VALUE, for example --set epochs=3")
-        try:
-            value = json.loads(text)
-        except ValueError:  # such as v2
-            value = text
-        changes[field] = text if field == "name" and not isinstance(value, str) else value  # such as 2024
-    return changes
 
 
 def _log(line: str) -> None:
