@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections import Counter
+from glob import glob
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,6 @@ from .common.command import exit_codes, fail, parse_changes, parse_split
 from .common.errors import InputError, counted
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -23,10 +23,29 @@ app = typer.Typer(
     "With --debug, an error shows its traceback.",
 )
 
-Name = Annotated[
-    str, typer.Option("--benchmark", help="demo, livec, live, csiq, tid2013, kadid10k, koniq10k, livefb, spaq")
-]
-Names = Annotated[str, typer.Option("--benchmark", help="one name, several with commas, or all: every benchmark found")]
+
+def _benchmarks(incomplete: str) -> list[str]:
+    from .data.catalogue import BENCHMARKS
+
+    return [name for name in BENCHMARKS if name.startswith(incomplete)]
+
+
+def _recipes(incomplete: str) -> list[str]:
+    from .recipe import VARIANTS
+
+    return [name for name in VARIANTS if name.startswith(incomplete)]
+
+
+def _weights(incomplete: str) -> list[str]:
+    from .runs.model_file import BUNDLED
+
+    return [*(name for name in BUNDLED if name.startswith(incomplete)), *glob(f"{incomplete}*")]
+
+
+_NAMES = "demo, livec, live, csiq, tid2013, kadid10k, koniq10k, livefb, spaq"
+Name = Annotated[str, typer.Option("--benchmark", help=_NAMES, autocompletion=_benchmarks)]
+_NAMES = "one name, several with commas, or all: every benchmark found"
+Names = Annotated[str, typer.Option("--benchmark", help=_NAMES, autocompletion=_benchmarks)]
 Root = Annotated[str, typer.Option("--data-root", help="the benchmark's official folder, or its parent folder")]
 RunsDir = Annotated[str, typer.Option(help="folder of run folders; default: runs/ of the checkout")]
 FiguresDir = Annotated[str, typer.Option(help="folder of figures; default: figures/ of the checkout")]
@@ -108,14 +127,14 @@ def _print_forecast(options: Any) -> None:
 
 @app.command()
 def verify(
-    benchmark: Annotated[str, typer.Argument(help="its name, such as demo, livec or tid2013")],
+    benchmark: Annotated[str, typer.Argument(help="its name, such as demo or livec", autocompletion=_benchmarks)],
     data_root: Annotated[str, typer.Argument(help="the official folder, or its parent folder")] = "",
     deep: Annotated[bool, typer.Option("--deep", help="decode every image")] = False,
     show: Annotated[int, typer.Option(min=0, help="number of faults of one kind to print")] = 10,
 ) -> None:
     """Check a benchmark's folder. Print every fault with its fix or, if there are none, the splits and their hashes."""
     from .data.benchmarks import BENCHMARKS, load_benchmark
-    from .data.verify import verify_benchmark
+    from .data.verify import split_lines, verify_benchmark
 
     faults = verify_benchmark(benchmark, data_root or None, deep)
     for kind, count in Counter(fault.kind for fault in faults).items():
@@ -129,28 +148,13 @@ def verify(
     table = load_benchmark(benchmark, data_root or None)
     kind = BENCHMARKS[benchmark].label_kind
     print(f"{benchmark}: {len(table)} images, no faults; labels from {table.attrs['label_file']}: {kind}")
-    for note in table.attrs["notes"]:
-        print(note)
-    _print_splits(table)
-
-
-def _print_splits(table: Any) -> None:
-    from .data.identity import split_hash
-    from .data.splits import make_split, shared_contents
-
-    first_of: dict[str, int | str] = {}  # by hash; few contents give equal splits
-    for index in [*range(10), *(["official"] if table["official_split"].notna().any() else [])]:
-        split = make_split(table, index)
-        digest = split_hash(table, split)
-        again = f"; equals split {first_of[digest]}, because there are few contents" if digest in first_of else ""
-        first_of.setdefault(digest, index)
-        counts = ", ".join(f"{len(part)} {name}" for name, part in zip(("train", "val", "test"), split) if len(part))
-        print(f"split {index}: {digest}  {counts}, {shared_contents(table, split)} contents shared{again}")
+    for line in [*table.attrs["notes"], *split_lines(table)]:
+        print(line)
 
 
 @app.command()
 def download(
-    benchmark: Annotated[str, typer.Argument(help="its name, such as kadid10k")],
+    benchmark: Annotated[str, typer.Argument(help="its name, such as kadid10k", autocompletion=_benchmarks)],
     folder: Annotated[str, typer.Argument(help="folder that will hold the benchmark's own folder")],
     yes: Annotated[bool, typer.Option("--yes", help="accept the owners' terms without a question")] = False,
 ) -> None:
@@ -165,7 +169,9 @@ def train(
     benchmark: Name = "demo",
     data_root: Root = "",
     split: Annotated[str, typer.Option(help="index of a numbered split, or official")] = "0",
-    recipe: Annotated[str, typer.Option(help="lmcl, no-manifold, or another variant of the ablation")] = "lmcl",
+    recipe: Annotated[
+        str, typer.Option(help="lmcl, no-manifold, or another variant of the ablation", autocompletion=_recipes)
+    ] = "lmcl",
     validation: Annotated[
         bool, typer.Option("--validation", help="test on a validation part: 15 % of all contents, cut from training")
     ] = False,
@@ -202,7 +208,9 @@ def train(
 @app.command()
 def score(
     paths: Annotated[list[str], typer.Argument(help="images, or folders of images; with --out also s3://...")],
-    weights: Annotated[str, typer.Option(help="bundled name, model.safetensors, or a run folder")] = "livec",
+    weights: Annotated[
+        str, typer.Option(help="bundled name, model.safetensors, or a run folder", autocompletion=_weights)
+    ] = "livec",
     form: Annotated[Literal["csv", "json"], typer.Option("--format", help="format of the printed rows")] = "csv",
     overlays: Annotated[str | None, typer.Option(help="folder for overlays of saliency and crop scores")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="images per forward pass")] = _BATCH_SIZE,
@@ -270,17 +278,29 @@ def bench(
     chosen = [part.strip() for part in parts.split(",")] if parts else []
     check_options(benchmark, data_root, chosen, against, fields)
     from .bench.measure import bench as run
-    from .bench.report import machine
+    from .bench.report import machine, three_digits
 
     tables = run(folder, benchmark, data_root, repeats, images, device, chosen, against, fields, log=_log)
     for table in tables:
         if len(table):
-            print(table.to_string(index=False, float_format=_three_digits, na_rep="-"))
+            print(table.to_string(index=False, float_format=three_digits, na_rep="-"))
     print(f"{machine(device)}; tables and figures are in {folder}")
 
 
-def _three_digits(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+@app.command()
+def doctor(
+    folders: Annotated[list[str] | None, typer.Argument(help="folders of benchmarks to look into")] = None,
+) -> None:
+    """Check packages, processor, memory, disk, weights, cache and data; exit 1 if `make reproduce` would stop."""
+    from .batch.doctor import doctor as run
+
+    faults = 0
+    for finding in run(folders or []):
+        print(finding, flush=True)
+        faults += finding.level == "fault"
+    if faults:
+        print(f"{counted(faults, 'fault')}: `make reproduce` would stop", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def _log(line: str) -> None:
@@ -297,7 +317,7 @@ def main(arguments: list[str] | None = None) -> None:
         fail("lmcl", "standard output is closed, and results would be lost: redirect it to a file or /dev/null", 2)
     sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal's encoding lacks
     arguments = [argument for argument in arguments if argument != "--debug"]
-    if not arguments:
+    if not arguments and "_LMCL_COMPLETE" not in os.environ:  # by which a shell asks for completions
         app(["--help"], prog_name="lmcl", standalone_mode=False)
         sys.exit(2)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as with Ctrl-C when a queue ends the job

@@ -107,7 +107,7 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess:
 def test_help_names_every_command_and_each_has_its_own(lmcl):
     code, out, err = lmcl("--help")
     assert code == 0 and err == "" and "--debug" in out
-    for command in ("reproduce", "verify", "download", "train", "score", "bench"):
+    for command in ("reproduce", "verify", "download", "train", "score", "bench", "doctor"):
         assert command in out
         code, own, _ = lmcl(command, "--help")
         assert code == 0 and f"lmcl {command}" in own
@@ -479,6 +479,24 @@ def test_importing_the_package_and_help_import_no_large_library():
     )
     done = python(code)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_shell_completes_names_without_torch():
+    code = (
+        "import sys; from lmcl_core.cli import main\n"
+        "try: main([])\n"
+        "finally: assert not {'torch', 'matplotlib', 'distributed'} & set(sys.modules)"
+    )
+    for words, names in (
+        ("lmcl train --benchmark li", ["live", "livec", "livefb"]),
+        ("lmcl train --recipe no-m", ["no-manifold"]),
+        ("lmcl score --weights live", ["livec"]),
+    ):
+        asked = dict(_LMCL_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1))
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, timeout=120
+        )
+        assert done.stdout.split() == names, done.stderr
 
 
 @pytest.mark.slow
