@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 from collections import Counter
-from glob import glob
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,31 +25,25 @@ app = typer.Typer(
 )
 
 
-def _benchmarks(incomplete: str) -> list[str]:
-    from .data.catalogue import BENCHMARKS
+def _complete(module: str, names: str) -> Callable[[str], list[str]]:
+    """A function with which a shell completes the keys of a mapping of this package."""
 
-    return [name for name in BENCHMARKS if name.startswith(incomplete)]
+    def matching(incomplete: str) -> list[str]:
+        return [key for key in getattr(import_module(module, __package__), names) if key.startswith(incomplete)]
 
-
-def _recipes(incomplete: str) -> list[str]:
-    from .recipe import VARIANTS
-
-    return [name for name in VARIANTS if name.startswith(incomplete)]
+    return matching
 
 
-def _weights(incomplete: str) -> list[str]:
-    from .runs.model_file import BUNDLED
-
-    return [*(name for name in BUNDLED if name.startswith(incomplete)), *glob(f"{incomplete}*")]
-
-
-_NAMES = "demo, livec, live, csiq, tid2013, kadid10k, koniq10k, livefb, spaq"
-Name = Annotated[str, typer.Option("--benchmark", help=_NAMES, autocompletion=_benchmarks)]
-_NAMES = "one name, several with commas, or all: every benchmark found"
-Names = Annotated[str, typer.Option("--benchmark", help=_NAMES, autocompletion=_benchmarks)]
+_benchmarks = _complete(".data.catalogue", "BENCHMARKS")
+_recipes = _complete(".recipe", "VARIANTS")
+_weights = _complete(".runs.model_file", "BUNDLED")
+_ONE = "demo, livec, live, csiq, tid2013, kadid10k, koniq10k, livefb, spaq"
+_SEVERAL = "one name, several with commas, or all: every benchmark found"
+Name = Annotated[str, typer.Option("--benchmark", help=_ONE, autocompletion=_benchmarks)]
+Names = Annotated[str, typer.Option("--benchmark", help=_SEVERAL, autocompletion=_benchmarks)]
 Root = Annotated[str, typer.Option("--data-root", help="the benchmark's official folder, or its parent folder")]
 RunsDir = Annotated[str, typer.Option(help="folder of run folders; default: runs/ of the checkout")]
-FiguresDir = Annotated[str, typer.Option(help="folder of figures; default: figures/ of the checkout")]
+FiguresDir = Annotated[str, typer.Option(help="folder of figures and tables; default: figures/ in the folder of runs")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="change a recipe field; may be repeated")
@@ -70,18 +65,18 @@ _KEPT = dict(
 def reproduce(
     benchmark: Names = "demo",
     data_root: Root = "",
-    splits: Annotated[int, typer.Option(help="number of splits, from split 0")] = 3,
+    splits: Annotated[int, typer.Option(help="number of splits, from split 0")] = 2,
     runs_dir: RunsDir = "",
     figures_dir: FiguresDir = "",
     device: Device = "auto",
     overwrite: Overwrite = False,
     changes: Set = None,
-    workers: Annotated[int, typer.Option(help="notebooks that run at once; 0: one per GPU, or 1")] = 0,
+    workers: Annotated[int, typer.Option(help="notebooks that run at once; 0: one per GPU or core")] = 0,
     scheduler: Annotated[str, typer.Option(help="tcp://HOST:PORT of a Dask scheduler, or slurm")] = "",
     ablation: Annotated[bool, typer.Option("--ablation", help="train every variant, and run notebook 05")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print runs, time and disk space; run nothing")] = False,
 ) -> None:
-    """Run notebooks 01 to 04 and 06 (with --ablation also 05) over benchmarks and splits; skip finished work."""
+    """Run notebooks 01 to 04 and 06 (with --ablation also 05); skip finished work; compare with the reference."""
     from .batch.reproduce import ReproduceOptions
     from .batch.reproduce import reproduce as run
 
@@ -123,6 +118,20 @@ def _print_forecast(options: Any) -> None:
     )
     if script:
         print(script)
+
+
+@app.command()
+def compare(
+    benchmark: Name = "demo",
+    figures_dir: FiguresDir = "",
+    reference: Annotated[str, typer.Option(help="folder of the reference; default: figures/ of the checkout")] = "",
+) -> None:
+    """Compare results with the committed reference; exit code 1 if one lies outside its tolerance."""
+    from .common.paths import figures_folder, reference_folder
+    from .results.reproduction import report
+
+    folder = figures_folder(benchmark, reference) if reference else reference_folder(benchmark)
+    report(figures_folder(benchmark, figures_dir), folder, _log)
 
 
 @app.command()
@@ -215,7 +224,7 @@ def score(
     overlays: Annotated[str | None, typer.Option(help="folder for overlays of saliency and crop scores")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="images per forward pass")] = _BATCH_SIZE,
     out: Annotated[str | None, typer.Option(help="folder of Parquet files, scored in chunks on Dask")] = None,
-    workers: Annotated[int, typer.Option(help="with --out: number of workers; 0: one per GPU, or 1")] = 0,
+    workers: Annotated[int, typer.Option(help="with --out: number of workers; 0: one per GPU or core")] = 0,
     scheduler: Annotated[str, typer.Option(help="with --out: tcp://HOST:PORT of a Dask scheduler, or slurm")] = "",
     device: Device = "auto",
 ) -> None:
@@ -223,10 +232,8 @@ def score(
     from .common.devices import check_device_name
     from .runs.model_file import find_model
 
-    places = [("--weights", weights), ("--out", out), ("--overlays", overlays), *(("PATHS", path) for path in paths)]
-    for name, value in places:
-        if value is not None and not value.strip():
-            raise InputError(f"{name} is empty: name a file or folder, or leave it out")
+    if not all(path.strip() for path in paths):
+        raise InputError("PATHS is empty: name a file or folder, or leave it out")
     if out is not None and (overlays is not None or form != "csv" or batch_size != _BATCH_SIZE):
         raise InputError("--overlays, --format and --batch-size do not work with --out: leave one of them out")
     if out is None and (scheduler or workers):
@@ -294,13 +301,7 @@ def doctor(
     """Check packages, processor, memory, disk, weights, cache and data; exit 1 if `make reproduce` would stop."""
     from .batch.doctor import doctor as run
 
-    faults = 0
-    for finding in run(folders or []):
-        print(finding, flush=True)
-        faults += finding.level == "fault"
-    if faults:
-        print(f"{counted(faults, 'fault')}: `make reproduce` would stop", file=sys.stderr)
-        raise typer.Exit(1)
+    run(folders or [], _log)
 
 
 def _log(line: str) -> None:
@@ -323,6 +324,9 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as with Ctrl-C when a queue ends the job
     try:
         with exit_codes("lmcl", debug):
+            words = [word for argument in arguments for word in argument.split("=", 1)]
+            if empty := [option for option, value in zip(words, words[1:]) if option[:2] == "--" and not value.strip()]:
+                raise InputError(f"{empty[0]} is empty: give it a value, or leave it out")
             code = app(arguments, prog_name="lmcl", standalone_mode=False)
     except typer.Abort:
         fail("lmcl", "the question got no answer: add --yes to accept the terms without it", 2, debug)
@@ -330,7 +334,9 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(error, "format_message"):  # typer found wrong use of an option
             command = getattr(getattr(error, "ctx", None), "command_path", "lmcl")
             message = error.format_message().replace("Value error, ", "").rstrip(".")
-            fail("lmcl", f"{message}. Try `{command} --help`.", 2, debug)
+            files = [argument for argument in arguments if argument.startswith("-") and os.path.lexists(argument)]
+            hint = f"For the file, write ./{files[0]}." if files else f"Try `{command} --help`."
+            fail("lmcl", f"{message}. {hint}", 2, debug)
         fail("lmcl", f"unexpected {type(error).__name__}: {error}; run again with --debug to see where", 1, debug)
     if code == 130:  # typer reports Ctrl-C by this code
         to_folder = arguments[0] == "score" and any(argument.startswith("--out") for argument in arguments)

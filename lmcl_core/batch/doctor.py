@@ -7,12 +7,14 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from ..common.errors import InputError, first_line
+from ..common.errors import InputError, RunError, counted, first_line
 from ..common.paths import cache_folder, project_folder, runs_folder
 
 _MEMORY_GB, _DISK_GB = 4, 1  # the demo's notebooks need about 2 GB and 0.2 GB
@@ -28,13 +30,18 @@ class Finding(NamedTuple):
         return f"{self.level:<6}{self.text}"
 
 
-def doctor(folders: Sequence[str] = ()) -> Iterator[Finding]:
-    """Yield findings about this machine, and the benchmarks found in `folders`. Nothing is changed."""
-    checks: list[Callable[[], Iterable[Finding]]] = [_python, _packages, _torch, _machine, _disks, _weights]
-    for check in checks:
-        yield from check()
-    for folder in folders:
-        yield from _data(folder)
+def doctor(folders: Sequence[str] = (), log: Callable[[str], None] = print) -> None:
+    """Log a line per finding about this machine, and the benchmarks found in `folders`. Nothing is changed.
+
+    RunError: there is a fault, so ``make reproduce`` would stop.
+    """
+    checks = [_python, _packages, _torch, _machine, _disks, _weights, *(partial(_data, folder) for folder in folders)]
+    faults = 0
+    for finding in chain.from_iterable(check() for check in checks):
+        log(str(finding))
+        faults += finding.level == "fault"
+    if faults:
+        raise RunError(f"{counted(faults, 'fault')} found: `make reproduce` would stop; mend them as stated above")
 
 
 def _python() -> Iterator[Finding]:

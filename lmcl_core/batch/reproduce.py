@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..common.devices import resolve_device
 from ..common.errors import RunError, counted
-from ..common.paths import figures_folder, project_folder, resolve_path, runs_folder
+from ..common.paths import figures_folder, project_folder, reference_folder, resolve_path, runs_folder
 from ..data.benchmarks import choose_benchmarks
 from ..data.catalogue import BENCHMARKS
 from ..data.splits import make_split, numbered_splits
@@ -32,7 +32,7 @@ class ReproduceOptions:
         data_root: the official folder, its parent, or the folder that holds several; empty for the demo.
         splits: number of numbered splits, at least 1.
         runs_dir: folder of run folders; empty for the default of `runs_folder`.
-        figures_dir: folder of figures; empty for the default of `figures_folder`.
+        figures_dir: folder of figures and tables; empty for ``figures`` in the folder of run folders.
         device: as in `train`.
         overwrite: run finished notebooks and trainings again.
         changes: recipe fields that differ from the presets.
@@ -43,7 +43,7 @@ class ReproduceOptions:
 
     benchmark: str = "demo"
     data_root: str = ""
-    splits: int = 3
+    splits: int = 2
     runs_dir: str = ""
     figures_dir: str = ""
     device: str = "auto"
@@ -61,7 +61,12 @@ class ReproduceOptions:
         """Parameters of every notebook; `benchmark` is one name or several separated by commas."""
         builds_demo = benchmark == "demo" and self.benchmark.strip() != "demo"  # data_root is that of the others
         root = "" if builds_demo or not self.data_root else str(resolve_path(self.data_root))
-        return dict(benchmark=benchmark, data_root=root, figures_dir=str(figures_folder("", self.figures_dir)))
+        return dict(benchmark=benchmark, data_root=root, figures_dir=str(self.figures))
+
+    @property
+    def figures(self) -> Path:
+        """The folder that holds one folder of figures and tables per benchmark."""
+        return figures_folder("", self.figures_dir or (runs_folder(self.runs_dir) / "figures" if self.runs_dir else ""))
 
     def run_parameters(self, benchmark: str) -> dict[str, Any]:
         """Parameters of every notebook that trains or reads runs."""
@@ -95,6 +100,9 @@ def reproduce(options: ReproduceOptions, log: Callable[[str], None] = print) -> 
         client = None
         for stage in plan(options, list(tables)):
             runnable = [job for job in stage if not lacks_input(job, failed)]
+            for job in stage:
+                if job not in runnable:
+                    log(f"{job.title}: left out, because notebooks that it needs have failed")
             finished = [] if options.overwrite else [job for job in runnable if _is_finished(job, tables, recipes)]
             for job in finished:
                 log(f"{job.title}: finished before")
@@ -111,7 +119,26 @@ def reproduce(options: ReproduceOptions, log: Callable[[str], None] = print) -> 
         more = f"; and {len(failed) - 5} more" if len(failed) > 5 else ""
         count = counted(len(failed), "notebook")
         raise RunError(f"{count} failed: {shown}{more}. Run the same command again to do what is missing")
+    compare_with_reference(options, tables, log)
     return done
+
+
+def compare_with_reference(options: ReproduceOptions, names: Iterable[str], log: Callable[[str], None] = print) -> None:
+    """Report how the results of some benchmarks agree with the committed reference, where there is one.
+
+    Raises:
+        InputError: the results or the reference cannot be compared.
+        RunError: a quantity lies outside its tolerance.
+    """
+    from ..results import reproduction  # imports scipy
+
+    for name in names:
+        if options.changes:
+            log(f"{name}: not compared with the reference, because recipe fields were changed")
+        elif not reproduction.has_reference(name):
+            log(f"{name}: {reference_folder(name)} holds no results to compare with")
+        else:
+            reproduction.report(options.figures / name, reference_folder(name), log)
 
 
 def check_options(
@@ -200,9 +227,10 @@ def _trainings(options: ReproduceOptions, benchmark: str, needs: tuple[tuple[str
     jobs = []
     for split in range(options.splits):
         for recipe in options.recipes(benchmark):
-            folder = runs.run_folder(runs_folder(options.runs_dir), benchmark, recipe, split)
+            name = Recipe.for_benchmark(benchmark, recipe, **options.changes).name
+            folder = runs.run_folder(runs_folder(options.runs_dir), benchmark, name, split)
             parameters = options.run_parameters(benchmark) | dict(recipe=recipe, split=split)
-            figures = f"02_*{recipe}_split-{split:02d}.*"
+            figures = f"02_*{name}_split-{split:02d}.*"
             jobs.append(_job("02_training", folder, parameters, needs, figures, trains=True))
     return jobs
 

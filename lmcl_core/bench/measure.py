@@ -54,8 +54,9 @@ def bench(
     cannot be written.
     """
     changes = changes or {}
-    if repeats < 1 or images < 8:
-        raise InputError(f"repeats is {repeats}, images is {images}: they must be at least 1 and 8")
+    for name, value, least in (("repeats", repeats, 1), ("images", images, 8)):
+        if value < least:
+            raise InputError(f"{name} is {value}: it must be at least {least}")
     options.check_options(benchmark, data_root, parts, against, changes)
     recipe = Recipe.for_benchmark(benchmark, **{"pretrained": False, **changes})
     ensure_writable(folder)

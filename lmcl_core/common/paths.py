@@ -20,6 +20,8 @@ def project_folder() -> Path:
 
 def resolve_path(path: str | Path) -> Path:
     """An absolute path with ``~`` expanded and links followed; InputError if that is not possible."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"{path!r} is not a path, but of type {type(path).__name__}: pass a string or a Path")
     try:
         return Path(path).expanduser().resolve()
     except (RuntimeError, OSError, ValueError) as error:
@@ -28,12 +30,17 @@ def resolve_path(path: str | Path) -> Path:
 
 def runs_folder(chosen: str | Path = "") -> Path:
     """The folder of all runs: `chosen`, else ``$LMCL_RUNS``, else ``runs/`` of the checkout."""
-    return _folder(chosen, "LMCL_RUNS", "runs")
+    return _folder(chosen, "LMCL_RUNS") or project_folder() / "runs"
 
 
 def figures_folder(benchmark: str, chosen: str | Path = "") -> Path:
-    """A benchmark's folder of figures, inside `chosen`, else ``$LMCL_FIGURES``, else ``figures/`` of the checkout."""
-    return _folder(chosen, "LMCL_FIGURES", "figures") / benchmark
+    """A benchmark's folder of figures and tables, in `chosen`, else ``$LMCL_FIGURES``, else ``figures`` of all runs."""
+    return (_folder(chosen, "LMCL_FIGURES") or runs_folder() / "figures") / benchmark
+
+
+def reference_folder(benchmark: str) -> Path:
+    """The committed results of a benchmark, ``figures/<benchmark>`` of the checkout."""
+    return project_folder() / "figures" / benchmark
 
 
 def cache_folder() -> Path:
@@ -41,9 +48,10 @@ def cache_folder() -> Path:
     return _from_environment("LMCL_CACHE") or Path.home() / ".cache" / "lmcl"
 
 
-def _folder(chosen: str | Path, variable: str, name: str) -> Path:
+def _folder(chosen: str | Path, variable: str) -> Path | None:
+    """The chosen folder, else the one that a variable names, else None."""
     if not chosen:
-        return _from_environment(variable) or project_folder() / name
+        return _from_environment(variable)
     folder = resolve_path(chosen)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: choose a folder")

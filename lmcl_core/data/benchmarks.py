@@ -67,7 +67,7 @@ def load_benchmark(name: str, root: str | Path | None = None) -> pd.DataFrame:
 
 def locate(name: str, root: str | Path | None) -> tuple[Benchmark, Path, Path]:
     """Benchmark, absolute root and official folder, from a name and a root as in `load_benchmark`."""
-    if name not in BENCHMARKS:
+    if not isinstance(name, str) or name not in BENCHMARKS:
         raise unknown("benchmark", name, BENCHMARKS)
     if root is None and name != "demo":
         commands = f"in a notebook data_root, on the command line --data-root DIR, or `lmcl verify {name} DIR`"
@@ -164,6 +164,8 @@ def choose_benchmarks(names: str, root: str | Path | None = None) -> tuple[dict[
             f"benchmark {ALL} needs the folder of all benchmarks: pass root (data_root in a notebook, "
             "--data-root DIR on the command line)"
         )
+    if not (folder := resolve_path(root)).is_dir():
+        raise InputError(f"{folder} is not an existing folder: name the folder that holds all benchmarks")
     tables, reasons = {}, {}
     for name in (name for name in BENCHMARKS if name != "demo"):
         try:

@@ -113,6 +113,8 @@ def to_rgb(image: Image.Image, name: object = "image") -> np.ndarray:
 
 def open_image(path: str | Path) -> Image.Image:
     """Open an image file and read its header; `InputError` if it is missing, unreadable or not an image."""
+    if not str(path):
+        raise InputError("the path of an image is empty: name an image file")
     if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
         raise InputError(f"folder {path} is not readable: give yourself permission to read it")
     if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would block
@@ -142,6 +144,8 @@ def _open(source: str | Path | io.BytesIO, name: object) -> Image.Image:
 
 
 def _unreadable(name: object, error: Exception) -> InputError:
+    if isinstance(error, OSError) and error.errno is not None:  # the system failed, and the file may be intact
+        return InputError(f"image {name} cannot be read: {error.strerror}; check the path and this process's limits")
     if Path(str(name)).suffix.lower() in _UNSUPPORTED_SUFFIXES:
         return InputError(f"unreadable image {name}: this format is not supported; convert it, for example to PNG")
     return InputError(f"unreadable image {name} ({error}): it is damaged or not an image; fetch this file again")

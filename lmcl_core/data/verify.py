@@ -69,8 +69,7 @@ def _file_faults(benchmark: Benchmark, folder: Path, missing: list[str], extra: 
 def _unreadable_images(benchmark: Benchmark, folder: Path, images: list[str], deep: bool) -> Iterator[Fault]:
     with ThreadPoolExecutor() as pool:
         reasons = pool.map(lambda image: image_fault(folder / image, deep), images)
-        checked = bar(zip(images, reasons), len(images), f"checking {benchmark.title}")
-        for image, reason in checked:
+        for image, reason in zip(images, bar(reasons, len(images), f"checking {benchmark.title}")):
             if reason:
                 fix = "change its permissions" if reason == _FORBIDDEN else "download this file again"
                 yield Fault("unreadable_image", str(folder / image), f"{reason}: {fix}")

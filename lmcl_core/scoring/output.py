@@ -131,7 +131,7 @@ def score_overlay(scored: FileScore, crop_scores: np.ndarray) -> Figure:
         total[top : top + h, left : left + w] += score
         count[top : top + h, left : left + w] += 1
     mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
-    figure = Figure(figsize=(8.4, min(3.2 * height / width, 8) + 0.7), dpi=100, layout="constrained")
+    figure = Figure(figsize=(6.9, min(2.5 * height / width, 8) + 0.6), dpi=100, layout="constrained")
     titles = (
         f"score {scored.score:.1f}, percentile {scored.percentile:.0f}",
         "saliency",

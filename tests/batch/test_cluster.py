@@ -96,7 +96,8 @@ def test_a_notebook_that_kills_every_worker_is_given_up_and_the_rest_is_run_once
 
 
 def test_each_local_worker_has_its_gpu_or_its_share_of_the_cores():
-    assert worker_environments(0, [], 8) == [dict(OMP_NUM_THREADS="8", MKL_NUM_THREADS="8")]
+    assert worker_environments(0, [], 8) == 4 * [dict(OMP_NUM_THREADS="2", MKL_NUM_THREADS="2")]
+    assert len(worker_environments(0, [], 2)) == 2
     assert [worker["OMP_NUM_THREADS"] for worker in worker_environments(3, [], 8)] == ["2", "2", "2"]
     assert [worker["CUDA_VISIBLE_DEVICES"] for worker in worker_environments(0, ["2", "3"], 8)] == ["2", "3"]
     assert [worker["CUDA_VISIBLE_DEVICES"] for worker in worker_environments(4, ["0", "1"], 8)] == ["0", "1", "0", "1"]
@@ -120,6 +121,7 @@ def test_a_running_scheduler_is_used_by_its_address(tmp_path):
         ("10.0.0.1:8786", 0, "write tcp://HOST:PORT"),
         ("tcp://127.0.0.1:9", 0, "no Dask scheduler answers"),
         ("", -1, "workers is -1"),
+        ("", 100_000, "workers is 100000: this machine has cores for at most"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_starts(scheduler, workers, message, monkeypatch):

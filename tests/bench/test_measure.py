@@ -82,6 +82,12 @@ def test_finished_parts_are_kept_until_the_last_part_is_done(bench, monkeypatch,
     assert set(bench("store", "loss")["part"]) == {"store", "loss"} and not unfinished.exists()
 
 
+def test_only_the_wrong_option_is_named(bench):
+    for options, message in ((dict(images=-5), "images is -5: .* 8"), (dict(repeats=0), "repeats is 0: .* 1")):
+        with pytest.raises(InputError, match=f"^{message}$"):
+            bench("store", **options)
+
+
 def test_contenders_take_turns_and_the_warm_up_does_not_count():
     called = []
     makers = {"a": lambda: lambda: called.append("a") or 3, "b": lambda: lambda: called.append("b") or 5}
