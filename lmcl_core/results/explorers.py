@@ -1,20 +1,218 @@
-"""An interactive chart of feature spaces for JupyterLab: hover over a dot to see the image. It works offline."""
+"""Explorers of notebook 08: controls and a figure in JupyterLab, the figure alone where nobody can use controls."""
 
 from __future__ import annotations
 
 import base64
+import html
 import io
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from IPython import get_ipython
+from IPython.display import display
 from PIL import Image
 
+from ..common.errors import InputError, RunError, first_line
+from ..data.distortions import ALL_DISTORTIONS, LEVELS
+from ..data.images import from_bytes, load_rgb
+from ..hard_examples import Features
+from ..inference import Explanation, Scorer
+from . import views
+
+if TYPE_CHECKING:
+    from ipywidgets import Dropdown, HBox, Widget
+    from matplotlib.figure import Figure
+
 VEGA_LITE = "application/vnd.vegalite.v5+json"  #: output type that JupyterLab 4 renders and Altair 5 writes
+CROPS_SHORT_SIDE = 384  #: pixels; larger pictures are shrunk, so that crops of the demo's models stay visible
+
+
+def has_user() -> bool:
+    """Whether someone can use controls: JupyterLab lets cells ask for input; papermill, nbconvert and nbval do not."""
+    message = getattr(get_ipython(), "get_parent", dict)()
+    return bool(message.get("content", {}).get("allow_stdin"))
 
 
 class Explorer:
+    """Controls above a figure that follows them. Where nobody can use the controls, the figure of their first values.
+
+    Args:
+        draw: returns the figure of the controls' values, which it takes by name. An `InputError` or `RunError` is shown
+            instead of the figure.
+        controls: widgets with a value, by name.
+        layout: the widgets to show above the figure; by default the controls.
+    """
+
+    def __init__(
+        self, draw: Callable[..., Figure], controls: Mapping[str, Widget], layout: Sequence[Widget] | None = None
+    ) -> None:
+        import ipywidgets as widgets
+
+        self.draw, self.controls = draw, controls
+        self.message = widgets.HTML()
+        self.picture = widgets.Image(format="png", layout=dict(max_width="100%"))
+        self.panel = widgets.VBox([*(layout or controls.values()), self.message, self.picture])
+        for control in controls.values():
+            control.observe(self.update, names="value")
+
+    def figure(self) -> Figure:
+        """The figure of the controls' values."""
+        return self.draw(**{name: control.value for name, control in self.controls.items()})
+
+    def update(self, change: object = None) -> None:
+        """Draw the figure again. The old one disappears first, so that it is never shown beside new values."""
+        self.picture.layout.display = "none"
+        self.picture.value = b""
+        self.message.value = "computing …"
+        try:
+            figure, buffer = self.figure(), io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=figure.dpi, bbox_inches="tight")
+        except (InputError, RunError) as error:
+            self.message.value = f"<b>{html.escape(str(error))}</b>"
+        except Exception as error:
+            self.message.value = f"<b>{html.escape(type(error).__name__)}: {html.escape(first_line(error))}</b>"
+            raise
+        else:
+            self.message.value = ""
+            self.picture.value = buffer.getvalue()
+            self.picture.layout.display = ""
+
+    def _ipython_display_(self) -> None:
+        if has_user():
+            self.update()
+            display(self.panel)
+            return
+        try:
+            display(self.figure())
+        except (InputError, RunError) as error:
+            print(error)
+
+
+class PictureChooser:
+    """A list of pictures to which an upload or a path adds one. A picture is read when it is drawn.
+
+    Args:
+        pictures: (H, W, 3) uint8 arrays or paths, by name; the first is chosen at the beginning.
+        short_side: larger pictures are shrunk to this short side, in pixels.
+
+    Attributes:
+        choice: the control; its value is the name of a picture.
+        row: the widgets to show.
+    """
+
+    def __init__(self, pictures: Mapping[str, np.ndarray | str | Path], short_side: int) -> None:
+        import ipywidgets as widgets
+
+        self.pictures, self.short_side = dict(pictures), short_side
+        self.choice: Dropdown = widgets.Dropdown(options=list(self.pictures), description="picture")
+        upload = widgets.FileUpload(accept="image/*", description="your picture")
+        path = widgets.Text(placeholder="or its path, then Enter", continuous_update=False)
+        upload.observe(self._uploaded, names="value")
+        path.observe(lambda change: change["new"].strip() and self.add(change["new"].strip()), names="value")
+        self.row: HBox = widgets.HBox([self.choice, upload, path])
+
+    def read(self, name: str) -> np.ndarray:
+        """The picture of that name, shrunk. InputError: it cannot be read."""
+        item = self.pictures[name]
+        return load_rgb(from_bytes(item, name) if isinstance(item, bytes) else item, self.short_side).numpy()
+
+    def add(self, name: str, item: bytes | str | None = None) -> None:
+        """Add the content of a file, or a path if `item` is None, and choose it."""
+        kept = name
+        while kept in self.pictures and item is not None:  # another upload of the same name
+            kept += "'"
+        self.pictures[kept] = name if item is None else item
+        self.choice.options = list(self.pictures)
+        self.choice.value = kept
+
+    def _uploaded(self, change: dict[str, Any]) -> None:
+        for file in change["new"]:
+            self.add(file["name"], bytes(file["content"]))
+
+
+def slider(description: str, value: int, low: int, high: int) -> Widget:
+    """A whole-number slider that reports its value when it is released."""
+    import ipywidgets as widgets
+
+    return widgets.IntSlider(value, low, high, description=description, continuous_update=False)
+
+
+def with_buttons(control: Widget) -> HBox:
+    """A slider between two buttons, previous and next, which stop at its ends."""
+    import ipywidgets as widgets
+
+    def step(by: int) -> None:
+        control.value = min(max(control.value + by, control.min), control.max)
+
+    previous, following = (widgets.Button(description=text) for text in ("previous", "next"))
+    previous.on_click(lambda button: step(-1))
+    following.on_click(lambda button: step(1))
+    return widgets.HBox([previous, control, following])
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """The numbers of a text such as "1, 1, 1.5". InputError: it holds something else."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{text!r} is not a list of numbers: write them like 1, 1, 1.5") from error
+
+
+def crop_explorer(model: views.CropModel, pictures: Mapping[str, np.ndarray | str | Path]) -> Explorer:
+    """Random crops of a picture, their saliency, similarity and loss; the next three pictures complete the batch."""
+    import ipywidgets as widgets
+
+    chooser = PictureChooser(pictures, CROPS_SHORT_SIDE)
+    scales = ", ".join(f"{scale:g}" for scale in model.recipe.scales)
+    controls = dict(
+        picture=chooser.choice,
+        seed=slider("seed", 0, 0, 99),
+        crops=slider("crops", model.recipe.crops, 1, 12),
+        scales=widgets.Text(scales, description="scales", continuous_update=False),
+    )
+
+    def draw(picture: str, seed: int, crops: int, scales: str) -> Figure:
+        others = [name for name in pictures if name != picture][:3]
+        batch = [chooser.read(name) for name in (picture, *others)]
+        view = views.view_crops(model, batch, seed, crops, numbers(scales))
+        return views.draw_crops(batch[0], view, model.title)
+
+    rows = [chooser.row, widgets.HBox([controls[name] for name in ("seed", "crops", "scales")])]
+    return Explorer(draw, controls, rows)
+
+
+def distortion_explorer(scorer: Scorer, pictures: Mapping[str, np.ndarray | str | Path]) -> Explorer:
+    """A picture at a level of a distortion, its score and saliency, and the curve over the levels."""
+    import ipywidgets as widgets
+
+    chooser = PictureChooser(pictures, scorer.short_side)
+    kind = widgets.Dropdown(options=list(ALL_DISTORTIONS), value="blur", description="distortion")
+    controls = dict(picture=chooser.choice, distortion=kind, level=slider("level", 3, 0, LEVELS))
+
+    @lru_cache(maxsize=4)  # another level of the same picture and distortion is not computed again
+    def levels(content: bytes, shape: tuple[int, ...], distortion: str) -> list[Explanation]:
+        return views.explain_levels(scorer, np.frombuffer(content, np.uint8).reshape(shape), distortion)
+
+    def draw(picture: str, distortion: str, level: int) -> Figure:
+        pixels = chooser.read(picture)
+        return views.draw_level(levels(pixels.tobytes(), pixels.shape, distortion), distortion, level)
+
+    return Explorer(draw, controls, [chooser.row, widgets.HBox([kind, controls["level"]])])
+
+
+def pair_explorer(read: views.Read, spaces: Mapping[str, Features], pairs: pd.DataFrame) -> Explorer:
+    """Hard pairs one after another; `read`, `spaces` and `pairs` as in `views.draw_pair`; at least one pair."""
+    number = slider("pair", 1, 1, len(pairs))
+    return Explorer(
+        lambda number: views.draw_pair(read, spaces, pairs, number), dict(number=number), [with_buttons(number)]
+    )
+
+
+class Chart:
     """A Vega-Lite chart with its data. JupyterLab draws it with its own renderer; others show a line of text."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -24,45 +222,68 @@ class Explorer:
         return {VEGA_LITE: self.spec, "text/plain": "an interactive chart: open the notebook in JupyterLab to see it"}
 
 
-def thumbnail(pixels: np.ndarray, side: int = 72) -> str:
-    """A (H, W, 3) uint8 image as a JPEG data URL of about 2 kB; its longer side has at most `side` pixels."""
+def thumbnail(pixels: np.ndarray, side: int = 240) -> str:
+    """A (H, W, 3) uint8 image as a JPEG data URL of 5 to 20 kB; its longer side has at most `side` pixels."""
     image, buffer = Image.fromarray(pixels), io.BytesIO()
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    image.save(buffer, format="JPEG", quality=70)
+    image.save(buffer, format="JPEG", quality=75)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def umap_explorer(data: pd.DataFrame, thumbnails: Mapping[str, str], label: str) -> Explorer:
-    """UMAP panels with zoom; the image under the pointer is marked in every panel and shown in the tooltip.
+def umap_explorer(data: pd.DataFrame, thumbnails: Mapping[str, str], label: str) -> Chart:
+    """UMAP panels with zoom; the image under the pointer and its partner in each space are marked and shown large.
 
-    `data` has the columns recipe, image, x, y, mos, hard; `thumbnails` are at most 5,000 data URLs by image, and images
-    without one are left out; `label` is the label of the MOS.
+    Args:
+        data: one row per space and image: recipe (name of the space), image, x, y, mos, hard (whether the image is in
+            a hard pair), partner (name of an image), as from `views.umap_table`.
+        thumbnails: at most 5,000 data URLs, by image; images without one are left out.
+        label: label of the MOS.
     """
     import altair as alt
 
     names = list(data["recipe"].unique())
-    data = data[data["image"].isin(thumbnails)]
-    wide = data.pivot(index="image", columns="recipe", values=["x", "y", "hard"])
-    wide.columns = [f"{value}_{names.index(recipe)}" for value, recipe in wide.columns]
-    rows = wide.join(data.drop_duplicates("image").set_index("image")["mos"]).reset_index()
+    rows = _one_row_an_image(data[data["image"].isin(thumbnails)], names)
     rows = rows.assign(shown=rows["image"].map(thumbnails))
-    rows = rows.astype({name: float for name in rows if name[:2] in ("x_", "y_")})
-    pointed = alt.selection_point(name="pointed", fields=["image"], on="pointerover", empty=False, clear="pointerout")
-    shown = alt.Tooltip("shown:N", title="image")
-    tooltip = [shown, alt.Tooltip("image:N", title="file"), alt.Tooltip("mos:Q", format=".1f")]
+    first = rows.sort_values("hard_0", ascending=False, kind="stable")["image"].iloc[0]
+    pointed = alt.selection_point(name="pointed", fields=["image"], on="pointerover", clear=False, value=first)
     bare = dict(axis=None, scale=alt.Scale(zero=False))
-    panels = [
-        alt.Chart(name=f"panel_{n}", title=name, width=330, height=330)
-        .mark_circle(strokeWidth=1.4)
-        .encode(
-            x=alt.X(f"x_{n}:Q", **bare),
-            y=alt.Y(f"y_{n}:Q", **bare),
+    panels = []
+    for n, name in enumerate(names):
+        dots = alt.Chart(rows, name=f"panel_{n}", title=name, width=300, height=300).encode(
+            x=alt.X(f"x_{n}:Q", **bare), y=alt.Y(f"y_{n}:Q", **bare)
+        )
+        ring = dots.transform_filter(pointed)
+        ring = ring.transform_lookup(f"partner_{n}", alt.LookupData(rows, "image", [f"x_{n}", f"y_{n}"]))
+        every = dots.mark_circle(strokeWidth=1.4, size=60).encode(
             color=alt.Color("mos:Q", scale=alt.Scale(scheme="viridis"), title=label),
             stroke=alt.condition(f"datum.hard_{n}", alt.value("#c0392b"), alt.value("transparent")),
-            size=alt.condition(pointed, alt.value(260), alt.value(45)),
-            tooltip=tooltip,
+            size=alt.condition(pointed, alt.value(260), alt.value(60)),
         )
-        .add_params(pointed, alt.selection_interval(bind="scales", name=f"zoom_{n}"))
-        for n, name in enumerate(names)
-    ]
-    return Explorer(alt.hconcat(*panels, data=rows).to_dict())
+        every = every.add_params(pointed, alt.selection_interval(bind="scales", name=f"zoom_{n}"))
+        panels.append(alt.layer(every, ring.mark_point(size=260, color="#d9792b", strokeWidth=2)))
+    large = [_large(rows, pointed, "the image", None)]
+    large += [_large(rows, pointed, f"partner, {name}", f"partner_{n}") for n, name in enumerate(names)]
+    chart = alt.vconcat(alt.hconcat(*panels), alt.hconcat(*large))
+    return Chart(chart.properties(usermeta=dict(embedOptions=dict(renderer="svg"))).to_dict())
+
+
+def _one_row_an_image(data: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The rows of all spaces side by side: image, mos, and x_N, y_N, hard_N, partner_N of space N."""
+    wide = data.pivot(index="image", columns="recipe", values=["x", "y", "hard", "partner"])
+    wide.columns = [f"{value}_{names.index(recipe)}" for value, recipe in wide.columns]
+    rows = wide.join(data.drop_duplicates("image").set_index("image")["mos"]).reset_index()
+    return rows.astype({name: float for name in rows if name[:2] in ("x_", "y_")})
+
+
+def _large(rows: pd.DataFrame, pointed: Any, title: str, partner: str | None) -> Any:
+    """A chart of the picture under the pointer, or of its partner: the image named by that column."""
+    import altair as alt
+
+    base = alt.Chart(rows, title=title, width=200, height=215).transform_filter(pointed)
+    if partner:
+        base = base.transform_lookup(partner, alt.LookupData(rows, "image", ["shown", "mos"]))
+    text = base.mark_text(baseline="top", fontSize=11).encode(
+        x=alt.value(100), y=alt.value(203), text=alt.Text("mos:Q", format=".1f")
+    )
+    picture = base.mark_image(width=200, height=200).encode(x=alt.value(100), y=alt.value(100), url="shown:N")
+    return alt.layer(picture, text)
