@@ -178,13 +178,16 @@ class Recipe:
 
     @classmethod
     def for_benchmark(cls, benchmark: str, recipe: str = "lmcl", /, **changes: Any) -> Recipe:
-        """The preset of a benchmark.
+        """The preset of a benchmark, or that preset with changes.
+
+        The recipe has the name of its variant. If the changes alter the hash, the first six digits of the hash are
+        added, such as ``lmcl@3f2a9c``, so that a changed recipe has a run folder of its own.
 
         Args:
             benchmark: a key of `lmcl_core.BENCHMARKS`.
             recipe: a key of `VARIANTS`, such as "lmcl" (the method) or "no-manifold".
             **changes: fields to set on top of the preset; a field that defines the variant is ignored and keeps the
-                variant's value.
+                variant's value. A name given here is kept as it is.
 
         Raises:
             InputError: unknown name or field.
@@ -193,23 +196,38 @@ class Recipe:
             raise unknown("benchmark", benchmark, BENCHMARK_PRESETS)
         if recipe not in VARIANTS:
             raise unknown("recipe", recipe, VARIANTS)
-        preset = {**BENCHMARK_PRESETS[benchmark], "name": recipe}
-        return cls.from_dict({**preset, **changes, **VARIANTS[recipe].changes})
+        preset = _preset(benchmark, recipe)
+        changed = cls.from_dict({"name": recipe, **changes, **VARIANTS[recipe].changes}, preset)
+        if "name" in changes or changed.hash == preset.hash:
+            return changed
+        return dataclasses.replace(changed, name=f"{recipe}@{changed.hash[:6]}")
 
     @staticmethod
-    def changes_from_json(text: str) -> dict[str, Any]:
-        """Parse changed fields from a JSON object, such as ``{"epochs": 1}``; the fields are not checked here.
+    def parse_changes(changes: Mapping[str, Any] | str) -> dict[str, Any]:
+        """Changed fields as a dict, from a mapping or from JSON, such as ``{"epochs": 1}``; fields are not checked.
 
         Raises:
-            InputError: not a JSON object.
+            InputError: the text is not a JSON object.
         """
-        try:
-            changes = json.loads(text)
-        except ValueError as error:
-            raise InputError(f'recipe changes {text!r} are not JSON ({error}): write e.g. {{"epochs": 1}}') from error
-        if not isinstance(changes, dict):
-            raise InputError(f'recipe changes {text!r} are not a JSON object: write for example {{"epochs": 1}}')
-        return changes
+        parsed: Any = changes
+        if isinstance(changes, str):
+            try:
+                parsed = json.loads(changes)
+            except ValueError:
+                parsed = None
+        if not isinstance(parsed, Mapping):
+            raise InputError(f'recipe changes {changes!r} are not a JSON object: write for example {{"epochs": 1}}')
+        return dict(parsed)
+
+    def differences(self, benchmark: str) -> dict[str, Any]:
+        """Fields, without the name, that differ from the preset of the recipe's variant, or of "lmcl" for other names.
+
+        Args:
+            benchmark: a name; benchmarks without a preset use the defaults.
+        """
+        variant = self.name.partition("@")[0]
+        preset = _preset(benchmark, variant if variant in VARIANTS else "lmcl").to_dict()
+        return {field: value for field, value in self.to_dict().items() if field != "name" and value != preset[field]}
 
     @property
     def view_side(self) -> int:
@@ -238,15 +256,19 @@ class Recipe:
         )
 
 
+def _preset(benchmark: str, variant: str) -> Recipe:
+    """A variant's recipe on a benchmark; benchmarks without a preset use the defaults."""
+    return Recipe.from_dict({**BENCHMARK_PRESETS.get(benchmark, {}), **VARIANTS[variant].changes})
+
+
 def variants_of(benchmark: str) -> tuple[str, ...]:
     """Names of the variants that differ from a benchmark's preset, and "lmcl", which is the preset.
 
     Args:
         benchmark: a name; benchmarks without a preset use the defaults.
     """
-    preset = Recipe.from_dict(BENCHMARK_PRESETS.get(benchmark, {}))
-    hashes = {name: Recipe.from_dict(variant.changes, preset).hash for name, variant in VARIANTS.items()}
-    return tuple(name for name, found in hashes.items() if name == "lmcl" or found != preset.hash)
+    hashes = {name: _preset(benchmark, name).hash for name in VARIANTS}
+    return tuple(name for name, found in hashes.items() if name == "lmcl" or found != hashes["lmcl"])
 
 
 def check_changes(changes: Mapping[str, Any], variants: Iterable[str] = tuple(VARIANTS)) -> None:

@@ -45,7 +45,7 @@ def test_the_second_cell_alone_holds_the_parameters_as_plain_literals(path):
     cells = nbformat.read(path, as_version=4).cells
     assert [n for n, cell in enumerate(cells) if "parameters" in tags(cell)] == [1]
     for node in ast.parse(cells[1].source).body:
-        assert isinstance(node, ast.Assign) and isinstance(ast.literal_eval(node.value), (int, float, bool, str, list))
+        assert isinstance(node, ast.AnnAssign) and isinstance(ast.literal_eval(node.value), (int, float, str, dict))
     assert all("#" in line for line in cells[1].source.splitlines())
 
 

@@ -14,6 +14,7 @@ from ..common.errors import RunError, save_failed
 from ..common.files import atomic_write
 from ..common.paths import project_folder
 from ..data.identity import data_hash
+from ..recipe import Recipe
 from .parameters import check_parameters
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Job:
         parameters: values for the parameters cell, of JSON types.
         needs: groups of job titles; the job needs at least one success in each group, else it is left out.
         draws: glob pattern of the file names of its figures; "" for none.
-        reads_runs: names of the recipes whose runs it reads; it reads them for all of its benchmarks.
+        reads_runs: keys of `VARIANTS`; it reads their runs, with its parameter recipe_changes, for all its benchmarks.
         reads_files: other files that it reads.
         trains: whether it trains the run of its parameters recipe and split.
     """
@@ -158,8 +159,12 @@ def _fingerprint(job: Job, tables: Mapping[str, pd.DataFrame]) -> str:
 
 def _run_records(job: Job) -> list[Path]:
     """The ``run.json`` of every run that a notebook reads; no notebook reads validation runs."""
-    folders = [Path(job.parameters["runs_dir"]) / name / recipe for name in job.benchmarks for recipe in job.reads_runs]
-    found = [path for folder in folders for path in folder.glob("split-*/run.json")]
+    changes = Recipe.parse_changes(job.parameters.get("recipe_changes", {}))
+    found: list[Path] = []
+    for name in job.benchmarks:
+        for variant in job.reads_runs:
+            recipe = Recipe.for_benchmark(name, variant, **changes)
+            found += (Path(job.parameters["runs_dir"]) / name / recipe.name).glob("split-*/run.json")
     return sorted(path for path in found if not path.parent.name.endswith("-val"))
 
 

@@ -200,9 +200,10 @@ def _trainings(options: ReproduceOptions, benchmark: str, needs: tuple[tuple[str
     jobs = []
     for split in range(options.splits):
         for recipe in options.recipes(benchmark):
-            folder = runs.run_folder(runs_folder(options.runs_dir), benchmark, recipe, split)
+            name = Recipe.for_benchmark(benchmark, recipe, **options.changes).name
+            folder = runs.run_folder(runs_folder(options.runs_dir), benchmark, name, split)
             parameters = options.run_parameters(benchmark) | dict(recipe=recipe, split=split)
-            figures = f"02_*{recipe}_split-{split:02d}.*"
+            figures = f"02_*{name}_split-{split:02d}.*"
             jobs.append(_job("02_training", folder, parameters, needs, figures, trains=True))
     return jobs
 

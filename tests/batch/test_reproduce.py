@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,11 @@ TINY |= {"train_share": 0.2, "backbone": "test_efficientnet"}
 def options(base: Path, **changed) -> ReproduceOptions:
     own = dict(splits=1, runs_dir=str(base / "runs"), figures_dir=str(base / "figures"), device="cpu", changes=TINY)
     return ReproduceOptions(**{**own, **changed})
+
+
+def tiny_run(base: Path, variant: str) -> Path:
+    """The run folder of split 0 on the demo."""
+    return base / "runs" / "demo" / Recipe.for_benchmark("demo", variant, **TINY).name / "split-00"
 
 
 def jobs_of(chosen: ReproduceOptions, *benchmarks: str) -> list[Job]:
@@ -74,7 +80,7 @@ def test_every_notebook_runs_in_order(walked):
 def test_each_run_folder_holds_its_notebook_and_results(walked):
     base, _, _ = walked
     for recipe in ("lmcl", "no-manifold"):
-        folder = base / "runs" / "demo" / recipe / "split-00"
+        folder = tiny_run(base, recipe)
         names = {path.name for path in folder.iterdir()}
         assert names == {
             "02_training.ipynb",
@@ -86,8 +92,8 @@ def test_each_run_folder_holds_its_notebook_and_results(walked):
             "predictions.csv",
             "model.safetensors",
         }
-    weight = json.loads((folder / "run.json").read_text())["recipe"]["manifold_weight"]
-    assert folder.parent.name == "no-manifold" and weight == 0
+    recipe = json.loads((folder / "run.json").read_text())["recipe"]
+    assert recipe["name"] == folder.parent.name and recipe["manifold_weight"] == 0
 
 
 @pytest.mark.slow
@@ -117,7 +123,7 @@ def test_a_removed_figure_is_drawn_again(walked):
 @pytest.mark.slow
 def test_a_training_notebook_that_did_not_end_is_run_again_and_its_run_is_kept(walked):
     base, _, _ = walked
-    folder = base / "runs" / "demo" / "lmcl" / "split-00"
+    folder = tiny_run(base, "lmcl")
     before = (folder / "model.safetensors").stat().st_mtime_ns
     (folder / "02_training.json").unlink()
     assert running(again(base)) == ["02_training  demo  lmcl  split 0"]
@@ -196,11 +202,23 @@ def test_a_relative_data_root_is_found_from_the_notebooks_too(tmp_path, livec, m
 
 
 @pytest.mark.slow
-def test_a_folder_that_holds_another_run_is_refused_before_anything_runs(walked):
-    lines: list[str] = []
+def test_a_folder_that_holds_another_run_is_refused_before_anything_runs(walked, tmp_path):
+    base, lines = tmp_path, []
+    (folder := tiny_run(base, "lmcl")).mkdir(parents=True)
+    record = json.loads((tiny_run(walked[0], "lmcl") / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | dict(data_hash="other")))
     with pytest.raises(InputError, match="delete that folder"):
-        reproduce(options(walked[0], changes={**TINY, "lr": 1e-3}), log=lines.append)
+        reproduce(options(base), log=lines.append)
     assert lines == []
+
+
+@pytest.mark.slow
+def test_runs_of_a_changed_recipe_lie_beside_the_others(walked, tmp_path):
+    base = shutil.copytree(walked[0], tmp_path / "copy")
+    before = {path: path.read_bytes() for path in (base / "runs").glob("demo/*/split-00/[!.]*.*")}
+    assert len(running(again(base, changes={**TINY, "lr": 1e-3}))) == 5
+    assert len(list((base / "runs" / "demo").glob("*@*/split-00/run.json"))) == 4
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 def test_the_demo_is_built_wherever_the_other_benchmarks_lie(tmp_path):
@@ -237,8 +255,8 @@ def test_a_killed_main_process_loses_no_epoch(tmp_path):
                 break
         main.kill()
     table = load_benchmark("demo")
-    folder, lines = tmp_path / "runs" / "demo" / "lmcl" / "split-00", []
-    recipe = Recipe.for_benchmark("demo", **changes)
+    recipe, lines = Recipe.for_benchmark("demo", **changes), []
+    folder = tmp_path / "runs" / "demo" / recipe.name / "split-00"
     train(table, make_split(table, 0), recipe, folder, "cpu", log=lines.append)
     epochs = [int(line.split()[1].split("/")[0]) for line in lines if line.startswith("epoch ")]
     assert 2 <= epochs[0] < 6 and epochs == list(range(epochs[0], 7))

@@ -28,7 +28,16 @@ def test_only_finished_runs_are_found(run_set, table, put_run):
 def test_a_run_of_another_recipe_is_refused(run_set, table, put_run):
     put_run(run_set.runs_dir, table, 0)
     with pytest.raises(InputError, match="holds another run"):
-        RunSet(table, Recipe.for_benchmark("livec", lr=1.0), run_set.runs_dir).finished([0])
+        RunSet(table, Recipe.for_benchmark("livec", lr=1.0, name="lmcl"), run_set.runs_dir).finished([0])
+
+
+def test_a_changed_recipe_has_runs_of_its_own_beside_those_of_the_preset(run_set, table, put_run):
+    put_run(run_set.runs_dir, table, 0)
+    changed = RunSet(table, Recipe.for_benchmark("livec", lr=1e-3), run_set.runs_dir)
+    assert changed.finished([0]) == [] and changed.folder(0).parent.parent == run_set.folder(0).parent.parent
+    put_run(run_set.runs_dir, table, 0, plcc=0.5, lr=1e-3)
+    results = [tables.by_split(runs, [0])["plcc"].item() for runs in (run_set, changed)]
+    assert results == pytest.approx([0.8, 0.5], abs=1e-4)
 
 
 def test_predictions_come_with_their_split_content_and_distortion(run_set, table, put_run):
