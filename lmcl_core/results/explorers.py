@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,11 +24,12 @@ from ..inference import Explanation, Scorer
 from . import views
 
 if TYPE_CHECKING:
-    from ipywidgets import Dropdown, HBox, Widget
+    from ipywidgets import Dropdown, HBox, IntSlider, Text, VBox, Widget
     from matplotlib.figure import Figure
 
 VEGA_LITE = "application/vnd.vegalite.v5+json"  #: output type that JupyterLab 4 renders and Altair 5 writes
 CROPS_SHORT_SIDE = 384  #: pixels; larger pictures are shrunk, so that crops of the demo's models stay visible
+DPI = 110  #: of figures below controls; those that a notebook keeps have fewer
 
 
 def has_user() -> bool:
@@ -37,31 +38,51 @@ def has_user() -> bool:
     return bool(message.get("content", {}).get("allow_stdin"))
 
 
+class Control(NamedTuple):
+    """A control of an explorer.
+
+    Attributes:
+        value: its first value.
+        build: makes the widget of a value.
+        dress: what is shown for the widget; by default the widget itself.
+    """
+
+    value: Any
+    build: Callable[[Any], Widget]
+    dress: Callable[[Widget], Widget] = lambda widget: widget
+
+
 class Explorer:
     """Controls above a figure that follows them. Where nobody can use the controls, the figure of their first values.
 
     Args:
         draw: returns the figure of the controls' values, which it takes by name. An `InputError` or `RunError` is shown
             instead of the figure.
-        controls: widgets with a value, by name.
-        layout: the widgets to show above the figure; by default the controls.
+        controls: by name.
     """
 
-    def __init__(
-        self, draw: Callable[..., Figure], controls: Mapping[str, Widget], layout: Sequence[Widget] | None = None
-    ) -> None:
-        import ipywidgets as widgets
-
+    def __init__(self, draw: Callable[..., Figure], controls: Mapping[str, Control]) -> None:
         self.draw, self.controls = draw, controls
-        self.message = widgets.HTML()
-        self.picture = widgets.Image(format="png", layout=dict(max_width="100%"))
-        self.panel = widgets.VBox([*(layout or controls.values()), self.message, self.picture])
-        for control in controls.values():
-            control.observe(self.update, names="value")
+        self.widgets: dict[str, Widget] = {}  # by name of the control; empty until `panel` is called
+
+    def panel(self) -> VBox:
+        """Build the controls, with the figure and a line for messages below them."""
+        import ipywidgets
+
+        self.message = ipywidgets.HTML()
+        self.picture = ipywidgets.Image(format="png", layout=dict(max_width="100%"))
+        self.widgets = {name: control.build(control.value) for name, control in self.controls.items()}
+        shown = [control.dress(self.widgets[name]) for name, control in self.controls.items()]
+        for widget in self.widgets.values():
+            widget.observe(self.update, names="value")
+        self.update()
+        controls = ipywidgets.Box(shown, layout=dict(flex_flow="row wrap"))
+        return ipywidgets.VBox([controls, self.message, self.picture])
 
     def figure(self) -> Figure:
         """The figure of the controls' values."""
-        return self.draw(**{name: control.value for name, control in self.controls.items()})
+        values = {name: control.value for name, control in self.controls.items()}
+        return self.draw(**values | {name: widget.value for name, widget in self.widgets.items()})
 
     def update(self, change: object = None) -> None:
         """Draw the figure again. The old one disappears first, so that it is never shown beside new values."""
@@ -70,7 +91,7 @@ class Explorer:
         self.message.value = "computing …"
         try:
             figure, buffer = self.figure(), io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=figure.dpi, bbox_inches="tight")
+            figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight")
         except (InputError, RunError) as error:
             self.message.value = f"<b>{html.escape(str(error))}</b>"
         except Exception as error:
@@ -83,8 +104,7 @@ class Explorer:
 
     def _ipython_display_(self) -> None:
         if has_user():
-            self.update()
-            display(self.panel)
+            display(self.panel())
             return
         try:
             display(self.figure())
@@ -98,60 +118,89 @@ class PictureChooser:
     Args:
         pictures: (H, W, 3) uint8 arrays or paths, by name; the first is chosen at the beginning.
         short_side: larger pictures are shrunk to this short side, in pixels.
-
-    Attributes:
-        choice: the control; its value is the name of a picture.
-        row: the widgets to show.
     """
 
     def __init__(self, pictures: Mapping[str, np.ndarray | str | Path], short_side: int) -> None:
-        import ipywidgets as widgets
-
-        self.pictures, self.short_side = dict(pictures), short_side
-        self.choice: Dropdown = widgets.Dropdown(options=list(self.pictures), description="picture")
-        upload = widgets.FileUpload(accept="image/*", description="your picture")
-        path = widgets.Text(placeholder="or its path, then Enter", continuous_update=False)
-        upload.observe(self._uploaded, names="value")
-        path.observe(lambda change: change["new"].strip() and self.add(change["new"].strip()), names="value")
-        self.row: HBox = widgets.HBox([self.choice, upload, path])
+        self.pictures: dict[str, Any] = dict(pictures)
+        self.short_side = short_side
+        self.control = Control(next(iter(pictures)), self._build, self._dress)
 
     def read(self, name: str) -> np.ndarray:
         """The picture of that name, shrunk. InputError: it cannot be read."""
         item = self.pictures[name]
         return load_rgb(from_bytes(item, name) if isinstance(item, bytes) else item, self.short_side).numpy()
 
-    def add(self, name: str, item: bytes | str | None = None) -> None:
-        """Add the content of a file, or a path if `item` is None, and choose it."""
-        kept = name
-        while kept in self.pictures and item is not None:  # another upload of the same name
-            kept += "'"
-        self.pictures[kept] = name if item is None else item
-        self.choice.options = list(self.pictures)
-        self.choice.value = kept
+    def add(self, name: str, item: bytes | str) -> None:
+        """Put a path, or the content of a file, at the head of the list, and choose it."""
+        while name in self.pictures and not (isinstance(item, str) and self.pictures[name] == item):
+            name += "'"
+        self.pictures = {name: item} | self.pictures
+        self.choice.options = list(self.pictures)  # chooses the first one
+
+    def _build(self, name: str) -> Dropdown:
+        import ipywidgets
+
+        self.choice = ipywidgets.Dropdown(options=list(self.pictures), value=name, description="picture")
+        return self.choice
+
+    def _dress(self, choice: Dropdown) -> HBox:
+        import ipywidgets
+
+        upload = ipywidgets.FileUpload(accept="image/*", description="your picture")
+        path = ipywidgets.Text(placeholder="or its path, then Enter", continuous_update=False)
+        upload.observe(self._uploaded, names="value")
+        path.observe(lambda change: change["new"].strip() and self.add(*2 * [change["new"].strip()]), names="value")
+        return ipywidgets.HBox([choice, upload, path])
 
     def _uploaded(self, change: dict[str, Any]) -> None:
         for file in change["new"]:
             self.add(file["name"], bytes(file["content"]))
 
 
-def slider(description: str, value: int, low: int, high: int) -> Widget:
+def slider(description: str, value: int, low: int, high: int) -> Control:
     """A whole-number slider that reports its value when it is released."""
-    import ipywidgets as widgets
 
-    return widgets.IntSlider(value, low, high, description=description, continuous_update=False)
+    def build(value: int) -> IntSlider:
+        import ipywidgets
+
+        return ipywidgets.IntSlider(value, low, high, description=description, continuous_update=False)
+
+    return Control(value, build)
 
 
-def with_buttons(control: Widget) -> HBox:
+def buttons(slider: IntSlider) -> HBox:
     """A slider between two buttons, previous and next, which stop at its ends."""
-    import ipywidgets as widgets
+    import ipywidgets
 
     def step(by: int) -> None:
-        control.value = min(max(control.value + by, control.min), control.max)
+        slider.value = min(max(slider.value + by, slider.min), slider.max)
 
-    previous, following = (widgets.Button(description=text) for text in ("previous", "next"))
-    previous.on_click(lambda button: step(-1))
-    following.on_click(lambda button: step(1))
-    return widgets.HBox([previous, control, following])
+    before, after = (ipywidgets.Button(description=text) for text in ("previous", "next"))
+    before.on_click(lambda button: step(-1))
+    after.on_click(lambda button: step(1))
+    return ipywidgets.HBox([before, slider, after])
+
+
+def choice(description: str, value: str, options: Sequence[str]) -> Control:
+    """A list of texts to choose from."""
+
+    def build(value: str) -> Dropdown:
+        import ipywidgets
+
+        return ipywidgets.Dropdown(options=list(options), value=value, description=description)
+
+    return Control(value, build)
+
+
+def text(description: str, value: str) -> Control:
+    """A line of text that reports its value after Enter."""
+
+    def build(value: str) -> Text:
+        import ipywidgets
+
+        return ipywidgets.Text(value, description=description, continuous_update=False)
+
+    return Control(value, build)
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -164,16 +213,7 @@ def numbers(text: str) -> tuple[float, ...]:
 
 def crop_explorer(model: views.CropModel, pictures: Mapping[str, np.ndarray | str | Path]) -> Explorer:
     """Random crops of a picture, their saliency, similarity and loss; the next three pictures complete the batch."""
-    import ipywidgets as widgets
-
-    chooser = PictureChooser(pictures, CROPS_SHORT_SIDE)
-    scales = ", ".join(f"{scale:g}" for scale in model.recipe.scales)
-    controls = dict(
-        picture=chooser.choice,
-        seed=slider("seed", 0, 0, 99),
-        crops=slider("crops", model.recipe.crops, 1, 12),
-        scales=widgets.Text(scales, description="scales", continuous_update=False),
-    )
+    chooser, recipe = PictureChooser(pictures, CROPS_SHORT_SIDE), model.recipe
 
     def draw(picture: str, seed: int, crops: int, scales: str) -> Figure:
         others = [name for name in pictures if name != picture][:3]
@@ -181,17 +221,18 @@ def crop_explorer(model: views.CropModel, pictures: Mapping[str, np.ndarray | st
         view = views.view_crops(model, batch, seed, crops, numbers(scales))
         return views.draw_crops(batch[0], view, model.title)
 
-    rows = [chooser.row, widgets.HBox([controls[name] for name in ("seed", "crops", "scales")])]
-    return Explorer(draw, controls, rows)
+    controls = dict(
+        picture=chooser.control,
+        seed=slider("seed", 0, 0, 99),
+        crops=slider("crops", recipe.crops, 1, max(12, recipe.crops)),
+        scales=text("scales", ", ".join(f"{scale:g}" for scale in recipe.scales)),
+    )
+    return Explorer(draw, controls)
 
 
 def distortion_explorer(scorer: Scorer, pictures: Mapping[str, np.ndarray | str | Path]) -> Explorer:
     """A picture at a level of a distortion, its score and saliency, and the curve over the levels."""
-    import ipywidgets as widgets
-
     chooser = PictureChooser(pictures, scorer.short_side)
-    kind = widgets.Dropdown(options=list(ALL_DISTORTIONS), value="blur", description="distortion")
-    controls = dict(picture=chooser.choice, distortion=kind, level=slider("level", 3, 0, LEVELS))
 
     @lru_cache(maxsize=4)  # another level of the same picture and distortion is not computed again
     def levels(content: bytes, shape: tuple[int, ...], distortion: str) -> list[Explanation]:
@@ -201,15 +242,14 @@ def distortion_explorer(scorer: Scorer, pictures: Mapping[str, np.ndarray | str 
         pixels = chooser.read(picture)
         return views.draw_level(levels(pixels.tobytes(), pixels.shape, distortion), distortion, level)
 
-    return Explorer(draw, controls, [chooser.row, widgets.HBox([kind, controls["level"]])])
+    kind = choice("distortion", "blur", list(ALL_DISTORTIONS))
+    return Explorer(draw, dict(picture=chooser.control, distortion=kind, level=slider("level", 3, 0, LEVELS)))
 
 
 def pair_explorer(read: views.Read, spaces: Mapping[str, Features], pairs: pd.DataFrame) -> Explorer:
     """Hard pairs one after another; `read`, `spaces` and `pairs` as in `views.draw_pair`; at least one pair."""
-    number = slider("pair", 1, 1, len(pairs))
-    return Explorer(
-        lambda number: views.draw_pair(read, spaces, pairs, number), dict(number=number), [with_buttons(number)]
-    )
+    number = slider("pair", 1, 1, len(pairs))._replace(dress=buttons)
+    return Explorer(lambda number: views.draw_pair(read, spaces, pairs, number), dict(number=number))
 
 
 class Chart:

@@ -247,7 +247,7 @@ def draw_pair(read: Read, spaces: Mapping[str, Features], pairs: pd.DataFrame, n
     row = pairs.iloc[number - 1]
     ranks = ", ".join(f"{name} {row[f'rank_{name}']:.2f} %" for name in spaces)
     title = f"pair {number} of {len(pairs)}, found in {row['mined']}\npairs that are closer: {ranks}"
-    figure, axes = _row((4.6, 4.6), 4.9, title)
+    figure, axes = _row((3.6, 3.6), 3.95, title)
     first = next(iter(spaces.values()))
     for axis, at in zip(axes, (row["a"], row["b"])):
         axis.imshow(read(first.image[at]))
@@ -299,7 +299,7 @@ def draw_umap(read: Read, data: pd.DataFrame, label: str) -> Figure:
 
 def _row(widths: Sequence[float], height: float, title: str) -> tuple[Figure, list[Axes]]:
     """A figure of panels side by side, of the given widths in inches."""
-    figure = Figure(figsize=(sum(widths), height), dpi=90, layout="constrained")
+    figure = Figure(figsize=(sum(widths), height), dpi=72, layout="constrained")
     figure.suptitle(title, fontsize=10)
     return figure, list(figure.subplots(1, len(widths), gridspec_kw=dict(width_ratios=widths)))
 
