@@ -38,6 +38,11 @@ def has_user() -> bool:
     return bool(message.get("content", {}).get("allow_stdin"))
 
 
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure with an alternative text."""
+    display(figure, metadata={"image/png": dict(alt=alt)})
+
+
 class Control(NamedTuple):
     """A control of an explorer.
 
@@ -59,10 +64,11 @@ class Explorer:
         draw: returns the figure of the controls' values, which it takes by name. An `InputError` or `RunError` is shown
             instead of the figure.
         controls: by name.
+        alt: alternative text of the figure without controls.
     """
 
-    def __init__(self, draw: Callable[..., Figure], controls: Mapping[str, Control]) -> None:
-        self.draw, self.controls = draw, controls
+    def __init__(self, draw: Callable[..., Figure], controls: Mapping[str, Control], alt: str = "") -> None:
+        self.draw, self.controls, self.alt = draw, controls, alt
         self.widgets: dict[str, Widget] = {}  # by name of the control; empty until `panel` is called
 
     def panel(self) -> VBox:
@@ -107,7 +113,7 @@ class Explorer:
             display(self.panel())
             return
         try:
-            display(self.figure())
+            show(self.figure(), self.alt)
         except (InputError, RunError) as error:
             print(error)
 
@@ -227,7 +233,8 @@ def crop_explorer(model: views.CropModel, pictures: Mapping[str, np.ndarray | st
         crops=slider("crops", recipe.crops, 1, max(12, recipe.crops)),
         scales=text("scales", ", ".join(f"{scale:g}" for scale in recipe.scales)),
     )
-    return Explorer(draw, controls)
+    alt = "A picture with random crops, its saliency map, the similarities of the crops' embeddings and the loss terms."
+    return Explorer(draw, controls, alt)
 
 
 def distortion_explorer(scorer: Scorer, pictures: Mapping[str, np.ndarray | str | Path]) -> Explorer:
@@ -243,13 +250,15 @@ def distortion_explorer(scorer: Scorer, pictures: Mapping[str, np.ndarray | str 
         return views.draw_level(levels(pixels.tobytes(), pixels.shape, distortion), distortion, level)
 
     kind = choice("distortion", "blur", list(ALL_DISTORTIONS))
-    return Explorer(draw, dict(picture=chooser.control, distortion=kind, level=slider("level", 3, 0, LEVELS)))
+    controls = dict(picture=chooser.control, distortion=kind, level=slider("level", 3, 0, LEVELS))
+    return Explorer(draw, controls, "A blurred picture, its saliency map, and its score at every level of the blur.")
 
 
 def pair_explorer(read: views.Read, spaces: Mapping[str, Features], pairs: pd.DataFrame) -> Explorer:
     """Hard pairs one after another; `read`, `spaces` and `pairs` as in `views.draw_pair`; at least one pair."""
     number = slider("pair", 1, 1, len(pairs))._replace(dress=buttons)
-    return Explorer(lambda number: views.draw_pair(read, spaces, pairs, number), dict(number=number))
+    alt = "Two pictures that are close in feature space although their labels differ, large, with their predictions."
+    return Explorer(lambda number: views.draw_pair(read, spaces, pairs, number), dict(number=number), alt)
 
 
 class Chart:
@@ -289,12 +298,12 @@ def umap_explorer(data: pd.DataFrame, thumbnails: Mapping[str, str], label: str)
     bare = dict(axis=None, scale=alt.Scale(zero=False))
     panels = []
     for n, name in enumerate(names):
-        dots = alt.Chart(rows, name=f"panel_{n}", title=name, width=300, height=300).encode(
+        dots = alt.Chart(rows, title=name, width=300, height=300).encode(
             x=alt.X(f"x_{n}:Q", **bare), y=alt.Y(f"y_{n}:Q", **bare)
         )
         ring = dots.transform_filter(pointed)
         ring = ring.transform_lookup(f"partner_{n}", alt.LookupData(rows, "image", [f"x_{n}", f"y_{n}"]))
-        every = dots.mark_circle(strokeWidth=1.4, size=60).encode(
+        every = dots.properties(name=f"panel_{n}").mark_circle(strokeWidth=1.4, size=60).encode(
             color=alt.Color("mos:Q", scale=alt.Scale(scheme="viridis"), title=label),
             stroke=alt.condition(f"datum.hard_{n}", alt.value("#c0392b"), alt.value("transparent")),
             size=alt.condition(pointed, alt.value(260), alt.value(60)),

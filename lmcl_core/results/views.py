@@ -27,7 +27,9 @@ from ..losses import LocalManifoldContrastiveLoss
 from ..model import QualityModel
 from ..recipe import Recipe
 from .features import features_of_run
-from .figures import BLUE, ORANGE
+from .figures import BLUE
+
+ORANGE = "#d9792b"  #: of the salient crop, and of what is chosen
 
 
 #: Reads the picture of a name.

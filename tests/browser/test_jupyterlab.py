@@ -73,7 +73,7 @@ def a_level_changes_the_picture_and_a_bad_file_replaces_it_by_a_message(page, fo
     assert said.startswith("missing image no_such.png") and levels.picture() == ""
     (folder / "empty.png").write_bytes(b"")
     page.script("HTMLInputElement.prototype.click = function() { document.body.append(this) }")  # no dialogue opens
-    levels.find("button.jupyter-widget-upload").click()
+    levels.find("button.widget-upload").click()
     upload = page.driver.find_element("css selector", "body > input[type=file]")
     said = levels.after(lambda: upload.send_keys(str(folder / "empty.png")), shows_picture=False)
     assert said.startswith("unreadable image empty.png") and levels.picture() == ""
@@ -95,10 +95,10 @@ def pointing_at_a_dot_shows_its_image_and_its_partners(page):
     cell = page.cell("08-11")
 
     def shown() -> list[str]:
-        return [one.get_attribute("href") for one in cell.find_elements("css selector", "svg image")]
+        return [one.get_attribute("aria-label") for one in cell.find_elements("css selector", "svg image")]
 
     before = shown()
-    assert len(before) == 3 and all(source.startswith("data:image/jpeg") for source in before)
+    assert len(before) == 3 and all(source.startswith("shown: data:image/jpeg") for source in before)
     dots = cell.find_elements("css selector", "svg path[aria-roledescription='circle']")
     assert len(dots) == 2 * 60
     page.point_at(dots[30])
