@@ -92,6 +92,15 @@ def test_it_is_small_and_names_no_place_on_a_machine(path):
         assert word not in text
 
 
+@everyone
+def test_it_holds_no_widgets_which_github_cannot_show(path):
+    book = nbformat.read(path, as_version=4)
+    assert "widgets" not in book.metadata
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+
+
 def nbval(path: Path) -> int:
     return subprocess.run(
         [
