@@ -220,7 +220,7 @@ def score(
     weights: Annotated[
         str, typer.Option(help="bundled name, model.safetensors, or a run folder", autocompletion=_weights)
     ] = "livec",
-    form: Annotated[Literal["csv", "json"], typer.Option("--format", help="format of the printed rows")] = "csv",
+    form: Annotated[Literal["csv", "json"] | None, typer.Option("--format", help="of rows; default: csv")] = None,
     overlays: Annotated[str | None, typer.Option(help="folder for overlays of saliency and crop scores")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="images per forward pass")] = _BATCH_SIZE,
     out: Annotated[str | None, typer.Option(help="folder of Parquet files, scored in chunks on Dask")] = None,
@@ -234,7 +234,7 @@ def score(
 
     if not all(path.strip() for path in paths):
         raise InputError("PATHS is empty: name a file or folder, or leave it out")
-    if out is not None and (overlays is not None or form != "csv" or batch_size != _BATCH_SIZE):
+    if out is not None and (overlays is not None or form is not None or batch_size != _BATCH_SIZE):
         raise InputError("--overlays, --format and --batch-size do not work with --out: leave one of them out")
     if out is None and (scheduler or workers):
         raise InputError("--scheduler and --workers need --out FOLDER, because they write the scores to files")

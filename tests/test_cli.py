@@ -337,6 +337,21 @@ def test_a_name_that_is_not_utf_8_is_exact_in_json_and_escaped_in_csv(lmcl, weig
     assert code == 0 and rows(out)["image"].tolist() == [str(images / r"caf\udce9\r.png")]
 
 
+def test_a_terminal_gets_the_meaning_of_a_score_and_a_table_and_a_pipe_only_csv(weights, images):
+    pty = pytest.importorskip("pty")
+    (images / "text.jpg").write_text("no image")
+    command = [sys.executable, "-m", "lmcl_core", "score", "--weights", str(weights), str(images)]
+    ours, theirs = pty.openpty()
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, timeout=120)
+    seen = os.read(ours, 100_000).decode()
+    assert done.stdout.decode().startswith("image,score,percentile\n") and len(rows(done.stdout.decode())) == 3
+    assert "higher is better" in seen and "trained on LIVEC" in seen and "scoring:" in seen and "text.jpg" in seen
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, timeout=120)
+    lines = os.read(ours, 100_000).decode().splitlines()
+    assert lines[0] == " score  percentile  image" and lines[1].endswith(str(images / "a.png")) and len(lines) == 4
+    assert done.stderr.decode().startswith("score: ") and "\r" not in done.stderr.decode()
+
+
 def test_unreadable_images_are_listed_with_exit_code_1_and_the_others_scored(lmcl, weights, images):
     bmp = bytearray((images / "more" / "d.bmp").read_bytes())
     bmp[18:26] = (60000).to_bytes(4, "little") * 2
