@@ -121,7 +121,7 @@ def meaning(scorer: Scorer) -> str:
     about, (low, high) = BENCHMARKS[scorer.about["benchmark"]], scorer.about["mos_range"]
     return (
         f"score: predicted {about.axis} ({about.label_kind}); higher is better; {low:g} to {high:g} in {about.title}\n"
-        f"model: {scorer.recipe.backbone}, trained on {about.title}; percentile: % of training images with a lower MOS\n"
+        f"model: {scorer.recipe.backbone}, trained on {about.title}; percentile: % of its images with a lower MOS\n"
         f"limits: it does not know images or distortions of other kinds than those of {about.title}"
     )
 
