@@ -152,9 +152,6 @@ class Overlays:
             figure.savefig(path, format="png", dpi=figure.dpi, bbox_inches="tight", metadata={"Software": None})
 
 
-_BELOW = dict(ha="center", va="top", fontsize=9)
-
-
 def score_overlay(scorer: Scorer, scored: FileScore) -> Figure:
     """Draw a scored image with its test crops, its saliency map, and at each pixel the mean score of its crops.
 
@@ -182,7 +179,6 @@ def score_overlay(scorer: Scorer, scored: FileScore) -> Figure:
     for axis, title in zip(axes, titles):
         axis.imshow(scored.pixels.numpy(), extent=extent)
         axis.axis("off")
-        axis.set_anchor("N")
         axis.set_title(title, fontsize=9)
     salient = int(scored.prediction.weights[0].argmax())
     for k, (top, left, h, w) in enumerate(scored.prediction.boxes[0].tolist()):
@@ -197,5 +193,8 @@ def score_overlay(scorer: Scorer, scored: FileScore) -> Figure:
         bar = figure.colorbar(drawn, ax=axis, location="bottom", shrink=0.9, extend=extend)
         bar.set_label(label, size=9)
         bar.ax.tick_params(labelsize=9)
-    axes[0].text(0.5, -0.06, "test crops, the salient one orange", transform=axes[0].transAxes, **_BELOW)
+    below = figure.colorbar(scores, ax=axes[0], location="bottom", shrink=0.9).ax  # as high as the two bars
+    below.clear()
+    below.axis("off")
+    below.text(0.5, 0.0, "test crops, the salient one orange", transform=below.transAxes, ha="center", fontsize=9)
     return figure
