@@ -188,7 +188,8 @@ def score_overlay(scorer: Scorer, scored: FileScore) -> Figure:
     style = dict(cmap="magma", alpha=0.6, interpolation="bilinear", vmin=0, vmax=DENSITY)
     density = axes[1].imshow(density, extent=extent, **style)
     scores = axes[2].imshow(mean, cmap="viridis", alpha=0.7, extent=extent, vmin=low, vmax=high)
-    bars = ((axes[1], density, "max", "density, 1 = uniform"), (axes[2], scores, "both", "MOS"))
+    mos = f"MOS of {BENCHMARKS[scorer.about['benchmark']].title}"
+    bars = ((axes[1], density, "max", "density, 1 = uniform"), (axes[2], scores, "both", mos))
     for axis, drawn, extend, label in bars:
         bar = figure.colorbar(drawn, ax=axis, location="bottom", shrink=0.9, extend=extend)
         bar.set_label(label, size=9)

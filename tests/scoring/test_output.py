@@ -71,10 +71,14 @@ def test_overlays_of_a_model_share_one_scale_of_scores_and_one_of_saliency(score
     assert figure.axes[2].images[1].get_clim() == (3.42, 92.43)  # not the range of this image's crops
     assert figure.axes[1].images[1].get_clim() == (0, DENSITY)
     assert float(figure.axes[1].images[1].get_array().max()) == 4.0  # 4 cells, each of density 1 in the fixture
-    assert [axes.get_ylabel() for axes in figure.axes[3:]] == [
-        "density (uniform: 1)",
-        "crop scores; scale: MOS of LIVEC",
-    ]
+    assert [axes.get_xlabel() for axes in figure.axes[3:5]] == ["density, 1 = uniform", "MOS of LIVEC"]
+
+
+def test_an_overlay_frames_every_test_crop_and_the_salient_one_thickly(scored):
+    frames = score_overlay(Scorer(), scored).axes[0].patches
+    assert len(frames) == scored.prediction.boxes.shape[1]
+    widest = max(range(len(frames)), key=lambda n: frames[n].get_linewidth())
+    assert widest == int(scored.prediction.weights[0].argmax())
 
 
 def test_a_model_says_its_scale_training_data_and_limits():
