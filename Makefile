@@ -7,6 +7,7 @@ READY := $(VENV)/ready
 CHECKS := $(CURDIR)/$(VENV)/checks
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 IN_CHECKS := OMP_NUM_THREADS=1 LMCL_RUNS="$(CHECKS)/runs" LMCL_FIGURES="$(CHECKS)/figures"
+NUDGED := 3e-4 3.000003e-4
 NBVAL := $(IN_CHECKS) $(BIN)/python -m pytest --nbval-lax --nbval-current-env
 
 .PHONY: reproduce test check lab lint notebooks tolerances environment
@@ -18,7 +19,7 @@ test: $(READY)  ## every test, then every committed notebook, headless and in a 
 	$(PYTEST) tests -m "not browser" --numprocesses auto --dist loadscope --no-loadscope-reorder
 	rm -rf "$(CHECKS)"
 	@# Notebook 04 compares two recipes: the runs of one are trained beside notebooks 02 and 03, which train the other.
-	for split in 0 1 2; do $(IN_CHECKS) $(BIN)/lmcl train --recipe no-manifold --split $$split || exit 1; done & \
+	for split in 0 1; do $(IN_CHECKS) $(BIN)/lmcl train --recipe no-manifold --split $$split || exit 1; done & \
 		$(NBVAL) notebooks/02* notebooks/03*; checked=$$?; wait $$! && exit $$checked
 	$(NBVAL) --numprocesses 2 --dist loadfile --no-loadscope-reorder $(addprefix notebooks/,04* 07* 08* 06* 05* 01*)
 	@# In JupyterLab, with the runs that are finished now; skipped without chromium.
