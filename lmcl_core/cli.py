@@ -14,6 +14,7 @@ import typer
 
 from .common.command import exit_codes, fail
 from .common.errors import InputError, counted
+from .data.catalogue import BENCHMARKS
 
 app = typer.Typer(
     add_completion=False,
@@ -24,11 +25,10 @@ app = typer.Typer(
     "With --debug, an error shows its traceback.",
 )
 
-Name = Annotated[
-    str, typer.Option("--benchmark", help="demo, livec, live, csiq, tid2013, kadid10k, koniq10k, livefb, spaq")
-]
-Names = Annotated[str, typer.Option("--benchmark", help="one name, several with commas, or all: every benchmark found")]
-Root = Annotated[str, typer.Option("--data-root", help="the benchmark's official folder, or its parent folder")]
+_NAMES = f"{', '.join(BENCHMARKS)}, or the path of own data"
+Name = Annotated[str, typer.Option("--benchmark", help=_NAMES)]
+Names = Annotated[str, typer.Option("--benchmark", help=f"{_NAMES}; several with commas, or all")]
+Root = Annotated[str, typer.Option("--data-root", help="the benchmark's folder, or its parent folder")]
 RunsDir = Annotated[str, typer.Option(help="folder of run folders; default: runs/ of the checkout")]
 FiguresDir = Annotated[str, typer.Option(help="folder of figures; default: figures/ of the checkout")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
@@ -107,13 +107,13 @@ def _print_forecast(options: Any) -> None:
 
 @app.command()
 def verify(
-    benchmark: Annotated[str, typer.Argument(help="its name, such as demo, livec or tid2013")],
-    data_root: Annotated[str, typer.Argument(help="the official folder, or its parent folder")] = "",
+    benchmark: Annotated[str, typer.Argument(help=_NAMES)],
+    data_root: Annotated[str, typer.Argument(help="the benchmark's folder, or its parent folder")] = "",
     deep: Annotated[bool, typer.Option("--deep", help="decode every image")] = False,
     show: Annotated[int, typer.Option(min=0, help="number of faults of one kind to print")] = 10,
 ) -> None:
     """Check a benchmark's folder. Print every fault with its fix or, if there are none, the splits and their hashes."""
-    from .data.benchmarks import BENCHMARKS, load_benchmark
+    from .data.benchmarks import load_benchmark
     from .data.verify import verify_benchmark
 
     faults = verify_benchmark(benchmark, data_root or None, deep)
@@ -126,7 +126,7 @@ def verify(
         print(f"{benchmark}: {counted(len(faults), 'fault')}", file=sys.stderr)
         raise typer.Exit(1)
     table = load_benchmark(benchmark, data_root or None)
-    kind = BENCHMARKS[benchmark].label_kind
+    kind = table.attrs["label_kind"]
     print(f"{benchmark}: {len(table)} images, no faults; labels from {table.attrs['label_file']}: {kind}")
     for note in table.attrs["notes"]:
         print(note)
@@ -181,12 +181,13 @@ def train(
     from .runs.folder import run_folder
 
     fields, index = parse_changes(changes), parse_split(split)
-    settings = Recipe.for_benchmark(benchmark, recipe, **fields)
+    Recipe.for_benchmark("demo", recipe, **fields)  # wrong use is found before the demo is built
     check_changes({field: value for field, value in fields.items() if field != "name"}, [recipe])
     runs = runs_folder(runs_dir)
     table = load_benchmark(benchmark, data_root or None)
+    settings = Recipe.for_benchmark(table, recipe, **fields)
     parts = validation_split(table, index) if validation else make_split(table, index)
-    folder = run_folder(runs, benchmark, settings.name, parts.index)
+    folder = run_folder(runs, table.attrs["benchmark"], settings.name, parts.index)
     from .common.distributed import rank
     from .training import train as run
 
@@ -262,8 +263,9 @@ def bench(
     from .bench.measure import bench as run
     from .bench.report import machine
     from .common.paths import figures_folder
+    from .data.benchmarks import name_of
 
-    fields, folder = parse_changes(changes), Path(figures_folder("bench", figures_dir), benchmark)
+    fields, folder = parse_changes(changes), Path(figures_folder("bench", figures_dir), name_of(benchmark))
     chosen = [part.strip() for part in parts.split(",")] if parts else []
     tables = run(folder, benchmark, data_root, repeats, images, device, chosen, against, fields, log=_log)
     for table in tables:

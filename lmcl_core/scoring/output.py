@@ -21,7 +21,6 @@ from PIL import Image
 from ..common.errors import InputError, save_failed
 from ..common.files import atomic_write, ensure_writable
 from ..common.paths import resolve_path
-from ..data.catalogue import BENCHMARKS
 from ..data.images import images_below
 
 if TYPE_CHECKING:  # wrong use of the command is reported before torch and matplotlib are imported
@@ -82,7 +81,7 @@ def print_scores(
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are expected
     scorer, faults = load(weights, device), 0
     if scorer.about["benchmark"] == "demo":
-        print(f"note: these weights predict the demo's labels, {BENCHMARKS['demo'].label_kind}", file=sys.stderr)
+        print(f"note: these weights predict the demo's labels, {scorer.about['label_kind']}", file=sys.stderr)
     with WRITERS[form]() as write:
         for number, scored in enumerate(score_files(scorer, image_files(paths), batch_size)):
             if scored.fault is not None:
