@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import os
+import posixpath
 import re
 import tomllib
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -21,7 +22,7 @@ from .catalogue import BENCHMARKS, Benchmark
 from .faults import Fault, FaultError
 from .labels import numbers
 from .own_rows import read_rows
-from .readers import Reading, label_table
+from .readers import Reading, images_beside, label_table
 
 FILE = "benchmark.toml"  #: the file that makes a folder a benchmark
 HELP = 'notebooks/README.md, "Your own data", shows one'
@@ -93,7 +94,7 @@ def read_toml(folder: Path) -> dict[str, Any]:
             raise InputError(f"{path}: {key} is {about[key]!r}: write for example {example}")
     _check_name(path, about["name"])
     about["mos_range"] = _range(path, about["mos_range"])
-    if _is_outside(about["labels"]):
+    if _is_outside(_normal(about["labels"])):
         raise InputError(f"{path}: labels is {about['labels']!r}: write a path inside this folder")
     for key, column in about["columns"].items():
         if key not in COLUMNS:
@@ -124,7 +125,7 @@ def read_own(folder: Path) -> Reading:
     """Labels of a folder with a ``benchmark.toml``.
 
     Without a column for content, every image is its own content. If lower labels are better, mos is max + min - label,
-    with max and min of mos_range.
+    with max and min of mos_range. File names are matched without case.
     """
     about = read_toml(folder)
     path, named = folder / about["labels"], about["columns"]
@@ -143,7 +144,7 @@ def read_own(folder: Path) -> Reading:
         notes.append(f"lower labels are better: mos = {low + high:g} - {named.get('mos', 'mos')}")
     if "content" not in rows:
         notes.append("the labels have no column content: every image is its own content")
-    columns = dict(image=rows["image"].tolist(), mos=mos)
+    columns = dict(image=_spelled(folder, rows["image"].tolist()), mos=mos)
     columns["content"] = rows["content" if "content" in rows else "image"].str.lower().tolist()
     for name in ("distortion", "official_split"):
         if name in rows:
@@ -191,25 +192,30 @@ def _problems(row: dict[str, Any], columns: dict[str, str]) -> Iterator[str]:
 
 def _link_faults(folder: Path, images: Iterable[str], places: dict[int, str]) -> Iterator[Fault]:
     """Images that are links, or lie in a linked folder, to a place outside the benchmark's folder."""
-    real: dict[Path, bool] = {}  # whether a folder lies inside
+
+    def stays(path: Path) -> bool:
+        return Path(os.path.realpath(path)).is_relative_to(folder)
+
+    parents = {image.rpartition("/")[0] for image in images if not _is_outside(image)}
+    leaving = {parent for parent in parents if not stays(folder / parent)}
     for number, image in zip(places, images):
-        if not image or _is_outside(image):
-            continue
-        path = folder / image
-        if path.parent not in real:
-            real[path.parent] = Path(os.path.realpath(path.parent)).is_relative_to(folder)
-        leaves = os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(folder)
-        if leaves or not real[path.parent]:
+        if image.rpartition("/")[0] in leaving or os.path.islink(f"{folder}/{image}") and not stays(folder / image):
             problem = f"{image!r} is a link out of the folder of {FILE}: copy the image into the folder"
             yield Fault("bad_label_row", places[number], problem)
 
 
+def _spelled(folder: Path, images: list[str]) -> list[str]:
+    """Paths as spelled on disk, if the case of a file name differs; paths of missing images stay as they are."""
+    existing = images_beside(folder, images)
+    by_lower = {image.lower(): image for image in existing}
+    return [image if image in existing else by_lower.get(image.lower(), image) for image in images]
+
+
 def _normal(name: str) -> str:
-    """A path of the label file with slashes, without empty or ``.`` parts."""
-    return PurePosixPath(name.replace("\\", "/")).as_posix() if name else ""
+    """A path of the label file with slashes, without empty, ``.`` or needless ``..`` parts."""
+    return posixpath.normpath(name.replace("\\", "/")) if name else ""
 
 
 def _is_outside(name: str) -> bool:
-    """Whether a path is absolute, leads out of its folder, or is none."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    return path.is_absolute() or bool(PureWindowsPath(name).drive) or ".." in path.parts or "\0" in name
+    """Whether a path from `_normal` is absolute, leads out of its folder, or is none."""
+    return name.startswith(("/", "../")) or name in (".", "..") or name[1:2] == ":" or "\0" in name
