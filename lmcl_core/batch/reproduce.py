@@ -65,8 +65,8 @@ class ReproduceOptions:
         """
         builds_demo = benchmark == "demo" and self.benchmark.strip() != "demo"  # data_root is that of the others
         root = "" if builds_demo or not self.data_root else str(resolve_path(self.data_root))
-        given = [text.strip() for text in self.benchmark.split(",")]
-        paths = {name_of(text): str(own_folder(text)) for text in given if name_of(text) != text}
+        given = {text.strip() for text in self.benchmark.split(",")} - set(BENCHMARKS)
+        paths = {name_of(text): str(own_folder(text)) for text in given if own_folder(text)}
         benchmark = ",".join(paths.get(name, name) for name in benchmark.split(","))
         return dict(benchmark=benchmark, data_root=root, figures_dir=str(figures_folder("", self.figures_dir)))
 

@@ -32,8 +32,15 @@ def runs_folder(chosen: str | Path = "") -> Path:
 
 
 def figures_folder(benchmark: str, chosen: str | Path = "") -> Path:
-    """A benchmark's folder of figures, inside `chosen`, else ``$LMCL_FIGURES``, else ``figures/`` of the checkout."""
-    return _folder(chosen, "LMCL_FIGURES", "figures") / benchmark
+    """A benchmark's folder of figures by its name, inside `chosen`, else ``$LMCL_FIGURES``, else ``figures/`` of the checkout."""
+    return _folder(chosen, "LMCL_FIGURES", "figures") / plain_name(benchmark)
+
+
+def plain_name(benchmark: str) -> str:
+    """The name itself. InputError: it is a path, below which results would lie among the data."""
+    if os.sep in benchmark:
+        raise InputError(f"{benchmark} is a path: results are named after the benchmark, table.attrs['benchmark']")
+    return benchmark
 
 
 def cache_folder() -> Path:

@@ -258,6 +258,7 @@ def test_several_benchmarks_share_one_table_and_keep_their_own_folders(tmp_path)
 
 def test_own_data_keep_their_path_in_notebooks_and_their_name_in_folders(own, tmp_path, monkeypatch):
     monkeypatch.chdir(own.parent)
+    own = own.rename(own.parent / "mine")  # a path that looks like the name
     jobs = jobs_of(options(tmp_path, benchmark=f"livec, {own.name}", data_root=str(tmp_path)), "livec", "mine")
     assert {job.parameters["benchmark"] for job in jobs} == {"livec", str(own), f"livec,{own}"}
     assert {str(job.output.relative_to(tmp_path / "runs").parent) for job in jobs} > {
