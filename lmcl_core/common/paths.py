@@ -32,7 +32,10 @@ def runs_folder(chosen: str | Path = "") -> Path:
 
 
 def figures_folder(benchmark: str, chosen: str | Path = "") -> Path:
-    """A benchmark's folder of figures by its name, inside `chosen`, else ``$LMCL_FIGURES``, else ``figures/`` of the checkout."""
+    """A benchmark's folder of figures, inside `chosen`, else ``$LMCL_FIGURES``, else ``figures/`` of the checkout.
+
+    InputError: `benchmark` is a path instead of a name.
+    """
     return _folder(chosen, "LMCL_FIGURES", "figures") / plain_name(benchmark)
 
 

@@ -132,27 +132,30 @@ def read_own(folder: Path) -> Reading:
     needed = {"image", "mos", *named}
     rows = read_rows(path, {key: named.get(key, key) for key in COLUMNS}, needed)
     rows["image"] = [_normal(name) for name in rows["image"]]
-    mos = numbers(rows["mos"])
-    level = numbers(rows["level"]) if "level" in rows else None
     places = {number: f"{path}: {rows.attrs['unit']} {number}" for number in rows.index}
     if faults := [*_row_faults(rows, places, about), *_link_faults(folder, rows["image"], places)]:
         raise FaultError(*faults)
-    low, high = about["mos_range"]
-    notes = []
+    mos, notes = numbers(rows["mos"]), []
     if not about["higher_is_better"]:
+        low, high = about["mos_range"]
         mos = low + high - mos
         notes.append(f"lower labels are better: mos = {low + high:g} - {named.get('mos', 'mos')}")
     if "content" not in rows:
         notes.append("the labels have no column content: every image is its own content")
-    columns = dict(image=_spelled(folder, rows["image"].tolist()), mos=mos)
-    columns["content"] = rows["content" if "content" in rows else "image"].str.lower().tolist()
-    for name in ("distortion", "official_split"):
-        if name in rows:
-            texts = rows[name] if name == "distortion" else rows[name].str.lower()
-            columns[name] = texts.astype(object).where(texts != "", pd.NA).tolist()
-    if level is not None:
-        columns["level"] = pd.array(level, dtype="Int64")
-    return Reading(label_table(path, columns["image"], **columns), path, tuple(notes))
+    images = _spelled(folder, rows["image"].tolist())
+    return Reading(label_table(path, images, image=images, mos=mos, **_facts(rows)), path, tuple(notes))
+
+
+def _facts(rows: pd.DataFrame) -> dict[str, list]:
+    """Content of each row, and distortion, level and official part as far as the labels have them."""
+    found = dict(content=rows["content" if "content" in rows else "image"].str.lower().tolist())
+    if "distortion" in rows:
+        found["distortion"] = [text or pd.NA for text in rows["distortion"]]
+    if "level" in rows:
+        found["level"] = [int(level) if text else pd.NA for text, level in zip(rows["level"], numbers(rows["level"]))]
+    if "official_split" in rows:
+        found["official_split"] = [text.lower() or pd.NA for text in rows["official_split"]]
+    return found
 
 
 def _row_faults(rows: pd.DataFrame, places: dict[int, str], about: dict[str, Any]) -> Iterator[Fault]:
