@@ -9,7 +9,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULES = {
-    "data.benchmarks": ("BENCHMARKS", "Benchmark", "Fault", "choose_benchmarks", "load_benchmark"),
+    "data.benchmarks": ("BENCHMARKS", "Benchmark", "Fault", "benchmark", "choose_benchmarks", "load_benchmark"),
     "data.verify": ("verify_benchmark",),
     "data.splits": ("Split", "make_split", "numbered_splits", "shared_contents"),
     "data.identity": ("data_hash", "rows_of", "split_hash"),

@@ -15,6 +15,7 @@ import typer
 
 from .common.command import exit_codes, fail, parse_changes, parse_split
 from .common.errors import InputError, counted
+from .data.catalogue import BENCHMARKS
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,11 +38,11 @@ def _complete(module: str, names: str) -> Callable[[str], list[str]]:
 _benchmarks = _complete(".data.catalogue", "BENCHMARKS")
 _recipes = _complete(".recipe", "VARIANTS")
 _weights = _complete(".runs.model_file", "BUNDLED")
-_ONE = "demo, livec, live, csiq, tid2013, kadid10k, koniq10k, livefb, spaq"
+_ONE = f"{', '.join(BENCHMARKS)}, or the path of own data"
 _SEVERAL = "one name, several with commas, or all: every benchmark found"
 Name = Annotated[str, typer.Option("--benchmark", help=_ONE, autocompletion=_benchmarks)]
 Names = Annotated[str, typer.Option("--benchmark", help=_SEVERAL, autocompletion=_benchmarks)]
-Root = Annotated[str, typer.Option("--data-root", help="the benchmark's official folder, or its parent folder")]
+Root = Annotated[str, typer.Option("--data-root", help="the benchmark's folder, or its parent folder")]
 RunsDir = Annotated[str, typer.Option(help="folder of run folders; default: runs/ of the checkout")]
 FiguresDir = Annotated[str, typer.Option(help="folder of figures and tables; default: figures/ in the folder of runs")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
@@ -136,13 +137,13 @@ def compare(
 
 @app.command()
 def verify(
-    benchmark: Annotated[str, typer.Argument(help="its name, such as demo or livec", autocompletion=_benchmarks)],
-    data_root: Annotated[str, typer.Argument(help="the official folder, or its parent folder")] = "",
+    benchmark: Annotated[str, typer.Argument(help=_ONE, autocompletion=_benchmarks)],
+    data_root: Annotated[str, typer.Argument(help="the benchmark's folder, or its parent folder")] = "",
     deep: Annotated[bool, typer.Option("--deep", help="decode every image")] = False,
     show: Annotated[int, typer.Option(min=0, help="number of faults of one kind to print")] = 10,
 ) -> None:
     """Check a benchmark's folder. Print every fault with its fix or, if there are none, the splits and their hashes."""
-    from .data.benchmarks import BENCHMARKS, load_benchmark
+    from .data.benchmarks import load_benchmark
     from .data.verify import split_lines, verify_benchmark
 
     faults = verify_benchmark(benchmark, data_root or None, deep)
@@ -155,7 +156,7 @@ def verify(
         print(f"{benchmark}: {counted(len(faults), 'fault')}", file=sys.stderr)
         raise typer.Exit(1)
     table = load_benchmark(benchmark, data_root or None)
-    kind = BENCHMARKS[benchmark].label_kind
+    kind = table.attrs["label_kind"]
     print(f"{benchmark}: {len(table)} images, no faults; labels from {table.attrs['label_file']}: {kind}")
     for line in [*table.attrs["notes"], *split_lines(table)]:
         print(line)
@@ -199,12 +200,13 @@ def train(
 
     check_device_name(device)
     fields, index = parse_changes(changes), parse_split(split)
-    settings = Recipe.for_benchmark(benchmark, recipe, **fields)
+    Recipe.for_benchmark("demo", recipe, **fields)  # wrong use is found before the demo is built
     check_changes({field: value for field, value in fields.items() if field != "name"}, [recipe])
     runs = runs_folder(runs_dir)
     table = load_benchmark(benchmark, data_root or None)
+    settings = Recipe.for_benchmark(table, recipe, **fields)
     parts = validation_split(table, index) if validation else make_split(table, index)
-    folder = run_folder(runs, benchmark, settings.name, parts.index)
+    folder = run_folder(runs, table.attrs["benchmark"], settings.name, parts.index)
     from .common.distributed import rank
     from .training import train as run
 
@@ -279,9 +281,10 @@ def bench(
     from .bench.options import check_options
     from .common.devices import check_device_name
     from .common.paths import figures_folder
+    from .data.benchmarks import name_of
 
     check_device_name(device)
-    fields, folder = parse_changes(changes), Path(figures_folder("bench", figures_dir), benchmark)
+    fields, folder = parse_changes(changes), Path(figures_folder("bench", figures_dir), name_of(benchmark))
     chosen = [part.strip() for part in parts.split(",")] if parts else []
     check_options(benchmark, data_root, chosen, against, fields)
     from .bench.measure import bench as run

@@ -10,13 +10,17 @@ import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple, get_args, get_type_hints
 
+import numpy as np
 import pandas as pd
 
 from .common.errors import InputError, unknown
+from .data.benchmarks import load_benchmark
 from .data.identity import data_hash, split_hash
+from .data.images import upright_size
 from .data.splits import Split
 
 #: Settings that differ from the defaults of `Recipe`, by benchmark.
@@ -180,14 +184,15 @@ class Recipe:
             raise InputError(str(error)) from error
 
     @classmethod
-    def for_benchmark(cls, benchmark: str, recipe: str = "lmcl", /, **changes: Any) -> Recipe:
+    def for_benchmark(cls, benchmark: str | Path | pd.DataFrame, recipe: str = "lmcl", /, **changes: Any) -> Recipe:
         """The preset of a benchmark, or that preset with changes.
 
         The recipe has the name of its variant. If the changes alter the hash, the first six digits of the hash are
         added, such as ``lmcl@3f2a9c``, so that a changed recipe has a run folder of its own.
 
         Args:
-            benchmark: a key of `lmcl_core.BENCHMARKS`.
+            benchmark: a table of `lmcl_core.load_benchmark`, a key of `lmcl_core.BENCHMARKS`, or the path of a folder
+                with a ``benchmark.toml``. The preset of such own data comes from `preset_by_size`.
             recipe: a key of `VARIANTS`, such as "lmcl" (the method) or "no-manifold".
             **changes: fields to set on top of the preset; a field that defines the variant is ignored and keeps the
                 variant's value. A name given here is kept as it is.
@@ -195,8 +200,6 @@ class Recipe:
         Raises:
             InputError: unknown name or field.
         """
-        if benchmark not in BENCHMARK_PRESETS:
-            raise unknown("benchmark", benchmark, BENCHMARK_PRESETS)
         if recipe not in VARIANTS:
             raise unknown("recipe", recipe, VARIANTS)
         preset = _preset(benchmark, recipe)
@@ -222,11 +225,11 @@ class Recipe:
             raise InputError(f'recipe changes {changes!r} are not a JSON object: write for example {{"epochs": 1}}')
         return dict(parsed)
 
-    def differences(self, benchmark: str) -> dict[str, Any]:
+    def differences(self, benchmark: str | Path | pd.DataFrame) -> dict[str, Any]:
         """Fields, without the name, that differ from the preset of the recipe's variant, or of "lmcl" for other names.
 
         Args:
-            benchmark: a name; benchmarks without a preset use the defaults.
+            benchmark: as in `for_benchmark`.
         """
         variant = self.name.partition("@")[0]
         preset = _preset(benchmark, variant if variant in VARIANTS else "lmcl").to_dict()
@@ -259,19 +262,48 @@ class Recipe:
         )
 
 
-def _preset(benchmark: str, variant: str) -> Recipe:
-    """A variant's recipe on a benchmark; benchmarks without a preset use the defaults."""
-    return Recipe.from_dict({**BENCHMARK_PRESETS.get(benchmark, {}), **VARIANTS[variant].changes})
+def _preset(benchmark: str | Path | pd.DataFrame, variant: str) -> Recipe:
+    """A variant's recipe on a benchmark."""
+    fields = BENCHMARK_PRESETS.get(_name(benchmark))
+    if fields is None:
+        fields = preset_by_size(benchmark if isinstance(benchmark, pd.DataFrame) else load_benchmark(benchmark))
+    return Recipe.from_dict({**fields, **VARIANTS[variant].changes})
 
 
-def variants_of(benchmark: str) -> tuple[str, ...]:
+def preset_by_size(table: pd.DataFrame) -> dict[str, Any]:
+    """Settings for a benchmark without a preset, from the number of its images and the median of their short sides.
+
+    Like the presets of the large named benchmarks, they are untuned. Up to 2,000 images the defaults hold; up to 5,000
+    images epochs is 4, up to 20,000 it is 3, above it is 2; above 5,000 images batch_images is 32. If the median short
+    side exceeds 640 pixels, short_side is 512; if it is below the default crop_size, crop_size is the largest multiple
+    of 32 within it, but at least 32.
+
+    Raises:
+        InputError: an image is missing or unreadable. At most 100 headers are read.
+    """
+    epochs = next((epochs for most, epochs in ((2_000, 7), (5_000, 4), (20_000, 3)) if len(table) <= most), 2)
+    sample = table["image"].iloc[np.linspace(0, len(table) - 1, min(100, len(table))).astype(int)]
+    side = int(np.median([min(upright_size(Path(table.attrs["root"]) / image)) for image in sample]))
+    found = dict(epochs=epochs, batch_images=16 if len(table) <= 5_000 else 32)
+    found |= dict(short_side=512) if side > 640 else {}
+    found |= dict(crop_size=max(32, side // 32 * 32)) if side < Recipe.crop_size else {}
+    return {field: value for field, value in found.items() if value != getattr(Recipe, field)}
+
+
+def _name(benchmark: str | Path | pd.DataFrame) -> str:
+    return benchmark.attrs["benchmark"] if isinstance(benchmark, pd.DataFrame) else str(benchmark)
+
+
+def variants_of(benchmark: str | pd.DataFrame) -> tuple[str, ...]:
     """Names of the variants that differ from a benchmark's preset, and "lmcl", which is the preset.
 
     Args:
-        benchmark: a name; benchmarks without a preset use the defaults.
+        benchmark: a name, or a table of `load_benchmark`. Without a preset it is compared with the defaults, because
+            `preset_by_size` sets no field that defines a variant.
     """
-    hashes = {name: _preset(benchmark, name).hash for name in VARIANTS}
-    return tuple(name for name, found in hashes.items() if name == "lmcl" or found != hashes["lmcl"])
+    preset = Recipe.from_dict(BENCHMARK_PRESETS.get(_name(benchmark), {}))
+    hashes = {name: Recipe.from_dict(variant.changes, preset).hash for name, variant in VARIANTS.items()}
+    return tuple(name for name, found in hashes.items() if name == "lmcl" or found != preset.hash)
 
 
 def check_changes(changes: Mapping[str, Any], variants: Iterable[str] = tuple(VARIANTS)) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from layouts import COUNTS, write_livec
+from layouts import COUNTS, write_livec, write_own
 
 from lmcl_core import BENCHMARKS
 
@@ -39,6 +39,12 @@ def livec(tmp_path: Path) -> Path:
     """The parent folder of a tiny, sound copy of LIVEC's layout."""
     write_livec(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A folder with a benchmark.toml, twelve small images and their labels."""
+    return write_own(tmp_path / "data" / "some folder")
 
 
 @pytest.fixture

@@ -266,3 +266,31 @@ def write_demo(parent: Path) -> Path:
 
 
 LAYOUTS: dict[str, Callable[..., Path]] = {name: globals()[f"write_{name}"] for name in COUNTS}
+
+
+OWN_TOML = """name = "mine"
+title = "My pictures"
+labels = "labels.csv"
+mos_range = [0, 100]
+higher_is_better = true
+label_kind = "opinion of three raters"
+source = "made up"
+[columns]
+image = "file"
+mos = "score"
+"""
+
+
+def write_own(folder: Path, toml: str = OWN_TOML) -> Path:
+    """Twelve pictures, four references at three levels of blur, with labels."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "benchmark.toml").write_text(toml)
+    rows = []
+    for n in range(12):
+        pixels = np.random.default_rng(n).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{n}.png")
+        level = 1 + n % 3
+        rows.append(dict(file=f"images/{n}.png", score=90 - 30 * level + n, content=f"Ref{n // 3}"))
+        rows[-1] |= dict(distortion="blur", level=level, official_split="test" if n > 8 else "train")
+    pd.DataFrame(rows).to_csv(folder / "labels.csv", index=False)
+    return folder.resolve()

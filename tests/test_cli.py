@@ -199,6 +199,18 @@ def test_train_passes_its_options_on(lmcl, livec, trained, tmp_path):
     assert asked["split"].index == 3 and asked["device"] == "cpu" and asked["resume"] is False
 
 
+def test_own_data_are_verified_and_trained_by_their_path(lmcl, refused, trained, own, tmp_path):
+    code, out, _ = lmcl("verify", own)
+    assert code == 0 and "12 images, no faults" in out and "opinion of three raters" in out and "split official" in out
+    code, out, err = lmcl("train", "--benchmark", own, "--runs-dir", tmp_path / "runs")
+    assert code == 0, err
+    assert trained[0]["folder"] == tmp_path / "runs" / "mine" / "lmcl" / "split-00"
+    assert lmcl("train", "--benchmark", "mine", "--data-root", own.parent, "--runs-dir", tmp_path / "runs")[0] == 0
+    assert trained[0]["recipe"] == trained[1]["recipe"] and trained[0]["recipe"].crop_size == 32
+    (own / "benchmark.toml").write_text("name = 3\n")
+    assert "name is 3: write for example" in refused(2, "verify", own)
+
+
 def test_a_validation_run_holds_the_test_part_out_and_has_its_own_folder(lmcl, livec, trained, tmp_path):
     arguments = ["--benchmark", "livec", "--data-root", livec, "--runs-dir", tmp_path / "runs"]
     code, out, _ = lmcl("train", *arguments, "--split", "1", "--validation")

@@ -12,6 +12,7 @@ import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 FIXTURES = Path(__file__).parent / "fixtures"
+LOADERS = ("load_benchmark", "verify_benchmark", "choose_benchmarks")
 everyone = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -99,6 +100,19 @@ def test_it_holds_no_widgets_which_github_cannot_show(path):
     for cell in code_cells(path):
         for output in cell.outputs:
             assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+
+
+@everyone
+def test_the_parameter_benchmark_may_be_a_path_and_is_used_only_to_load(path):
+    """Folders of runs and figures are named after the table's benchmark."""
+    loading, used = [], []
+    for cell in code_cells(path)[1:]:
+        source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
+        for node in ast.walk(ast.parse(source)):
+            used += [node] if isinstance(node, ast.Name) and node.id == "benchmark" else []
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in LOADERS:
+                loading += [one for one in node.args if isinstance(one, ast.Name)]
+    assert set(used) <= set(loading)
 
 
 def nbval(path: Path) -> int:

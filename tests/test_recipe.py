@@ -6,10 +6,12 @@ import dataclasses
 import json
 import math
 
+import pandas as pd
 import pytest
+from PIL import Image
 
 from lmcl_core import BENCHMARKS, InputError, Recipe
-from lmcl_core.recipe import _ADDED_LATER, BENCHMARK_PRESETS, VARIANTS, variants_of
+from lmcl_core.recipe import _ADDED_LATER, BENCHMARK_PRESETS, VARIANTS, preset_by_size, variants_of
 
 FIELDS = [field.name for field in dataclasses.fields(Recipe)]
 YES_NO, WHOLE, REAL, TEXT = (
@@ -155,6 +157,28 @@ def test_every_benchmark_has_a_preset_that_holds_differences_only():
         recipe = Recipe.for_benchmark(name)
         assert recipe.name == "lmcl" and all(getattr(recipe, field) == value for field, value in preset.items())
         assert [field for field, value in preset.items() if value == getattr(Recipe(), field)] == []
+
+
+@pytest.mark.parametrize(
+    "count, size, expected",
+    [
+        (779, (480, 720), dict()),
+        (2_001, (300, 500), dict(epochs=4)),
+        (12_000, (512, 512), dict(epochs=3, batch_images=32)),
+        (30_000, (900, 700), dict(epochs=2, batch_images=32, short_side=512)),
+        (10, (110, 400), dict(crop_size=96)),
+        (10, (20, 20), dict(crop_size=32)),
+    ],
+)
+def test_own_data_have_a_preset_by_number_and_size_of_their_images(tmp_path, count, size, expected):
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    table = pd.DataFrame(dict(image=["a.png"] * count))
+    table.attrs = dict(benchmark="mine", root=str(tmp_path))
+    assert preset_by_size(table) == expected
+    assert Recipe.for_benchmark(table, "no-manifold", lr=0.1) == dataclasses.replace(
+        Recipe.from_dict({**expected, "lr": 0.1}), name="no-manifold", manifold_weight=0.0
+    )
+    assert variants_of(table) == variants_of("live")
 
 
 def test_no_manifold_is_the_same_recipe_without_the_manifold_loss():

@@ -54,7 +54,7 @@ def forecast(options: ReproduceOptions, log: Callable[[str], None] = print) -> p
                 minutes, todo = minutes + missing * seconds / 60, todo + missing
                 basis.add("finished runs" if past else "timed now")
         sides = {recipe.short_side for recipe in recipes[name].values()}
-        sides |= {common_short_side(method, name) for other, method in methods.items() if other != name}
+        sides |= {common_short_side(method, table) for other, method in methods.items() if other != name}
         rows.append(
             dict(
                 benchmark=name,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..common.errors import RunError, save_failed
 from ..common.files import atomic_write
 from ..common.paths import project_folder
+from ..data.benchmarks import name_of
 from ..data.identity import data_hash
 from ..recipe import Recipe
 from .parameters import check_parameters
@@ -51,7 +52,7 @@ class Job:
     @property
     def benchmarks(self) -> list[str]:
         """Names of its benchmarks."""
-        return self.parameters["benchmark"].split(",")
+        return [name_of(text) for text in self.parameters["benchmark"].split(",")]
 
     @property
     def title(self) -> str:

@@ -14,7 +14,8 @@ import pandas as pd
 from ..common.devices import resolve_device
 from ..common.errors import RunError, counted
 from ..common.paths import figures_folder, project_folder, reference_folder, resolve_path, runs_folder
-from ..data.benchmarks import choose_benchmarks
+from ..data.benchmarks import choose_benchmarks, name_of
+from ..data.own import own_folder
 from ..data.catalogue import BENCHMARKS
 from ..data.splits import make_split, numbered_splits
 from ..recipe import COMPARED, VARIANTS, Recipe, check_changes, variants_of
@@ -28,7 +29,7 @@ class ReproduceOptions:
     """What `reproduce` runs, and where.
 
     Attributes:
-        benchmark: one name, several separated by commas, or "all": every benchmark found in `data_root`, without demo.
+        benchmark: names or paths, as in `choose_benchmarks`.
         data_root: the official folder, its parent, or the folder that holds several; empty for the demo.
         splits: number of numbered splits, at least 1.
         runs_dir: folder of run folders; empty for the default of `runs_folder`.
@@ -58,9 +59,15 @@ class ReproduceOptions:
         return variants_of(benchmark) if self.ablation else COMPARED
 
     def data_parameters(self, benchmark: str) -> dict[str, Any]:
-        """Parameters of every notebook; `benchmark` is one name or several separated by commas."""
+        """Parameters of every notebook; `benchmark` is one name or several separated by commas.
+
+        A notebook gets the path of own data that was given by its path.
+        """
         builds_demo = benchmark == "demo" and self.benchmark.strip() != "demo"  # data_root is that of the others
         root = "" if builds_demo or not self.data_root else str(resolve_path(self.data_root))
+        given = {text.strip() for text in self.benchmark.split(",")} - set(BENCHMARKS)
+        paths = {name_of(text): str(own_folder(text)) for text in given if own_folder(text)}
+        benchmark = ",".join(paths.get(name, name) for name in benchmark.split(","))
         return dict(benchmark=benchmark, data_root=root, figures_dir=str(self.figures))
 
     @property
@@ -166,8 +173,8 @@ def check_options(
     for name, reason in missing.items():
         log(f"{name}: left out: {reason}")
     recipes = {
-        name: {recipe: Recipe.for_benchmark(name, recipe, **options.changes) for recipe in options.recipes(name)}
-        for name in tables
+        name: {recipe: Recipe.for_benchmark(table, recipe, **options.changes) for recipe in options.recipes(name)}
+        for name, table in tables.items()
     }
     if not options.overwrite:  # a folder that holds another run is an error now rather than after hours
         for name, table in tables.items():
@@ -253,7 +260,8 @@ def lacks_input(job: Job, failed: Mapping[str, Exception]) -> bool:
 def _is_finished(job: Job, tables: Mapping[str, pd.DataFrame], recipes: Mapping[str, dict[str, Recipe]]) -> bool:
     """Whether a notebook, and the run that it trains, need not be computed again."""
     if job.trains:
-        name, recipe = job.parameters["benchmark"], recipes[job.parameters["benchmark"]][job.parameters["recipe"]]
+        name = job.benchmarks[0]
+        recipe = recipes[name][job.parameters["recipe"]]
         if not _is_trained(job.output.parent, tables[name], recipe, job.parameters["split"]):
             return False
     return is_finished(job, tables)

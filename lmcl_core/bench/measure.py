@@ -58,11 +58,12 @@ def bench(
         if value < least:
             raise InputError(f"{name} is {value}: it must be at least {least}")
     options.check_options(benchmark, data_root, parts, against, changes)
-    recipe = Recipe.for_benchmark(benchmark, **{"pretrained": False, **changes})
     ensure_writable(folder)
-    about = dict(benchmark=benchmark, images_at_most=images, changes=json.dumps(changes))
+    table = load_benchmark(benchmark, data_root or None)
+    recipe = Recipe.for_benchmark(table, **{"pretrained": False, **changes})
+    about = dict(benchmark=table.attrs["benchmark"], images_at_most=images, changes=json.dumps(changes))
     about |= dict(machine=report.machine(device), commit=commit_in_words(provenance()))
-    table, device = load_benchmark(benchmark, data_root or None), resolve_device(device)
+    device = resolve_device(device)
     if against:
         rivals.import_deiqt(against)  # fail before anything is measured
     rows = np.linspace(0, len(table) - 1, min(images, len(table))).round().astype(int)

@@ -34,13 +34,23 @@ def runs_folder(chosen: str | Path = "") -> Path:
 
 
 def figures_folder(benchmark: str, chosen: str | Path = "") -> Path:
-    """A benchmark's folder of figures and tables, in `chosen`, else ``$LMCL_FIGURES``, else ``figures`` of all runs."""
-    return (_folder(chosen, "LMCL_FIGURES") or runs_folder() / "figures") / benchmark
+    """A benchmark's folder of figures and tables, in `chosen`, else ``$LMCL_FIGURES``, else ``figures`` of all runs.
+
+    InputError: `benchmark` is a path instead of a name.
+    """
+    return (_folder(chosen, "LMCL_FIGURES") or runs_folder() / "figures") / plain_name(benchmark)
 
 
 def reference_folder(benchmark: str) -> Path:
     """The committed results of a benchmark, ``figures/<benchmark>`` of the checkout."""
     return project_folder() / "figures" / benchmark
+
+
+def plain_name(benchmark: str) -> str:
+    """The name itself. InputError: it is a path, below which results would lie among the data."""
+    if os.sep in benchmark:
+        raise InputError(f"{benchmark} is a path: results are named after the benchmark, table.attrs['benchmark']")
+    return benchmark
 
 
 def cache_folder() -> Path:

@@ -14,7 +14,8 @@ from . import demo
 from .catalogue import BENCHMARKS, Benchmark
 from .faults import Fault, FaultError, bad_scores, first_few
 from .labels import find
-from .readers import Reader, images_beside
+from .own import FILE, HELP, own_benchmark, own_folder, read_own, read_toml
+from .readers import Reader, Reading, images_beside
 from .readers_authentic import read_koniq10k, read_livec, read_livefb, read_spaq
 from .readers_synthetic import read_csiq, read_demo, read_kadid10k, read_live, read_tid2013
 
@@ -30,25 +31,25 @@ _GENERIC = {"database"}  # names of official folders that are too general to ide
 _DEPTH, _MOST_FOLDERS = 2, 3000  # search for the official folder: levels below the root, folders
 
 
-def load_benchmark(name: str, root: str | Path | None = None) -> pd.DataFrame:
+def load_benchmark(name: str | Path, root: str | Path | None = None) -> pd.DataFrame:
     """Read a benchmark's labels and find its images. Pixels are not read.
 
     Args:
-        name: a key of `BENCHMARKS`.
-        root: the official folder, its parent, or a folder of many benchmarks. None is allowed only for "demo", which
-            is then built in the cache folder.
+        name: a key of `BENCHMARKS`; or the path of a folder with a ``benchmark.toml``, or the name in that file.
+        root: the benchmark's folder, its parent, or a folder of many benchmarks. It is not used for a path, and not
+            needed for "demo", which is then built in the cache folder.
 
     Returns:
-        One row per image, sorted by image: image (str, path relative to `root`), mos (float64, higher is better),
-        content (str, must not be shared by train and test), distortion (str or NA), level (Int64 or NA),
-        official_split ("train", "val", "test" or NA). ``.attrs`` holds benchmark, root, mos_range, label_kind,
-        label_file and notes (list of sentences about this copy).
+        One row per image, sorted by image: image (str, path relative to `root`, or to the path given as `name`), mos
+        (float64, higher is better), content (str, must not be shared by train and test), distortion (str or NA), level
+        (Int64 or NA), official_split ("train", "val", "test" or NA). ``.attrs`` holds benchmark (its name), root,
+        mos_range, label_kind, label_file, notes (list of sentences about this copy) and about (the `Benchmark`).
 
     Raises:
         InputError: unknown name, or a folder that cannot be read; the message says how to fix it.
     """
     benchmark, root, folder = locate(name, root)
-    reading = READERS[name](folder)
+    reading = read(benchmark, folder)
     table = reading.table
     if (bad := ~np.isfinite(table["mos"])).any():
         raise FaultError(bad_scores(reading.label_file, table["image"][bad].tolist()))
@@ -61,19 +62,78 @@ def load_benchmark(name: str, root: str | Path | None = None) -> pd.DataFrame:
     table = table[COLUMNS].sort_values("image", ignore_index=True)
     table["official_split"] = table["official_split"].astype(object).where(table["official_split"].notna(), pd.NA)
     facts = dict(mos_range=benchmark.mos_range, label_kind=benchmark.label_kind, label_file=str(reading.label_file))
-    table.attrs = dict(benchmark=name, root=str(root), **facts, notes=list(reading.notes))
+    table.attrs = dict(benchmark=benchmark.name, root=str(root), **facts, notes=list(reading.notes), about=benchmark)
     return table
 
 
-def locate(name: str, root: str | Path | None) -> tuple[Benchmark, Path, Path]:
-    """Benchmark, absolute root and official folder, from a name and a root as in `load_benchmark`."""
-    if not isinstance(name, str) or name not in BENCHMARKS:
+def benchmark(source: str | Path | pd.DataFrame, root: str | Path | None = None) -> Benchmark:
+    """Facts about a benchmark: its name, title, range of MOS, axis label and so on.
+
+    Args:
+        source: a table of `load_benchmark`, or a name or path as there.
+        root: as in `load_benchmark`; not needed for a key of `BENCHMARKS`.
+
+    Raises:
+        InputError: unknown name, or a ``benchmark.toml`` that cannot be used.
+    """
+    if isinstance(source, pd.DataFrame):
+        return BENCHMARKS.get(source.attrs["benchmark"]) or source.attrs["about"]
+    return BENCHMARKS.get(str(source)) or locate(source, root)[0]
+
+
+def name_of(text: str) -> str:
+    """The name of a benchmark from its name or path; it is also that of its folders of runs and figures."""
+    folder = None if text in BENCHMARKS else own_folder(text)
+    return text if folder is None else read_toml(folder)["name"]
+
+
+def read(benchmark: Benchmark, folder: Path) -> Reading:
+    """Read the labels in a benchmark's folder, which `locate` found."""
+    return READERS.get(benchmark.name, read_own)(folder)
+
+
+def locate(name: str | Path, root: str | Path | None) -> tuple[Benchmark, Path, Path]:
+    """Benchmark, absolute root and the benchmark's folder, from a name and a root as in `load_benchmark`."""
+    if not isinstance(name, (str, Path)):
         raise unknown("benchmark", name, BENCHMARKS)
+    if name not in BENCHMARKS:
+        return _locate_own(str(name), root)
     if root is None and name != "demo":
         commands = f"in a notebook data_root, on the command line --data-root DIR, or `lmcl verify {name} DIR`"
         raise InputError(f"benchmark {name!r} needs the folder of its images: pass root ({commands})")
     root = resolve_path(demo.build_demo() if root is None else root)
     return BENCHMARKS[name], root, _find_folder(BENCHMARKS[name], root)
+
+
+def _locate_own(name: str, root: str | Path | None) -> tuple[Benchmark, Path, Path]:
+    """`locate` for own data, by its path or by its name in a ``benchmark.toml`` at or below the root."""
+    if (folder := own_folder(name)) is not None:
+        return own_benchmark(folder), folder, folder
+    root = None if root is None else resolve_path(root)
+    found, broken = _own_below(root) if root else ({}, {})
+    if name in found:
+        if len(found[name]) > 1:
+            listed = first_few([str(folder) for folder in found[name]])
+            raise InputError(f"{len(found[name])} folders are named {name!r} in their {FILE}: {listed}: give one path")
+        return own_benchmark(found[name][0]), root, found[name][0]
+    if broken:
+        raise next(iter(broken.values()))
+    if os.sep in name or os.path.isdir(name):
+        problem = f"{name} holds no {FILE}" if os.path.isdir(name) else f"there is no folder {name}"
+        raise InputError(f"{problem}: name a folder with that file ({HELP}), or a benchmark: {', '.join(BENCHMARKS)}")
+    raise InputError(f"{unknown('benchmark', name, [*BENCHMARKS, *found])} (own data: the folder of its {FILE})")
+
+
+def _own_below(root: Path) -> tuple[dict[str, list[Path]], dict[str, InputError]]:
+    """Folders with a ``benchmark.toml`` at or below a root by name; and errors of such files by folder."""
+    found, broken = {}, {}
+    for folder, names in _list_folders(root).items():
+        if FILE in names:
+            try:
+                found.setdefault(read_toml(folder)["name"], []).append(folder)
+            except InputError as error:
+                broken[str(folder)] = error
+    return dict(sorted(found.items())), broken
 
 
 def _find_folder(benchmark: Benchmark, root: Path) -> Path:
@@ -120,6 +180,8 @@ def _has_marks(benchmark: Benchmark, folder: Path, names: frozenset[str]) -> boo
     def holds(mark: str) -> bool:
         return mark.split("/")[0].lower() in names and ("/" not in mark or find(folder, mark) is not None)
 
+    if benchmark.name == "demo" and FILE in names:  # own data may hold files of the same names
+        return False
     return all(any(map(holds, marks.split("|"))) for marks in benchmark.marks)
 
 
@@ -147,18 +209,24 @@ def choose_benchmarks(names: str, root: str | Path | None = None) -> tuple[dict[
     """Load one benchmark or several. Raises `InputError` if a named benchmark, or all of them, cannot be read.
 
     Args:
-        names: one name, several separated by commas, or "all": every benchmark except the demo.
+        names: one name or path, several separated by commas, or "all": every benchmark except the demo, and every
+            folder with a ``benchmark.toml`` at or below `root`.
         root: as in `load_benchmark`, shared by all. The demo, if it is one of several, is built in the cache folder.
 
     Returns:
-        Tables by name, in the order of `names`; and, for "all", the reasons why benchmarks were left out, by name.
+        Tables by name, in the order of `names`; and, for "all", the reasons why benchmarks were left out, by name (by
+        folder, if the name cannot be read).
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     if not wanted or len(set(wanted)) < len(wanted) or (ALL in wanted and len(wanted) > 1):
         raise InputError(f"benchmark is {names!r}: write one name, several different names with commas, or {ALL}")
     if wanted != [ALL]:
         is_alone = len(wanted) == 1
-        return {name: load_benchmark(name, root if name != "demo" or is_alone else None) for name in wanted}, {}
+        loaded = [load_benchmark(name, root if name != "demo" or is_alone else None) for name in wanted]
+        tables = {table.attrs["benchmark"]: table for table in loaded}
+        if len(tables) < len(loaded):
+            raise InputError(f"benchmark is {names!r}: two of these are called the same; name each only once")
+        return tables, {}
     if root is None:
         raise InputError(
             f"benchmark {ALL} needs the folder of all benchmarks: pass root (data_root in a notebook, "
@@ -166,8 +234,9 @@ def choose_benchmarks(names: str, root: str | Path | None = None) -> tuple[dict[
         )
     if not (folder := resolve_path(root)).is_dir():
         raise InputError(f"{folder} is not an existing folder: name the folder that holds all benchmarks")
-    tables, reasons = {}, {}
-    for name in (name for name in BENCHMARKS if name != "demo"):
+    own, broken = _own_below(folder)
+    tables, reasons = {}, {folder: str(error) for folder, error in broken.items()}
+    for name in [*(name for name in BENCHMARKS if name != "demo"), *own]:
         try:
             tables[name] = load_benchmark(name, root)
         except InputError as error:

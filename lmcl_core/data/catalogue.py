@@ -11,7 +11,7 @@ class Benchmark:
 
     name: str
     title: str
-    count: int  # number of rated images
+    count: int  # number of rated images; 0 if it is not known before the labels are read
     mos_range: tuple[float, float]  # lowest and highest `mos` of the official labels
     folders: tuple[str, ...]  # names of the official folder, the usual one first
     marks: tuple[str, ...]  # files and folders that identify the official folder under any name; "a|b" means a or b
@@ -19,6 +19,7 @@ class Benchmark:
     source: str  # paper, or origin of the images
     axis: str = "MOS"  # axis label for the scores
     fix: str = "unpack the archive again"  # what to do if images are missing
+    label_fix: str = "use the official label file"  # what to do if scores have a wrong range or direction
     synthetic: bool = False  # images were distorted artificially, so many share a reference
     shared_source: str | None = None  # collection of the references, if another benchmark uses it too
 

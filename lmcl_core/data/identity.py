@@ -19,11 +19,12 @@ def image_keys(table: pd.DataFrame, images: Iterable[str] | None = None) -> list
     """Keys of images (by default all) that do not depend on which parent of the official folder is the root.
 
     A key is the end of an image's path in lower case: the file name and, only if that is needed to tell all images of
-    the table apart, up to 3 of the folders above it. InputError: `table` is not from `load_benchmark`.
+    the table apart, folders above it. InputError: `table` is not from `load_benchmark`.
     """
     check_columns(table, "image")
     parts = [image.lower().split("/") for image in table["image"]]
-    length = next((n for n in (1, 2, 3) if len({tuple(part[-n:]) for part in parts}) == len(parts)), 4)
+    deepest = max(map(len, parts), default=1)
+    length = next((n for n in range(1, deepest) if len({tuple(part[-n:]) for part in parts}) == len(parts)), deepest)
     if images is not None:
         parts = [image.lower().split("/") for image in images]
     return ["/".join(part[-length:]) for part in parts]

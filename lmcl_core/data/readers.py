@@ -60,9 +60,15 @@ def image_names(folder: Path) -> list[str]:
 
 
 def images_beside(folder: Path, images: Iterable[str]) -> set[str]:
-    """All images in the folders that hold the given images; paths are relative to the official `folder`."""
+    """All images in the folders that hold the given images; paths are relative to the official `folder`.
+
+    Of images in formats that no official benchmark has, only the given ones are included.
+    """
+    images = list(images)
     parents = {image.rpartition("/")[0] for image in images}
-    return {f"{parent}/{name}" if parent else name for parent in parents for name in image_names(folder / parent)}
+    rare = [image for image in images if os.path.splitext(image)[1].lower() not in SUFFIXES]
+    usual = {f"{parent}/{name}" if parent else name for parent in parents for name in image_names(folder / parent)}
+    return usual | {image for image in rare if os.path.isfile(folder / image)}
 
 
 def on_disk(folder: Path, names: Iterable[str], *inside: str, inner: Sequence[str] = ()) -> list[str]:

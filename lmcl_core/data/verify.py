@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from ..common.progress import bar
-from .benchmarks import READERS, locate
+from .benchmarks import locate, read
 from .catalogue import Benchmark
 from .faults import Fault, FaultError, bad_scores
 from .identity import split_hash
@@ -33,11 +33,12 @@ def verify_benchmark(name: str, root: str | Path | None, deep: bool = False) -> 
         deep: decode every image instead of checking its header, length and end.
 
     Raises:
-        InputError: unknown benchmark, no root, several copies of the benchmark, or a missing library.
+        InputError: unknown benchmark, no root, several copies of the benchmark, a missing library, or a
+            ``benchmark.toml`` that cannot be used.
     """
     try:
         benchmark, _, folder = locate(name, root)
-        reading = READERS[name](folder)
+        reading = read(benchmark, folder)
     except FaultError as error:
         return list(error.faults)
     listed = set(reading.table["image"])
@@ -123,7 +124,7 @@ def _bitmap_size(path: Path) -> int:
 def _label_faults(benchmark: Benchmark, reading: Reading) -> Iterator[Fault]:
     table, where = reading.table, str(reading.label_file)
     rows = len(table) + reading.left_out
-    if rows != benchmark.count:
+    if benchmark.count and rows != benchmark.count:
         counts = f"{rows} rated images, {benchmark.title} has {benchmark.count}"
         yield Fault("wrong_count", where, f"{counts}: download the complete set")
     if not (finite := np.isfinite(table["mos"])).all():
@@ -133,9 +134,9 @@ def _label_faults(benchmark: Benchmark, reading: Reading) -> Iterator[Fault]:
     mos = table["mos"][finite]
     if len(mos) and (mos.min() < low - slack or mos.max() > high + slack or np.ptp(mos) < 10 * slack):
         fix = f"scores span {mos.min():.2f}..{mos.max():.2f}, {benchmark.title} spans {low}..{high}"
-        yield Fault("wrong_range", where, f"{fix}: use the official label file")
+        yield Fault("wrong_range", where, f"{fix}: {benchmark.label_fix}")
     if reason := _wrong_direction(reading):
-        yield Fault("wrong_direction", where, f"{reason}: use the official label file")
+        yield Fault("wrong_direction", where, f"{reason}: {benchmark.label_fix}")
 
 
 def _wrong_direction(reading: Reading) -> str | None:

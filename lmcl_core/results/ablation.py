@@ -32,11 +32,11 @@ BASELINES = ("quality", "lmcl")
 _COLUMNS = ["recipe", "title", "split", "srcc", "plcc", "rmse", "n_train", "n_test", "share", "seconds", "commit"]
 
 
-def choose_variants(benchmark: str, variants: str, changes: Mapping[str, Any]) -> dict[str, Recipe]:
+def choose_variants(benchmark: str | pd.DataFrame, variants: str, changes: Mapping[str, Any]) -> dict[str, Recipe]:
     """Recipes of chosen variants and of both baselines by name, in the order of `VARIANTS`.
 
-    `variants` are keys of `VARIANTS` separated by commas, or "all", which leaves out a variant that equals the preset
-    of the benchmark. `changes` are recipe fields to change in every variant.
+    `benchmark` is as in `Recipe.for_benchmark`. `variants` are keys of `VARIANTS` separated by commas, or "all", which
+    leaves out a variant that equals the preset. `changes` are recipe fields to change in every variant.
 
     Raises:
         InputError: an unknown variant or field, a variant that equals the preset, or a change of a field that defines
@@ -54,7 +54,7 @@ def choose_variants(benchmark: str, variants: str, changes: Mapping[str, Any]) -
     check_changes(changes, names)
     different = variants_of(benchmark)
     if not everything and (equal := set(names) - set(different)):
-        raise InputError(f"variant {min(equal)!r} equals the preset of {benchmark}, which is called 'lmcl': remove it")
+        raise InputError(f"variant {min(equal)!r} equals the benchmark's preset, which is called 'lmcl': remove it")
     return {name: Recipe.for_benchmark(benchmark, name, **changes) for name in different if name in names}
 
 

@@ -25,17 +25,17 @@ def unseen(trained_on: str, table: pd.DataFrame, split: Split) -> np.ndarray:
     """(n,) int64 rows of a benchmark whose contents a model, trained on a split of `trained_on`, cannot have seen.
 
     These are the test part if both benchmarks are the same, no rows if their reference images come from the same
-    collection, else all rows.
+    collection, else all rows. Whether own data share images with another benchmark is not known here.
     """
     name = table.attrs["benchmark"]
     if name == trained_on:
         return split.test
-    source = BENCHMARKS[trained_on].shared_source
-    related = source is not None and source == BENCHMARKS[name].shared_source
+    sources = [BENCHMARKS[one].shared_source for one in (trained_on, name) if one in BENCHMARKS]
+    related = len(sources) == 2 and sources[0] is not None and sources[0] == sources[1]
     return np.arange(0 if related else len(table))
 
 
-def common_short_side(recipe: Recipe, benchmark: str) -> int | None:
+def common_short_side(recipe: Recipe, benchmark: str | pd.DataFrame) -> int | None:
     """The smaller short side, in pixels, of a model's recipe and a benchmark's preset; None if neither sets one."""
     sides = [side for side in (recipe.short_side, Recipe.for_benchmark(benchmark).short_side) if side is not None]
     return min(sides, default=None)
@@ -54,7 +54,7 @@ def predict(folder: str | Path, table: pd.DataFrame, rows: np.ndarray, device: s
         return pd.DataFrame(columns=["image", "mos", "pred"])
     model = Path(folder) / "model.safetensors"
     scorer = load(model, device)
-    short_side = common_short_side(scorer.recipe, table.attrs["benchmark"])
+    short_side = common_short_side(scorer.recipe, table)
     parts = [model.read_bytes(), data_hash(table).encode(), rows.astype("<i8").tobytes(), str(short_side).encode()]
     digest = hashlib.sha256(b"".join(parts)).hexdigest()[:16]
     kept = Path(folder) / "cross" / f"{table.attrs['benchmark']}-{digest}.csv"

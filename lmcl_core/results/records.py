@@ -88,10 +88,11 @@ def load_records(names: str) -> pd.DataFrame | None:
     """
     tables = []
     for name in filter(None, map(str.strip, names.split(","))):
-        if name not in BENCHMARKS and not Path(name).suffix and not Path(name).exists():
-            known = [benchmark for benchmark in BENCHMARKS if records_path(benchmark).is_file()]
+        is_name = name in BENCHMARKS or records_path(name).is_file()
+        if not is_name and not Path(name).suffix and not Path(name).exists():
+            known = [path.parent.name for path in records_path("").parent.glob("*/records.csv")]
             raise unknown("benchmark or table of records", name, known)
-        tables.append(read_records(records_path(name) if name in BENCHMARKS else name))
+        tables.append(read_records(records_path(name) if is_name else name))
     return pd.concat(tables, ignore_index=True) if tables else None
 
 
@@ -191,8 +192,8 @@ def _row(folder: Path, table: pd.DataFrame) -> dict[str, object]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command ``python -m lmcl_core.results.records``; exits with 0 (success), 1 (failure) or 2 (invalid input)."""
     parser = Parser("lmcl_core.results.records", "Add the finished runs of a folder to a table of records.")
-    parser.add_argument("benchmark")
-    parser.add_argument("data_root", help="folder of the benchmark; empty for the demo")
+    parser.add_argument("benchmark", help="name, or the path of a folder with a benchmark.toml")
+    parser.add_argument("data_root", help="folder of the benchmark; empty for the demo or a path")
     parser.add_argument("runs_dir", nargs="?", default="", help="default: runs/ of the checkout")
     parser.add_argument("records", nargs="?", help="CSV file; default: figures/BENCHMARK/records.csv of the checkout")
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -201,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.records == "":
             raise InputError("RECORDS is empty: name a CSV file, or leave it out")
         table, folder = load_benchmark(given.benchmark, given.data_root or None), runs_folder(given.runs_dir)
-        path = Path(given.records or records_path(given.benchmark))
+        path = Path(given.records or records_path(table.attrs["benchmark"]))
         if path.is_dir():
             raise InputError(f"{path} is a folder: name a CSV file, which is created if missing")
         added, replaced = update_records(path, folder, table)

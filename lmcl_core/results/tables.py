@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..common.errors import InputError
-from ..data.benchmarks import BENCHMARKS
+from ..data.benchmarks import BENCHMARKS, benchmark
 from ..data.identity import rows_of
 from ..data.splits import make_split
 from ..evaluation import bootstrap_interval, median_interval
@@ -98,7 +98,8 @@ def by_split(run_set: RunSet, splits: Iterable[int]) -> pd.DataFrame:
     Returns:
         benchmark, split, srcc, plcc, plcc_low, plcc_high (95 % bootstrap interval over test contents; NaN below six
         contents), rmse (MOS units), plcc_logistic_optimistic, srcc_best_epoch_optimistic, plcc_best_epoch_optimistic
-        (optimistic: chosen or fitted on the test labels), n (test images), seconds.
+        (optimistic: chosen or fitted on the test labels), n (test images), seconds. ``.attrs`` holds the title of the
+        benchmark.
     """
     predictions, rows = run_set.predictions(splits), []
     for index in splits:
@@ -111,24 +112,25 @@ def by_split(run_set: RunSet, splits: Iterable[int]) -> pd.DataFrame:
             row |= dict(plcc_low=low, plcc_high=high)
         row |= {f"{key}_best_epoch_optimistic": value for key, value in row["test_best_optimistic"].items()}
         rows.append(row)
-    return pd.DataFrame(rows, columns=_BY_SPLIT)
+    found = pd.DataFrame(rows, columns=_BY_SPLIT)
+    found.attrs = dict(title=benchmark(run_set.table).title)
+    return found
 
 
 def summarize_splits(results: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Medians over splits, their range and an interval, of results from `by_split` by benchmark.
 
     Returns:
-        One row per benchmark (the demo only if it has results): benchmark, title, splits, then for srcc and plcc the
-        median, _min and _max over splits, _low and _high (95 % bootstrap interval of the median; NaN below six splits)
-        and the median of _best_epoch_optimistic, and the median of plcc_logistic_optimistic. Cells of benchmarks
-        without results are NaN.
+        One row per benchmark (the demo and own data only if they are in `results`): benchmark, title, splits, then for
+        srcc and plcc the median, _min and _max over splits, _low and _high (95 % bootstrap interval of the median; NaN
+        below six splits) and the median of _best_epoch_optimistic, and the median of plcc_logistic_optimistic. Cells of
+        benchmarks without results are NaN.
     """
     rows = []
-    for name, benchmark in BENCHMARKS.items():
+    for name in dict.fromkeys([*(name for name in BENCHMARKS if name != "demo"), *results]):
         result = results.get(name)
-        if result is None and name == "demo":
-            continue
-        row = dict(benchmark=name, title=benchmark.title, splits=0 if result is None else len(result))
+        title = BENCHMARKS[name].title if name in BENCHMARKS else result.attrs["title"]
+        row = dict(benchmark=name, title=title, splits=0 if result is None else len(result))
         for metric in ("srcc", "plcc") if row["splits"] else ():
             values = result[metric]
             row |= {metric: values.median(), f"{metric}_min": values.min(), f"{metric}_max": values.max()}

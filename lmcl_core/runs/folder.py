@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..common.errors import InputError
 from ..common.files import LockedError, atomic_write, file_lock
+from ..common.paths import plain_name
 from .provenance import provenance
 
 RESULTS = ("history.csv", "predictions.csv", "model.safetensors")  # files of a finished run beside run.json
@@ -23,7 +24,12 @@ _METRICS = ("plcc", "srcc", "n")  # metrics that every run records
 
 def run_folder(runs: str | Path, benchmark: str, recipe: str, index: int | str) -> Path:
     """``runs/<benchmark>/<recipe name>/split-<index>``, where index is a number or a name such as "official"."""
-    return Path(runs) / benchmark / recipe / (f"split-{index:02d}" if isinstance(index, int) else f"split-{index}")
+    return (
+        Path(runs)
+        / plain_name(benchmark)
+        / recipe
+        / (f"split-{index:02d}" if isinstance(index, int) else f"split-{index}")
+    )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from ..common.errors import InputError
 from ..common.files import atomic_write
 from ..common.paths import resolve_path
+from ..data.catalogue import BENCHMARKS
 
 if TYPE_CHECKING:  # `find_model` needs neither torch nor pandas
     import pandas as pd
@@ -51,9 +52,14 @@ def save_model(
         largest_short_side: the largest short side, in pixels, of the images that the model was trained and tested on.
             Larger images are shrunk to it before they are scored, because the model has not seen any so large.
     """
+    from ..data.benchmarks import benchmark
+
+    about = benchmark(table)
     metadata = dict(
         recipe=recipe,
-        benchmark=table.attrs["benchmark"],
+        benchmark=about.name,
+        title=about.title,
+        label_kind=about.label_kind,
         mos_range=list(table.attrs["mos_range"]),
         mos_mean=mos_mean,
         mos_std=mos_std,
@@ -94,6 +100,7 @@ def find_model(weights: str | Path) -> Path:
 def read_model(weights: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
     """Path, state dict (floating-point tensors as float32) and metadata of a file of `save_model` or `pack`.
 
+    Title and label_kind of the training benchmark, which earlier versions did not write, are added from the catalogue.
     `weights` is as in `lmcl_core.load`. InputError: there is no such file, or it is damaged or of another program.
     """
     path = find_model(weights)
@@ -109,7 +116,10 @@ def read_model(weights: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, 
         raise InputError(f"weights at {path} have invalid metadata (expected a JSON object): fetch them again")
     if missing := _METADATA - set(metadata):
         raise InputError(f"weights at {path} lack {', '.join(sorted(missing))}: train or fetch them again")
-    return path, {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, metadata
+    if (known := BENCHMARKS.get(metadata["benchmark"])) is not None:
+        metadata = dict(title=known.title, label_kind=known.label_kind) | metadata
+    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    return path, state, metadata
 
 
 def _write(path: Path, state: dict[str, Tensor], metadata: dict[str, Any]) -> None:

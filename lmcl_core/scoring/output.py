@@ -22,7 +22,6 @@ from ..common.errors import InputError, save_failed
 from ..common.files import atomic_write, ensure_writable
 from ..common.paths import resolve_path
 from ..common.progress import above_bar, bar
-from ..data.catalogue import BENCHMARKS
 from ..data.images import images_below
 
 if TYPE_CHECKING:  # wrong use of the command is reported before torch and matplotlib are imported
@@ -100,7 +99,7 @@ def print_scores(
     if is_read or sys.stderr.isatty():
         print(meaning(scorer), file=sys.stderr)
     elif scorer.about["benchmark"] == "demo":
-        print(f"note: these weights predict the demo's labels, {BENCHMARKS['demo'].label_kind}", file=sys.stderr)
+        print(f"note: these weights predict the demo's labels, {scorer.about['label_kind']}", file=sys.stderr)
     files = list(image_files(paths))
     with WRITERS[form or ("table" if is_read else "csv")]() as write:
         scores = bar(score_files(scorer, files, batch_size), len(files), "scoring")
@@ -118,11 +117,11 @@ def print_scores(
 
 def meaning(scorer: Scorer) -> str:
     """Three lines about a model's scores: their scale, its training data, and what it does not know."""
-    about, (low, high) = BENCHMARKS[scorer.about["benchmark"]], scorer.about["mos_range"]
+    (low, high), title = scorer.about["mos_range"], scorer.about["title"]
     return (
-        f"score: predicted {about.axis} ({about.label_kind}); higher is better; {low:g} to {high:g} in {about.title}\n"
-        f"model: {scorer.recipe.backbone}, trained on {about.title}; percentile: % of its images with a lower MOS\n"
-        f"limits: it does not know images or distortions of other kinds than those of {about.title}"
+        f"score: predicted label ({scorer.about['label_kind']}); higher is better; {low:g} to {high:g} in {title}\n"
+        f"model: {scorer.recipe.backbone}, trained on {title}; percentile: % of its images with a lower MOS\n"
+        f"limits: it does not know images or distortions of other kinds than those of {title}"
     )
 
 
@@ -188,7 +187,7 @@ def score_overlay(scorer: Scorer, scored: FileScore) -> Figure:
     style = dict(cmap="magma", alpha=0.6, interpolation="bilinear", vmin=0, vmax=DENSITY)
     density = axes[1].imshow(density, extent=extent, **style)
     scores = axes[2].imshow(mean, cmap="viridis", alpha=0.7, extent=extent, vmin=low, vmax=high)
-    mos = f"MOS of {BENCHMARKS[scorer.about['benchmark']].title}"
+    mos = f"MOS of {scorer.about['title']}"
     bars = ((axes[1], density, "max", "density, 1 = uniform"), (axes[2], scores, "both", mos))
     for axis, drawn, extend, label in bars:
         bar = figure.colorbar(drawn, ax=axis, location="bottom", shrink=0.9, extend=extend)

@@ -280,6 +280,19 @@ def test_several_benchmarks_share_one_table_and_keep_their_own_folders(tmp_path)
     ]
 
 
+def test_own_data_keep_their_path_in_notebooks_and_their_name_in_folders(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(own.parent)
+    own = own.rename(own.parent / "mine")  # a path that looks like the name
+    jobs = jobs_of(options(tmp_path, benchmark=f"livec, {own.name}", data_root=str(tmp_path)), "livec", "mine")
+    assert {job.parameters["benchmark"] for job in jobs} == {"livec", str(own), f"livec,{own}"}
+    assert {str(job.output.relative_to(tmp_path / "runs").parent) for job in jobs} > {
+        "all",
+        "mine",
+        "mine/lmcl/split-00",
+    }
+    assert {tuple(job.benchmarks) for job in jobs} == {("livec",), ("mine",), ("livec", "mine")}
+
+
 def test_every_job_sets_only_parameters_that_its_notebook_has(tmp_path):
     for job in jobs_of(options(tmp_path, ablation=True, changes={}), "demo", "livec"):
         check_parameters(job.notebook.removesuffix(".ipynb"), job.parameters)

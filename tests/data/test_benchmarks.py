@@ -47,7 +47,7 @@ def test_every_benchmark_loads_as_the_contract_says(all_layouts, name):
     assert table["image"].is_monotonic_increasing and table["image"].is_unique
     assert list(table.index) == [*range(len(table))]
     assert all((all_layouts / image).is_file() for image in table["image"])
-    assert set(table.attrs) == {"benchmark", "root", "mos_range", "label_kind", "label_file", "notes"}
+    assert set(table.attrs) == {"benchmark", "root", "mos_range", "label_kind", "label_file", "notes", "about"}
     assert table.attrs["benchmark"] == name and table.attrs["root"] == str(all_layouts)
     assert table.attrs["mos_range"] == BENCHMARKS[name].mos_range and type(table.attrs["notes"]) is list
     assert table.attrs["label_kind"] == BENCHMARKS[name].label_kind and Path(table.attrs["label_file"]).is_file()

@@ -36,7 +36,7 @@ def test_variants_are_chosen_by_name_in_the_order_of_the_table():
     [
         ("intra-v3", {}, "variant 'intra-v3'.*intra-v"),
         ("all,lmcl", {}, "'all,lmcl': write all by itself"),
-        ("quality-aware,inter", {}, "'quality-aware' equals the preset of livec"),
+        ("quality-aware,inter", {}, "'quality-aware' equals the benchmark's preset"),
         ("all", {"crops": 6}, "crops defines the variant 'crops-2'"),
         ("all", {"name": "mine"}, "name cannot be changed"),
     ],

@@ -56,6 +56,8 @@ def table(tmp_path) -> pd.DataFrame:
 def test_run_folders_are_named_by_benchmark_recipe_and_split():
     assert run_folder("runs", "livec", "lmcl", 3) == Path("runs/livec/lmcl/split-03")
     assert run_folder(Path("/r"), "demo", "no-manifold", "official") == Path("/r/demo/no-manifold/split-official")
+    with pytest.raises(InputError, match="is a path"):  # runs would lie among the data
+        run_folder("runs", "/data/mine", "lmcl", 3)
 
 
 def test_a_finished_run_is_found_with_its_record(finished):

@@ -1,0 +1,109 @@
+"""Read the label file of own data as text, with the line or row number of every label."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from ..common.errors import InputError, first_line
+from .faults import Fault, FaultError, first_few
+
+Cells = list[tuple[int, list[str]]]  # number of the line or row in the file, and its cells
+
+
+def read_rows(path: Path, columns: Mapping[str, str], needed: set[str]) -> pd.DataFrame:
+    """Read columns of a .csv, .xlsx (first sheet) or .parquet file; the first row that is not blank is the header.
+
+    Args:
+        path: the file.
+        columns: names of columns in the file, compared without case, by their names in the result.
+        needed: those keys of `columns` that the file must have.
+
+    Returns:
+        One row (str cells, stripped) per row that is not blank; the index is the line or row in the file, and
+        ``.attrs["unit"]`` is "line" or "row".
+
+    Raises:
+        InputError: another kind of file.
+        FaultError: the file is missing, damaged or empty; a column is missing; a row has more or fewer cells.
+    """
+    kind = path.suffix.lower()
+    if kind not in _READERS:
+        raise InputError(f"labels are in {path}: save them as {', '.join(_READERS)}, and correct the TOML file")
+    cells = [(number, row) for number, row in _read(path, kind) if any(row)]
+    if len(cells) < 2:
+        what = "no row below the header" if cells else "it is empty"
+        raise FaultError(Fault("missing_label_file", str(path), f"{what}: write one row for each image"))
+    header, unit = cells[0][1], "line" if kind == ".csv" else "row"
+    positions = _positions(path, header, columns, needed)
+    faults = []
+    for number, row in cells[1:]:
+        row += [""] * (len(header) - len(row)) if kind != ".csv" else []
+        if len(row) < len(header) or any(row[len(header) :]):
+            fix = f"it has {len(row)} cells, the header has {len(header)}: correct the row; quote cells with commas"
+            faults.append(Fault("bad_label_row", f"{path}: {unit} {number}", fix))
+    if faults:
+        raise FaultError(*faults)
+    values = [[row[position] for position in positions.values()] for _, row in cells[1:]]
+    rows = pd.DataFrame(values, [number for number, _ in cells[1:]], list(positions), dtype=str)
+    rows.attrs = dict(unit=unit)
+    return rows
+
+
+def _read(path: Path, kind: str) -> Cells:
+    if not path.is_file():
+        raise FaultError(Fault("missing_label_file", str(path), "put it there, or correct labels in the TOML file"))
+    try:
+        return _READERS[kind](path)
+    except ImportError as error:
+        package = "openpyxl" if kind == ".xlsx" else "pyarrow"
+        raise InputError(f"reading {path} needs {package}: run `pip install {package}`") from error
+    except Exception as error:  # parsers raise errors of many types for damaged files
+        problem = f"not a readable {kind} file ({first_line(error)})"
+        fix = f"{problem}: save it again{', in UTF-8' if kind == '.csv' else ''}"
+        raise FaultError(Fault("missing_label_file", str(path), fix)) from error
+
+
+def _read_csv(path: Path) -> Cells:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        return [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+
+
+def _read_excel(path: Path) -> Cells:
+    sheet = pd.read_excel(path, header=None, dtype=object, keep_default_na=False)
+    return [(n, list(map(_text, row))) for n, row in enumerate(sheet.to_numpy(dtype=object).tolist(), 1)]
+
+
+def _read_parquet(path: Path) -> Cells:
+    table = pd.read_parquet(path)
+    rows = zip(*(table[column].astype(object) for column in table)) if len(table) else ()
+    return [(0, list(map(str, table))), *((n, list(map(_text, row))) for n, row in enumerate(rows, 1))]
+
+
+_READERS = {".csv": _read_csv, ".xlsx": _read_excel, ".parquet": _read_parquet}
+
+
+def _text(cell: object) -> str:
+    """Text of a cell: 3.0 becomes "3", as spreadsheets have no integers; a missing value becomes ""."""
+    if pd.isna(cell):
+        return ""
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
+
+
+def _positions(path: Path, header: list[str], columns: Mapping[str, str], needed: set[str]) -> dict[str, int]:
+    """Position of each column of the result in the file."""
+    found = [cell.lower() for cell in header]
+    used = {key: name for key, name in columns.items() if key in needed or name.lower() in found}
+    counts = {name: found.count(name.lower()) for name in used.values()}
+    if missing := [name for name, count in counts.items() if count == 0]:
+        seen = first_few([repr(cell[:40]) for cell in header], 8)
+        fix = "add it, or name the right column in [columns] of the TOML file"
+        fix = "separate the cells by commas" if len(header) == 1 else fix
+        raise FaultError(Fault("bad_label_column", f"{path}: {', '.join(missing)}", f"found only {seen}: {fix}"))
+    if double := [name for name, count in counts.items() if count > 1]:
+        raise FaultError(Fault("bad_label_column", f"{path}: {', '.join(double)}", "it stands there twice: remove one"))
+    return {key: found.index(name.lower()) for key, name in used.items()}

@@ -1,0 +1,229 @@
+"""A folder with a benchmark.toml works like the named benchmarks, and its errors name file, row and fix."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from layouts import OWN_TOML as TOML
+from layouts import write_own
+
+from lmcl_core import (
+    InputError,
+    Recipe,
+    benchmark,
+    choose_benchmarks,
+    data_hash,
+    load,
+    load_benchmark,
+    make_split,
+    split_hash,
+    train,
+    verify_benchmark,
+)
+from lmcl_core.data.faults import FaultError
+from lmcl_core.results import cross_dataset, tables
+from lmcl_core.results.ablation import choose_variants
+
+TINY = dict(backbone="test_efficientnet", pretrained=False, crop_size=32, crops=2, test_crops=2, epochs=1)
+TINY |= dict(batch_images=4, embedding_dim=8, precision="32-true")
+
+
+def change_label(folder: Path, old: str, new: str) -> None:
+    path = folder / "labels.csv"
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+def test_it_is_found_by_its_path_and_by_its_name_below_a_root(own):
+    table = load_benchmark(own)
+    assert table["image"].tolist() == [f"images/{n}.png" for n in [0, 1, 10, 11, *range(2, 10)]]
+    row = table.set_index("image").loc["images/4.png"]
+    assert (row["mos"], row["content"], row["level"], row["official_split"]) == (34, "ref1", 2, "train")
+    assert len(make_split(table, "official").test) == 3 and set(table["distortion"]) == {"blur"}
+    assert table.attrs["benchmark"] == "mine" and table.attrs["root"] == str(own) and table.attrs["notes"] == []
+    about = benchmark(table)
+    assert (about.title, about.axis, about.mos_range) == ("My pictures", "MOS", (0, 100)) and about == benchmark(own)
+    for root in (own, own.parent, own.parents[1]):
+        other = load_benchmark("mine", root)
+        assert all((root / image).is_file() for image in other["image"])
+        assert data_hash(other) == data_hash(table)
+        assert split_hash(other, make_split(other, 3)) == split_hash(table, make_split(table, 3))
+        assert verify_benchmark("mine", root) == []
+    assert verify_benchmark(str(own), None, deep=True) == []
+
+
+def test_a_named_benchmark_is_not_confused_with_own_data(own):
+    for name in ("demo", "livec"):
+        with pytest.raises(InputError, match="missing_folder"):
+            load_benchmark(name, own)
+    with pytest.raises(InputError, match="unknown benchmark 'mien': did you mean 'mine'"):
+        load_benchmark("mien", own)
+    with pytest.raises(InputError, match="holds no benchmark.toml"):
+        load_benchmark(own.parent)
+
+
+def test_labels_are_read_from_every_kind_of_table_and_turned_if_lower_is_better(own):
+    expected, labels = load_benchmark(own), pd.read_csv(own / "labels.csv")
+    labels["score"] = 100 - labels["score"]
+    labels.to_excel(own / "labels.xlsx", index=False)
+    labels.to_parquet(own / "labels.parquet")
+    for name in ("labels.xlsx", "labels.parquet"):
+        turned = TOML.replace("labels.csv", name).replace("= true", "= false")
+        (own / "benchmark.toml").write_text(turned)
+        table = load_benchmark(own)
+        assert data_hash(table) == data_hash(expected) and table.equals(expected)
+        assert table.attrs["notes"] == ["lower labels are better: mos = 100 - score"]
+        assert benchmark(table).axis == "100 - score"
+    (own / "benchmark.toml").write_text(turned.replace("= false", "= true"))
+    assert [fault.kind for fault in verify_benchmark(own, None)] == ["wrong_direction"]
+
+
+def test_without_content_every_image_is_its_own(own):
+    labels = pd.read_csv(own / "labels.csv")[["file", "score"]]
+    shutil.move(own / "images" / "0.png", own / "0.WebP")
+    labels["file"] = [r".\0.WebP", *labels["file"][1:].str.replace("/", "\\").str.replace("png", "PNG")]
+    labels.to_csv(own / "labels.csv", index=False, encoding="utf-8-sig")
+    table = load_benchmark(own)
+    assert table["content"].tolist() == table["image"].str.lower().tolist() and table["content"].nunique() == 12
+    assert table["image"][:2].tolist() == ["0.WebP", "images/1.png"]
+    assert table[["distortion", "level", "official_split"]].isna().all(axis=None)
+    assert verify_benchmark(own, None) == [] and "its own content" in table.attrs["notes"][0]
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ('title = "My pictures"\n', "", "the key title is missing: write title ="),
+        ("title", "titel", "unknown key 'titel': did you mean 'title'"),
+        ("image =", "picture =", r"unknown key of \[columns\] 'picture'"),
+        ('"file"', "3", r"image in \[columns\] is 3"),
+        ('"My pictures"', "7", "title is 7: write for example title"),
+        ('"made up"', '""', "source is '': write for example"),
+        ("= true", '= "yes"', "higher_is_better is 'yes': write for example"),
+        ("[0, 100]", "[100, 0]", "the first value must be the lower one"),
+        ("[0, 100]", "[0, nan]", "the lowest and the highest value"),
+        ("[0, 100]", "[true, 100]", "the lowest and the highest value"),
+        ('"mine"', '"livec"', "the name 'livec' is taken"),
+        ('"mine"', '"all"', "the name 'all' is taken"),
+        ('"mine"', '"My data"', "use lower-case letters"),
+        ('"labels.csv"', '"../labels.csv"', "write a path inside this folder"),
+        ('"labels.csv"', '"labels.txt"', "save them as .csv, .xlsx, .parquet"),
+        ("= true", "= True", r"not a TOML file in UTF-8 \(.*line 5"),
+        ('"made up"', '"caf\udce9"', "not a TOML file in UTF-8"),
+    ],
+)
+def test_an_error_of_the_toml_file_names_file_key_and_fix(own, old, new, message):
+    path = own / "benchmark.toml"
+    path.write_bytes(TOML.replace(old, new, 1).encode(errors="surrogateescape"))
+    for call in (load_benchmark, verify_benchmark):
+        with pytest.raises(InputError, match=message) as caught:
+            call(own, None)
+        assert str(own) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "old, new, kind, where, fix",
+    [
+        ("images/1.png,31", "images/1.png,n/a", "bad_label_row", "line 3", "'n/a' in column 'score' is not a number"),
+        ("images/1.png,31", "images/1.png,inf", "bad_label_row", "line 3", "is not a number"),
+        ("images/1.png,31", "images/1.png,131", "wrong_range", "line 3", "outside mos_range = [0, 100]"),
+        ("images/1.png", "images/0.PNG", "bad_label_row", "line 3", "'images/0.PNG' also stands in line 2"),
+        ("images/1.png", "", "bad_label_row", "line 3", "column 'file' is empty"),
+        ("images/1.png", "../1.png", "bad_label_row", "line 3", "is no path inside the folder"),
+        ("images/1.png", "/etc/1.png", "bad_label_row", "line 3", "is no path inside the folder"),
+        ("images/1.png", r"C:\1.png", "bad_label_row", "line 3", "is no path inside the folder"),
+        ("31,Ref0,blur,2", "31,,blur,2", "bad_label_row", "line 3", "column 'content' is empty"),
+        ("31,Ref0,blur,2", "31,Ref0,blur,2.5", "bad_label_row", "line 3", "is not a whole number"),
+        ("31,Ref0,blur,2,train", "31,Ref0,blur,2,trian", "bad_label_row", "line 3", "is not train, val, test"),
+        ("31,Ref0,blur", "31,5,Ref0,blur", "bad_label_row", "line 3", "it has 7 cells, the header has 6"),
+        ("file,", "name,", "bad_label_column", "labels.csv: file", "found only 'name', 'score'"),
+        ("level", "score", "bad_label_column", "labels.csv: score", "twice"),
+        ('31,Ref0,blur', '31,"Ref0,blur', "missing_label_file", "labels.csv", "not a readable .csv file"),
+    ],
+)  # fmt: skip
+def test_an_error_of_the_labels_is_one_fault_with_its_line(own, old, new, kind, where, fix):
+    change_label(own, old, new)
+    (fault,) = verify_benchmark(own, None)
+    assert fault.kind == kind and fault.where.endswith(where) and str(own) in fault.where and fix in fault.fix
+    with pytest.raises(FaultError, match=kind):
+        load_benchmark(own)
+
+
+@pytest.mark.parametrize("content", [None, "", "file,score\n", "file;score\na.png;3\n", "é"])
+def test_a_label_file_that_is_no_table_is_one_fault(own, content):
+    path = own / "labels.csv"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content.encode("latin-1"))
+    (fault,) = verify_benchmark(own, None)
+    assert fault.kind == ("bad_label_column" if content and ";" in content else "missing_label_file")
+    assert str(path) in fault.where and "\n" not in str(fault)
+
+
+def test_faults_of_images_are_found_one_by_one(own):
+    image = own / "images" / "1.png"
+    content = image.read_bytes()
+    image.rename(own / "images" / "extra.png")
+    found = {fault.kind: fault for fault in verify_benchmark(own, None)}
+    assert list(found) == ["missing_image", "extra_image"] and found["missing_image"].where == str(image)
+    assert "remove its row" in found["missing_image"].fix
+    shutil.move(own / "images" / "extra.png", own.parent / "outside.png")
+    image.symlink_to(own.parent / "outside.png")
+    (fault,) = verify_benchmark(own, None)
+    assert fault.kind == "bad_label_row" and fault.where.endswith("line 3") and "link out of the folder" in fault.fix
+    image.unlink()
+    image.write_bytes(content[:100])
+    assert [fault.kind for fault in verify_benchmark(own, None)] == ["unreadable_image"]
+    shutil.move(own / "images", own.parent / "elsewhere")
+    os.symlink(own.parent / "elsewhere", own / "images")
+    assert {fault.kind for fault in verify_benchmark(own, None)} == {"bad_label_row"}
+
+
+def test_scores_far_narrower_than_their_range_are_reported(own):
+    (own / "benchmark.toml").write_text(TOML.replace("[0, 100]", "[0, 1000]"))
+    (fault,) = verify_benchmark(own, None)
+    assert fault.kind == "wrong_range" and "My pictures spans 0.0..1000.0" in fault.fix and "toml" in fault.fix
+
+
+def test_all_finds_own_data_beside_named_benchmarks(own, livec):
+    root = own.parent
+    shutil.copytree(livec / "ChallengeDB_release", root / "ChallengeDB_release")
+    other = write_own(root / "other", TOML.replace('"mine"', '"a-second"'))
+    broken = write_own(root / "broken", TOML.replace('"mine"', '"Not good"'))
+    found, reasons = choose_benchmarks("all", root)
+    assert list(found) == ["livec", "a-second", "mine"] and "use lower-case" in reasons[str(broken)]
+    found, _ = choose_benchmarks(f"{other}, livec", root)
+    assert list(found) == ["a-second", "livec"] and found["a-second"].attrs["root"] == str(other)
+    with pytest.raises(InputError, match="two of these are called the same"):
+        choose_benchmarks(f"{other},a-second", root)
+    shutil.copytree(other, root / "copy")
+    with pytest.raises(InputError, match="2 folders are named 'a-second'.*give one path"):
+        load_benchmark("a-second", root)
+    assert "2 folders" in choose_benchmarks("all", root)[1]["a-second"]
+
+
+def test_it_is_trained_summed_up_and_its_weights_score_without_it(own, tmp_path):
+    table = load_benchmark(own)
+    split, recipe = make_split(table, 0), Recipe.for_benchmark(table, **TINY)
+    run_set = tables.RunSet(table, recipe, tmp_path / "runs")
+    train(table, split, recipe, run_set.folder(0), "cpu", log=lambda line: None)
+    assert run_set.folder(0) == tmp_path / "runs" / "mine" / recipe.name / "split-00" and run_set.finished([0]) == [0]
+    summary = tables.summarize_splits({"mine": tables.by_split(run_set, [0])}).set_index("benchmark")
+    assert list(summary.index)[-1] == "mine" and summary.loc["mine", ["title", "splits"]].tolist() == ["My pictures", 1]
+    assert "My pictures" in tables.paper_table(summary.reset_index())["benchmark"].tolist()
+    assert set(choose_variants(table, "all", dict(epochs=1))) >= {"lmcl", "quality"}
+    assert cross_dataset.unseen("livec", table, split).tolist() == list(range(12))
+    assert cross_dataset.unseen("mine", table, split).tolist() == split.test.tolist()
+    scores = cross_dataset.predict(run_set.folder(0), table, split.test, "cpu")
+    assert len(scores) == len(split.test)
+    shutil.copy(own / "images" / "0.png", tmp_path / "alone.png")
+    shutil.rmtree(own)
+    scorer = load(run_set.folder(0))
+    assert (scorer.about["title"], scorer.about["label_kind"]) == ("My pictures", "opinion of three raters")
+    assert np.isfinite(scorer.score(tmp_path / "alone.png")["score"][0])
