@@ -156,7 +156,7 @@ def paired_differences(data: pd.DataFrame, baseline: str) -> Figure:
     figure, [axes] = panels(0.24 * len(rows) + 0.7, width=DOUBLE)
     axes.axvline(0, color=GREY, lw=1)
     axes.hlines(rows.index, rows["low"], rows["high"], color=BLUE, lw=1.6, label="95 % interval")
-    axes.scatter(rows["difference"], rows.index, s=26, zorder=3, label="mean difference", **OURS)
+    axes.scatter(rows["difference"], rows.index, s=14, zorder=3, label="mean difference", **OURS)
     axes.set(xlabel=f"PLCC minus that of {baseline}", ylim=(len(rows) - 0.5, -0.5))
     end = 2 * rows["difference"].abs().max()
     if end > 0 and (rows[["low", "high"]].abs() > end).any(axis=None):
@@ -260,7 +260,9 @@ def costs(summary: pd.DataFrame) -> Figure:
     for axes, ((part, size), group) in zip(column, groups):
         spread = np.abs(group[["lowest", "highest"]].to_numpy() - group[["rate"]].to_numpy()).T
         bars = axes.barh(group["contender"], group["rate"], xerr=spread, color=GREY, ecolor=BLACK, height=0.7)
-        for bar, name in zip(bars, group["contender"]):
+        for n, (bar, name, rate) in enumerate(zip(bars, group["contender"], group["rate"])):
+            if pd.isna(rate):
+                axes.text(0, n, " no result", va="center")
             if name.startswith("ours"):
                 bar.set(facecolor=BLUE, hatch="////", edgecolor="white", linewidth=0)
         axes.invert_yaxis()
@@ -282,7 +284,8 @@ def growth(curves: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
         median = own.groupby("size")["seconds"].median()
         repetitions = axes.loglog(own["size"], own["seconds"], ls="", marker="o", ms=2.5, color=GREY)
         line = axes.loglog(median.index, median, color=BLUE)
-        axes.set_title(f"{slope.contender}\nexponent {slope.exponent:.2f}")
+        name = slope.contender.replace(", ", ",\n", 1)
+        axes.set_title(f"{name}\nexponent {slope.exponent:.2f}")
         axes.set_xticks(median.index, [f"{size:.0f}" for size in median.index], rotation=90)
         axes.minorticks_off()
         axes.set_ylabel("seconds" if axes.get_subplotspec().is_first_col() else "")

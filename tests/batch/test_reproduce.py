@@ -102,6 +102,8 @@ def test_every_figure_lies_beside_its_table(walked):
     figures = walked[0] / "figures" / "demo"
     drawn = sorted(figures.glob("*.png"))
     assert {path.name[:2] for path in drawn} == {"01", "02", "03", "04"}
+    assert not {"03_overview", "06_cross"} & {path.stem for path in drawn}, "one row, one cell: no figure"
+    assert pd.read_csv(figures / "06_cross.csv")["n"].item() == 60
     for path in drawn:
         assert path.with_suffix(".csv").stat().st_size > 0 and path.with_suffix(".pdf").stat().st_size > 0
 
