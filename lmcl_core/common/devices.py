@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import InputError, unknown
+from .errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 def check_device_name(device: str) -> None:
     """Raise `InputError` for a name that is no device on any machine, without importing torch."""
     if device not in DEVICES:
-        raise unknown("device", device, DEVICES)
+        raise InputError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
 
 
 def resolve_device(device: str) -> str:

@@ -22,10 +22,16 @@ def test_auto_prefers_an_accelerator(monkeypatch):
     assert resolve_device("auto") == "cpu"
 
 
-@pytest.mark.parametrize("device", ["cuda", "gpu"])
-def test_a_missing_device_is_refused_with_those_available(monkeypatch, device):
+@pytest.mark.parametrize(
+    "device, message",
+    [
+        ("cuda", "device 'cuda' is not available: this machine has .*cpu"),
+        ("gpu", "unknown device 'gpu': choose one of auto, cpu, cuda, mps"),
+    ],
+)
+def test_a_missing_or_unknown_device_is_refused(monkeypatch, device, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match=rf"device '{device}' is not available: this machine has .*cpu"):
+    with pytest.raises(InputError, match=message):
         resolve_device(device)
 
 
