@@ -294,7 +294,9 @@ def umap_explorer(data: pd.DataFrame, thumbnails: Mapping[str, str], label: str)
     rows = _one_row_an_image(data[data["image"].isin(thumbnails)], names)
     rows = rows.assign(shown=rows["image"].map(thumbnails))
     first = rows.sort_values("hard_0", ascending=False, kind="stable")["image"].iloc[0]
-    pointed = alt.selection_point(name="pointed", fields=["image"], on="pointerover", clear=False, value=first)
+    pointed = alt.selection_point(  # only dots count: pointing beside them keeps the last image
+        name="pointed", fields=["image"], on="symbol:pointerover", clear=False, empty=False, value=first
+    )
     bare = dict(axis=None, scale=alt.Scale(zero=False))
     panels = []
     for n, name in enumerate(names):
