@@ -305,10 +305,14 @@ def umap_explorer(data: pd.DataFrame, thumbnails: Mapping[str, str], label: str)
         )
         ring = dots.transform_filter(pointed)
         ring = ring.transform_lookup(f"partner_{n}", alt.LookupData(rows, "image", [f"x_{n}", f"y_{n}"]))
-        every = dots.properties(name=f"panel_{n}").mark_circle(strokeWidth=1.4, size=60).encode(
-            color=alt.Color("mos:Q", scale=alt.Scale(scheme="viridis"), title=label),
-            stroke=alt.condition(f"datum.hard_{n}", alt.value("#c0392b"), alt.value("transparent")),
-            size=alt.condition(pointed, alt.value(260), alt.value(60)),
+        every = (
+            dots.properties(name=f"panel_{n}")
+            .mark_circle(strokeWidth=1.4, size=60)
+            .encode(
+                color=alt.Color("mos:Q", scale=alt.Scale(scheme="viridis"), title=label),
+                stroke=alt.condition(f"datum.hard_{n}", alt.value("#c0392b"), alt.value("transparent")),
+                size=alt.condition(pointed, alt.value(260), alt.value(60)),
+            )
         )
         every = every.add_params(pointed, alt.selection_interval(bind="scales", name=f"zoom_{n}"))
         panels.append(alt.layer(every, ring.mark_point(size=260, color="#d9792b", strokeWidth=2)))
