@@ -294,7 +294,9 @@ def umap_explorer(data: pd.DataFrame, thumbnails: Mapping[str, str], label: str)
     rows = _one_row_an_image(data[data["image"].isin(thumbnails)], names)
     rows = rows.assign(shown=rows["image"].map(thumbnails))
     first = rows.sort_values("hard_0", ascending=False, kind="stable")["image"].iloc[0]
-    pointed = alt.selection_point(name="pointed", fields=["image"], on="pointerover", clear=False, value=first)
+    pointed = alt.selection_point(  # only dots count: pointing beside them keeps the last image
+        name="pointed", fields=["image"], on="symbol:pointerover", clear=False, empty=False, value=first
+    )
     bare = dict(axis=None, scale=alt.Scale(zero=False))
     panels = []
     for n, name in enumerate(names):
@@ -303,10 +305,14 @@ def umap_explorer(data: pd.DataFrame, thumbnails: Mapping[str, str], label: str)
         )
         ring = dots.transform_filter(pointed)
         ring = ring.transform_lookup(f"partner_{n}", alt.LookupData(rows, "image", [f"x_{n}", f"y_{n}"]))
-        every = dots.properties(name=f"panel_{n}").mark_circle(strokeWidth=1.4, size=60).encode(
-            color=alt.Color("mos:Q", scale=alt.Scale(scheme="viridis"), title=label),
-            stroke=alt.condition(f"datum.hard_{n}", alt.value(palette.BLACK), alt.value("transparent")),
-            size=alt.condition(pointed, alt.value(260), alt.value(60)),
+        every = (
+            dots.properties(name=f"panel_{n}")
+            .mark_circle(strokeWidth=1.4, size=60)
+            .encode(
+                color=alt.Color("mos:Q", scale=alt.Scale(scheme="viridis"), title=label),
+                stroke=alt.condition(f"datum.hard_{n}", alt.value(palette.BLACK), alt.value("transparent")),
+                size=alt.condition(pointed, alt.value(260), alt.value(60)),
+            )
         )
         every = every.add_params(pointed, alt.selection_interval(bind="scales", name=f"zoom_{n}"))
         panels.append(alt.layer(every, ring.mark_point(size=260, color=palette.VERMILION, strokeWidth=2)))

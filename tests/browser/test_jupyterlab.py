@@ -103,5 +103,7 @@ def pointing_at_a_dot_shows_its_image_and_its_partners(page):
     assert len(dots) == 2 * 60
     page.point_at(dots[30])
     wait_for(lambda: shown()[0] != before[0], 10, lambda: "the image under the pointer is not shown")
-    assert len(shown()) == 3
+    after = shown()
+    page.point_at(cell.find_element("css selector", "svg image"))
+    assert len(after) == 3 and shown() == after, "it stays when the pointer leaves the dot"
     page.screenshot("umap")
