@@ -14,13 +14,12 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple, get_args, get_type_hints
 
-import numpy as np
 import pandas as pd
 
 from .common.errors import InputError, unknown
 from .data.benchmarks import load_benchmark
 from .data.identity import data_hash, split_hash
-from .data.images import upright_size
+from .data.own import preset_by_size
 from .data.splits import Split
 
 #: Settings that differ from the defaults of `Recipe`, by benchmark.
@@ -192,7 +191,7 @@ class Recipe:
 
         Args:
             benchmark: a table of `lmcl_core.load_benchmark`, a key of `lmcl_core.BENCHMARKS`, or the path of a folder
-                with a ``benchmark.toml``. The preset of such own data comes from `preset_by_size`.
+                with a ``benchmark.toml``. The preset of such own data comes from `data.own.preset_by_size`.
             recipe: a key of `VARIANTS`, such as "lmcl" (the method) or "no-manifold".
             **changes: fields to set on top of the preset; a field that defines the variant is ignored and keeps the
                 variant's value. A name given here is kept as it is.
@@ -268,26 +267,6 @@ def _preset(benchmark: str | Path | pd.DataFrame, variant: str) -> Recipe:
     if fields is None:
         fields = preset_by_size(benchmark if isinstance(benchmark, pd.DataFrame) else load_benchmark(benchmark))
     return Recipe.from_dict({**fields, **VARIANTS[variant].changes})
-
-
-def preset_by_size(table: pd.DataFrame) -> dict[str, Any]:
-    """Settings for a benchmark without a preset, from the number of its images and the median of their short sides.
-
-    Like the presets of the large named benchmarks, they are untuned. Up to 2,000 images the defaults hold; up to 5,000
-    images epochs is 4, up to 20,000 it is 3, above it is 2; above 5,000 images batch_images is 32. If the median short
-    side exceeds 640 pixels, short_side is 512; if it is below the default crop_size, crop_size is the largest multiple
-    of 32 within it, but at least 32.
-
-    Raises:
-        InputError: an image is missing or unreadable. At most 100 headers are read.
-    """
-    epochs = next((epochs for most, epochs in ((2_000, 7), (5_000, 4), (20_000, 3)) if len(table) <= most), 2)
-    sample = table["image"].iloc[np.linspace(0, len(table) - 1, min(100, len(table))).astype(int)]
-    side = int(np.median([min(upright_size(Path(table.attrs["root"]) / image)) for image in sample]))
-    found = dict(epochs=epochs, batch_images=16 if len(table) <= 5_000 else 32)
-    found |= dict(short_side=512) if side > 640 else {}
-    found |= dict(crop_size=max(32, side // 32 * 32)) if side < Recipe.crop_size else {}
-    return {field: value for field, value in found.items() if value != getattr(Recipe, field)}
 
 
 def _name(benchmark: str | Path | pd.DataFrame) -> str:

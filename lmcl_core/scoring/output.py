@@ -117,9 +117,9 @@ def print_scores(
 
 def meaning(scorer: Scorer) -> str:
     """Three lines about a model's scores: their scale, its training data, and what it does not know."""
-    (low, high), title = scorer.about["mos_range"], scorer.about["title"]
+    (low, high), title, kind = (scorer.about[key] for key in ("mos_range", "title", "label_kind"))
     return (
-        f"score: predicted label ({scorer.about['label_kind']}); higher is better; {low:g} to {high:g} in {title}\n"
+        f"score: predicted {kind}; higher is better; {low:g} to {high:g} in {title}\n"
         f"model: {scorer.recipe.backbone}, trained on {title}; percentile: % of its images with a lower MOS\n"
         f"limits: it does not know images or distortions of other kinds than those of {title}"
     )
@@ -163,11 +163,7 @@ def score_overlay(scorer: Scorer, scored: FileScore) -> Figure:
     crop_scores = scorer.to_mos(scored.prediction.crop_scores[0])  # (K,)
     low, high = scorer.about["mos_range"]
     height, width = scored.pixels.shape[:2]
-    total, count = np.zeros((height, width)), np.zeros((height, width))
-    for (top, left, h, w), score in zip(scored.prediction.boxes[0].tolist(), crop_scores):
-        total[top : top + h, left : left + w] += score
-        count[top : top + h, left : left + w] += 1
-    mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    mean = _mean_of_crops(height, width, scored.prediction.boxes[0].tolist(), crop_scores)
     figure = Figure(figsize=(6.9, min(2.3 * height / width, 8) + 0.9), dpi=100, layout="constrained")
     titles = (
         f"score {scored.score:.1f}, percentile {scored.percentile:.0f}",
@@ -198,3 +194,12 @@ def score_overlay(scorer: Scorer, scored: FileScore) -> Figure:
     below.axis("off")
     below.text(0.5, 0.0, "test crops, the salient one orange", transform=below.transAxes, ha="center", fontsize=9)
     return figure
+
+
+def _mean_of_crops(height: int, width: int, boxes: list[list[int]], crop_scores: np.ndarray) -> np.ndarray:
+    """Mean score of the crops that cover each pixel; NaN where none does."""
+    total, count = np.zeros((height, width)), np.zeros((height, width))
+    for (top, left, h, w), score in zip(boxes, crop_scores):
+        total[top : top + h, left : left + w] += score
+        count[top : top + h, left : left + w] += 1
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
