@@ -263,9 +263,9 @@ def test_a_store_may_list_a_folder_among_its_files(monkeypatch):
 def test_the_loss_of_every_worker_ends_the_call_and_keeps_finished_chunks(folder, tmp_path, weights, monkeypatch):
     def bar(chunks, count, title):
         for finished in chunks:
+            yield finished  # its result is read from the worker before the worker is lost
             _, nanny = client.cluster.workers.popitem()
             client.cluster.sync(nanny.close)
-            yield finished
 
     monkeypatch.setattr(many, "bar", bar)
     monkeypatch.setattr("lmcl_core.common.tasks._SECONDS_TO_LOOK", 0.2)
