@@ -9,9 +9,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 IN_CHECKS := OMP_NUM_THREADS=1 LMCL_RUNS="$(CHECKS)/runs" LMCL_FIGURES="$(CHECKS)/figures"
 NBVAL := $(IN_CHECKS) $(BIN)/python -m pytest --nbval-lax --nbval-current-env
 
-.PHONY: reproduce test check lab lint notebooks environment
+.PHONY: reproduce test check lab lint notebooks tolerances environment
 
-reproduce: $(READY)  ## reproduce the results on the demo: runs/demo, figures/demo
+reproduce: $(READY)  ## reproduce the results on the demo in runs/, and compare them with figures/demo
 	$(BIN)/lmcl reproduce
 
 test: $(READY)  ## every test, then every committed notebook, in their own run and figure folders
@@ -35,9 +35,16 @@ notebooks: $(READY)  ## execute the committed notebooks in order and keep their 
 	rm -rf "$(CHECKS)"
 	for notebook in notebooks/0*.ipynb; do \
 		case $$notebook in */05*) runs=recorded;; *) runs=runs;; esac; \
-		LMCL_RUNS="$(CHECKS)/$$runs" $(BIN)/jupyter nbconvert --to notebook --inplace --execute \
+		LMCL_RUNS="$(CHECKS)/$$runs" LMCL_FIGURES="$(CURDIR)/figures" $(BIN)/jupyter nbconvert --to notebook --inplace --execute \
 			--ExecutePreprocessor.record_timing=False "$$notebook" || exit 1; \
 	done
+
+tolerances: $(READY)  ## repeat the demo with other roundings, and measure the tolerances of the comparison
+	for precision in bf16-mixed 32-true; do for workers in 1 2; do for lr in $(NUDGED); do \
+		$(BIN)/lmcl reproduce --runs-dir runs/repeats/$$precision-$$workers-$$lr --workers $$workers \
+			--set precision=$$precision --set lr=$$lr || exit 1; \
+	done; done; done
+	$(BIN)/python -m lmcl_core.results.reproduction demo runs/repeats/*/figures/demo
 
 environment: $(READY)
 

@@ -30,7 +30,7 @@ Name = Annotated[str, typer.Option("--benchmark", help=_NAMES)]
 Names = Annotated[str, typer.Option("--benchmark", help=f"{_NAMES}; several with commas, or all")]
 Root = Annotated[str, typer.Option("--data-root", help="the benchmark's folder, or its parent folder")]
 RunsDir = Annotated[str, typer.Option(help="folder of run folders; default: runs/ of the checkout")]
-FiguresDir = Annotated[str, typer.Option(help="folder of figures; default: figures/ of the checkout")]
+FiguresDir = Annotated[str, typer.Option(help="folder of figures and tables; default: figures/ in the folder of runs")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="change a recipe field; may be repeated")
@@ -52,18 +52,18 @@ _KEPT = dict(
 def reproduce(
     benchmark: Names = "demo",
     data_root: Root = "",
-    splits: Annotated[int, typer.Option(help="number of splits, from split 0")] = 3,
+    splits: Annotated[int, typer.Option(help="number of splits, from split 0")] = 2,
     runs_dir: RunsDir = "",
     figures_dir: FiguresDir = "",
     device: Device = "auto",
     overwrite: Overwrite = False,
     changes: Set = None,
-    workers: Annotated[int, typer.Option(help="notebooks that run at once; 0: one per GPU, or 1")] = 0,
+    workers: Annotated[int, typer.Option(help="notebooks that run at once; 0: one per GPU or core")] = 0,
     scheduler: Annotated[str, typer.Option(help="tcp://HOST:PORT of a Dask scheduler, or slurm")] = "",
     ablation: Annotated[bool, typer.Option("--ablation", help="train every variant, and run notebook 05")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print runs, time and disk space; run nothing")] = False,
 ) -> None:
-    """Run notebooks 01 to 04 and 06 (with --ablation also 05) over benchmarks and splits; skip finished work."""
+    """Run notebooks 01 to 04 and 06 (with --ablation also 05); skip finished work; compare with the reference."""
     from .batch.reproduce import ReproduceOptions
     from .batch.reproduce import reproduce as run
 
@@ -103,6 +103,22 @@ def _print_forecast(options: Any) -> None:
     )
     if script:
         print(script)
+
+
+@app.command()
+def compare(
+    benchmark: Name = "demo",
+    figures_dir: FiguresDir = "",
+    reference: Annotated[str, typer.Option(help="folder of the reference; default: figures/ of the checkout")] = "",
+) -> None:
+    """Compare results with the committed reference; exit code 1 if one lies outside its tolerance."""
+    from .common.paths import figures_folder, reference_folder
+    from .data.benchmarks import name_of
+    from .results.reproduction import report
+
+    name = name_of(benchmark)
+    folder = figures_folder(name, reference) if reference else reference_folder(name)
+    report(figures_folder(name, figures_dir), folder, _log)
 
 
 @app.command()
@@ -205,17 +221,15 @@ def score(
     overlays: Annotated[str | None, typer.Option(help="folder for overlays of saliency and crop scores")] = None,
     batch_size: Annotated[int, typer.Option(help="images per forward pass")] = _BATCH_SIZE,
     out: Annotated[str | None, typer.Option(help="folder of Parquet files, scored in chunks on Dask")] = None,
-    workers: Annotated[int, typer.Option(help="with --out: number of workers; 0: one per GPU, or 1")] = 0,
+    workers: Annotated[int, typer.Option(help="with --out: number of workers; 0: one per GPU or core")] = 0,
     scheduler: Annotated[str, typer.Option(help="with --out: tcp://HOST:PORT of a Dask scheduler, or slurm")] = "",
     device: Device = "auto",
 ) -> None:
     """Score images: image, score in MOS units, percentile. Unreadable images are listed on stderr, with exit code 1."""
     from .runs.model_file import find_model
 
-    places = [("--weights", weights), ("--out", out), ("--overlays", overlays), *(("PATHS", path) for path in paths)]
-    for name, value in places:
-        if value is not None and not value.strip():
-            raise InputError(f"{name} is empty: name a file or folder, or leave it out")
+    if not all(path.strip() for path in paths):
+        raise InputError("PATHS is empty: name a file or folder, or leave it out")
     if out is not None and (overlays is not None or form != "csv" or batch_size != _BATCH_SIZE):
         raise InputError("--overlays, --format and --batch-size do not work with --out: leave one of them out")
     if out is None and (scheduler or workers):
@@ -320,6 +334,9 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as with Ctrl-C when a queue ends the job
     try:
         with exit_codes("lmcl", debug):
+            words = [word for argument in arguments for word in argument.split("=", 1)]
+            if empty := [option for option, value in zip(words, words[1:]) if option[:2] == "--" and not value.strip()]:
+                raise InputError(f"{empty[0]} is empty: give it a value, or leave it out")
             code = app(arguments, prog_name="lmcl", standalone_mode=False)
     except typer.Abort:
         fail("lmcl", "the question got no answer: add --yes to accept the terms without it", 2, debug)
@@ -327,7 +344,9 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(error, "format_message"):  # typer found wrong use of an option
             command = getattr(getattr(error, "ctx", None), "command_path", "lmcl")
             message = error.format_message().replace("Value error, ", "").rstrip(".")
-            fail("lmcl", f"{message}. Try `{command} --help`.", 2, debug)
+            files = [argument for argument in arguments if argument.startswith("-") and os.path.lexists(argument)]
+            hint = f"For the file, write ./{files[0]}." if files else f"Try `{command} --help`."
+            fail("lmcl", f"{message}. {hint}", 2, debug)
         fail("lmcl", f"unexpected {type(error).__name__}: {error}; run again with --debug to see where", 1, debug)
     if code == 130:  # typer reports Ctrl-C by this code
         to_folder = arguments[0] == "score" and any(argument.startswith("--out") for argument in arguments)

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from .common.devices import autocast, keep_freed_memory, resolve_device
-from .common.errors import InputError
+from .common.errors import InputError, first_line
 from .crops import CropSampler, crop_saliency, crop_weights, fixed_boxes
 from .data.images import load_rgb, resize_crop
 from .model import QualityModel
@@ -69,10 +69,10 @@ def predict_images(
         One `Prediction` per batch. Source: notebook 02, equations 2 and 3.
 
     Raises:
-        InputError: batch_size is below 1.
+        InputError: batch_size is below 1 or not whole.
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size!r}: it must be at least 1")
+    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise InputError(f"batch_size is {batch_size!r}: it must be a whole number of at least 1")
     iterator = iter(images)
     return (_predict_batch(model, batch, recipe) for batch in iter(lambda: list(islice(iterator, batch_size)), []))
 
@@ -125,7 +125,7 @@ def load(weights: str | Path, device: str = "cpu") -> Scorer:
         model.load_state_dict(state)
     except (InputError, RuntimeError, TypeError) as error:
         raise InputError(
-            f"weights at {path} do not fit this version ({str(error).splitlines()[0]}): "
+            f"weights at {path} do not fit this version ({first_line(error)}): "
             "use the version that wrote them, or train again"
         ) from error
     return Scorer(model, recipe, about, torch.device(resolve_device(device)))

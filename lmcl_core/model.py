@@ -107,18 +107,19 @@ class QualityModel(nn.Module):
         )
         self.train()
 
-    def forward(self, images: Tensor, normalised: bool = False) -> ModelOutput:
+    def forward(self, images: Tensor, normalised: bool = False, train_backbone: bool = True) -> ModelOutput:
         """Apply the model to a batch of crops.
 
         Args:
             images: (N, 3, S, S) uint8 RGB.
             normalised: `images` are already normalised by `normalise`, which student and teacher then share.
+            train_backbone: let gradients flow into the backbone; without them the backward pass is much shorter.
 
         Raises:
             InputError: not uint8, or another shape.
         """
         x = images if normalised else self.normalise(images)
-        feature, saliency = self._transformer(x) if self.transformer else self._convolutional(x)
+        feature, saliency = (self._transformer if self.transformer else self._convolutional)(x, train_backbone)
         embedding = F.normalize(self.embedding_head(feature).float(), dim=-1)
         return ModelOutput(self.score_head(feature).squeeze(-1).float(), embedding, saliency, feature.float())
 
@@ -147,13 +148,14 @@ class QualityModel(nn.Module):
                 module.eval()
         return self
 
-    def _convolutional(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _convolutional(self, x: Tensor, train_backbone: bool) -> tuple[Tensor, Tensor]:
         """Normalised crops -> (N, C) feature, (N, h, w) saliency of a convolutional backbone."""
-        maps = self.backbone.forward_features(x)  # (N, C, h, w)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and train_backbone):
+            maps = self.backbone.forward_features(x)  # (N, C, h, w)
         feature, weights = self.pool(maps.flatten(2).transpose(1, 2))  # tokens (N, L, C)
         return feature, weights.unflatten(1, maps.shape[2:])
 
-    def _transformer(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _transformer(self, x: Tensor, train_backbone: bool) -> tuple[Tensor, Tensor]:
         """Normalised crops -> (N, C) feature, (N, h, w) saliency of a vision transformer."""
         network, caught = self.backbone, []
         for block in network.blocks[:-1]:  # on CPUs, fused attention is slower than plain attention for so few tokens
@@ -161,7 +163,8 @@ class QualityModel(nn.Module):
         drop = network.blocks[-1].attn.attn_drop
         hook = drop.register_forward_hook(lambda module, args, attention: caught.append(attention))
         try:
-            feature = network.forward_features(x)[:, 0]
+            with torch.set_grad_enabled(torch.is_grad_enabled() and train_backbone):
+                feature = network.forward_features(x)[:, 0]
         finally:
             hook.remove()
         attention = caught[0][:, :, 0, network.num_prefix_tokens :].float().mean(dim=1)  # (N, L)

@@ -10,23 +10,21 @@ import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple, get_args, get_type_hints
 
-import numpy as np
 import pandas as pd
 
 from .common.errors import InputError, unknown
 from .data.benchmarks import load_benchmark
 from .data.identity import data_hash, split_hash
-from .data.images import upright_size
+from .data.images import median_short_side
 from .data.splits import Split
 
 #: Settings that differ from the defaults of `Recipe`, by benchmark.
 BENCHMARK_PRESETS: dict[str, dict[str, Any]] = {
     # Crops are small because with large ones a model memorises the twelve photographs.
-    "demo": dict(crop_size=64, view_size=128, epochs=4, lr=3e-4),
+    "demo": dict(crop_size=64, view_size=128, epochs=3, lr=3e-4, view_gradient=False),
     # All below except LIVEC are untuned: epochs, batch and short side were set from the number and size of the images.
     "live": dict(),
     "csiq": dict(),
@@ -85,7 +83,7 @@ _RETIRED = dict(
 )
 #: Fields that were added later, each with the value that equals the earlier behaviour. A field with that value does not
 #: enter the hash, so that runs of earlier versions keep their hashes.
-_ADDED_LATER = dict(frozen_stages=0, saliency_pooling=True, train_share=1.0)
+_ADDED_LATER = dict(frozen_stages=0, saliency_pooling=True, train_share=1.0, view_gradient=True)
 
 
 def _setting(default: Any, meaning: str, low: float | None = None, high: float | None = None, **metadata: Any) -> Any:
@@ -116,6 +114,9 @@ class Recipe:
         open_low=True,
     )
     view_size: int | None = _setting(None, "side of the global view in pixels; None: crop_size", 8, 4096)
+    view_gradient: bool = _setting(
+        True, "whether the mutual loss of the saliency maps also trains the backbone, or only the attention pooling"
+    )
     flip: bool = _setting(True, "mirror crops left-right at random")
     test_crops: int = _setting(9, "crops of the test grid at the first scale; fewer at larger ones", 1, 4096)
     short_side: int | None = _setting(None, "larger images are shrunk to this short side in pixels", 8, 65536)
@@ -181,41 +182,56 @@ class Recipe:
             raise InputError(str(error)) from error
 
     @classmethod
-    def for_benchmark(cls, benchmark: str | Path | pd.DataFrame, recipe: str = "lmcl", /, **changes: Any) -> Recipe:
-        """The preset of a benchmark.
+    def for_benchmark(cls, benchmark: str | pd.DataFrame, recipe: str = "lmcl", /, **changes: Any) -> Recipe:
+        """The preset of a benchmark, or that preset with changes.
+
+        The recipe has the name of its variant. If the changes alter the hash, the first six digits of the hash are
+        added, such as ``lmcl@3f2a9c``, so that a changed recipe has a run folder of its own.
 
         Args:
             benchmark: a table of `lmcl_core.load_benchmark`, a key of `lmcl_core.BENCHMARKS`, or the path of a folder
                 with a ``benchmark.toml``. The preset of such own data comes from `preset_by_size`.
             recipe: a key of `VARIANTS`, such as "lmcl" (the method) or "no-manifold".
             **changes: fields to set on top of the preset; a field that defines the variant is ignored and keeps the
-                variant's value.
+                variant's value. A name given here is kept as it is.
 
         Raises:
             InputError: unknown name or field.
         """
         if recipe not in VARIANTS:
             raise unknown("recipe", recipe, VARIANTS)
-        preset = BENCHMARK_PRESETS.get(_name(benchmark))
-        if preset is None:
-            table = benchmark if isinstance(benchmark, pd.DataFrame) else load_benchmark(benchmark)
-            preset = preset_by_size(table)
-        return cls.from_dict({**preset, "name": recipe, **changes, **VARIANTS[recipe].changes})
+        preset = _preset(benchmark, recipe)
+        changed = cls.from_dict({"name": recipe, **changes, **VARIANTS[recipe].changes}, preset)
+        if "name" in changes or changed.hash == preset.hash:
+            return changed
+        return dataclasses.replace(changed, name=f"{recipe}@{changed.hash[:6]}")
 
     @staticmethod
-    def changes_from_json(text: str) -> dict[str, Any]:
-        """Parse changed fields from a JSON object, such as ``{"epochs": 1}``; the fields are not checked here.
+    def parse_changes(changes: Mapping[str, Any] | str) -> dict[str, Any]:
+        """Changed fields as a dict, from a mapping or from JSON, such as ``{"epochs": 1}``; fields are not checked.
 
         Raises:
-            InputError: not a JSON object.
+            InputError: the text is not a JSON object.
         """
-        try:
-            changes = json.loads(text)
-        except ValueError as error:
-            raise InputError(f'recipe changes {text!r} are not JSON ({error}): write e.g. {{"epochs": 1}}') from error
-        if not isinstance(changes, dict):
-            raise InputError(f'recipe changes {text!r} are not a JSON object: write for example {{"epochs": 1}}')
-        return changes
+        parsed: Any = changes
+        if isinstance(changes, str):
+            try:
+                parsed = json.loads(changes)
+            except ValueError:
+                parsed = None
+        if not isinstance(parsed, Mapping):
+            raise InputError(f'recipe changes {changes!r} are not a JSON object: write for example {{"epochs": 1}}')
+        return dict(parsed)
+
+    def differences(self, benchmark: str | pd.DataFrame) -> dict[str, Any]:
+        """Fields, without the name, that differ from the preset of the recipe's variant, or of "lmcl" for other names.
+
+        Args:
+            benchmark: as in `for_benchmark`.
+        """
+        variant = self.name.partition("@")[0]
+        preset = _preset(benchmark, variant if variant in VARIANTS else "lmcl").to_dict()
+        return {field: value for field, value in self.to_dict().items() if field != "name" and value != preset[field]}
 
     @property
     def view_side(self) -> int:
@@ -244,40 +260,35 @@ class Recipe:
         )
 
 
-def preset_by_size(table: pd.DataFrame) -> dict[str, Any]:
-    """Settings for a benchmark without a preset, from the number of its images and the median of their short sides.
+def preset_by_size(images: int, short_side: int) -> dict[str, Any]:
+    """Settings for own data from the number of images and their median short side in pixels; not tuned.
 
-    Like the presets of the large named benchmarks, they are untuned. Up to 2,000 images the defaults hold; up to 5,000
-    images epochs is 4, up to 20,000 it is 3, above it is 2; above 5,000 images batch_images is 32. If the median short
-    side exceeds 640 pixels, short_side is 512; if it is below the default crop_size, crop_size is the largest multiple
-    of 32 within it, but at least 32.
-
-    Raises:
-        InputError: an image is missing or unreadable. At most 100 headers are read.
+    epochs is 7 up to 2,000 images, 4 up to 5,000, 3 up to 20,000 and 2 above; batch_images is 32 above 5,000 images.
+    If the side exceeds 640, images are shrunk to 512; if it is below 224, crop_size is the largest multiple of 32 that
+    fits, at least 32.
     """
-    epochs = next((epochs for most, epochs in ((2_000, 7), (5_000, 4), (20_000, 3)) if len(table) <= most), 2)
-    sample = table["image"].iloc[np.linspace(0, len(table) - 1, min(100, len(table))).astype(int)]
-    side = int(np.median([min(upright_size(Path(table.attrs["root"]) / image)) for image in sample]))
-    found = dict(epochs=epochs, batch_images=16 if len(table) <= 5_000 else 32)
-    found |= dict(short_side=512) if side > 640 else {}
-    found |= dict(crop_size=max(32, side // 32 * 32)) if side < Recipe.crop_size else {}
-    return {field: value for field, value in found.items() if value != getattr(Recipe, field)}
+    epochs = next((epochs for most, epochs in ((2_000, 7), (5_000, 4), (20_000, 3)) if images <= most), 2)
+    sides = dict(short_side=512 if short_side > 640 else None, crop_size=min(224, max(32, short_side // 32 * 32)))
+    return dict(epochs=epochs, batch_images=16 if images <= 5_000 else 32, **sides)
 
 
-def _name(benchmark: str | Path | pd.DataFrame) -> str:
-    return benchmark.attrs["benchmark"] if isinstance(benchmark, pd.DataFrame) else str(benchmark)
+def _preset(benchmark: str | pd.DataFrame, variant: str) -> Recipe:
+    """A variant's recipe on a benchmark, as `Recipe.for_benchmark` describes it."""
+    is_table = isinstance(benchmark, pd.DataFrame)
+    settings = BENCHMARK_PRESETS.get(benchmark.attrs["benchmark"] if is_table else str(benchmark))
+    if settings is None:
+        table = benchmark if is_table else load_benchmark(benchmark)
+        settings = preset_by_size(len(table), median_short_side(table))
+    return Recipe.from_dict({**settings, **VARIANTS[variant].changes})
 
 
 def variants_of(benchmark: str | pd.DataFrame) -> tuple[str, ...]:
     """Names of the variants that differ from a benchmark's preset, and "lmcl", which is the preset.
 
-    Args:
-        benchmark: a name, or a table of `load_benchmark`. Without a preset it is compared with the defaults, because
-            `preset_by_size` sets no field that defines a variant.
+    `benchmark` is as in `Recipe.for_benchmark`.
     """
-    preset = Recipe.from_dict(BENCHMARK_PRESETS.get(_name(benchmark), {}))
-    hashes = {name: Recipe.from_dict(variant.changes, preset).hash for name, variant in VARIANTS.items()}
-    return tuple(name for name, found in hashes.items() if name == "lmcl" or found != preset.hash)
+    hashes = {name: _preset(benchmark, name).hash for name in VARIANTS}
+    return tuple(name for name, found in hashes.items() if name == "lmcl" or found != hashes["lmcl"])
 
 
 def check_changes(changes: Mapping[str, Any], variants: Iterable[str] = tuple(VARIANTS)) -> None:

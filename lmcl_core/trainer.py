@@ -195,7 +195,8 @@ class Trainer:
 
     def _outputs(self, model: torch.nn.Module, crops: Tensor, views: Tensor) -> Outputs:
         """A model's outputs on the images of this process."""
-        of_crops, of_views = model(crops, normalised=True), model(views, normalised=True)
+        of_crops = model(crops, normalised=True)
+        of_views = model(views, normalised=True, train_backbone=self.recipe.view_gradient)
         score, embedding = (v.unflatten(0, (-1, self.recipe.crops)) for v in (of_crops.score, of_crops.embedding))
         return Outputs(score, embedding, of_views.saliency)
 

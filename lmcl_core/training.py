@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from .common import distributed
-from .common.devices import resolve_device
+from .common.devices import device_name, resolve_device
 from .common.errors import InputError
 from .data.splits import Split, check_split, subsample
 from .data.store import ImageStore
@@ -57,6 +57,10 @@ def train(
         RunError: a full disk, or a loss that is no longer finite.
     """
     check_split(table, split)
+    if not isinstance(recipe, Recipe):
+        raise InputError(f"recipe is {recipe!r}: pass a Recipe, such as Recipe.for_benchmark('livec', 'no-manifold')")
+    if not isinstance(out_dir, (str, Path)):
+        raise InputError(f"out_dir is {out_dir!r}: name the run folder")
     if not str(out_dir).strip():
         raise InputError("out_dir is empty: name the run folder")
     if distributed.rank() > 0:
@@ -82,6 +86,8 @@ def _train(
             log(f"{'/'.join(out_dir.parts[-3:])}: finished before")
             return finished["metrics"]
         folder.refuse_foreign_files(out_dir)
+        if missing := folder.missing_files(out_dir):
+            log(f"{out_dir} lacks {' and '.join(missing)} of a finished run, which is trained again")
     resolve_device(device)  # fail before any image is decoded
     origin = provenance.provenance()  # recorded at the start, because the checkout may change during the run
     if recipe.train_share < 1:
@@ -98,6 +104,9 @@ def _train(
     if trainer.epoch != distributed.broadcast(trainer.epoch, device, recipe.precision):
         raise InputError(f"processes find different checkpoints in {out_dir}: use one folder that all of them see")
     log(f"labels: {table.attrs['label_kind']}")
+    if changes := recipe.differences(table):
+        listed = ", ".join(f"{k}={v}" for k, v in changes.items())
+        log(f"{recipe.name}: preset of {table.attrs['benchmark']} with {listed}")
     log(f"{recipe.name}: {len(split.train)} images to train, {len(split.test)} to test, on {trainer.describe()}")
     while trainer.epoch < recipe.epochs:
         line = trainer.run_epoch()
@@ -134,6 +143,7 @@ def _finish(
         split_index=split.index,
         seed=trainer.recipe.seed,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        processor=device_name(device.type),
         precision=", ".join(trainer.precisions),
         threads=torch.get_num_threads(),
         processes=trainer.fabric.world_size,

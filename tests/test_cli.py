@@ -107,7 +107,7 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess:
 def test_help_names_every_command_and_each_has_its_own(lmcl):
     code, out, err = lmcl("--help")
     assert code == 0 and err == "" and "--debug" in out
-    for command in ("reproduce", "verify", "download", "train", "score", "bench"):
+    for command in ("reproduce", "compare", "verify", "download", "train", "score", "bench"):
         assert command in out
         code, own, _ = lmcl(command, "--help")
         assert code == 0 and f"lmcl {command}" in own
@@ -137,11 +137,23 @@ def test_without_a_command_the_help_is_printed_with_exit_code_2(lmcl):
         (["score", "a.png", "--format", "xml"], "'csv', 'json'"),
         (["score", "--weights", "a"], "paths"),
         (["bench", "--parts", "los"], "'los'"),
+        (["bench", "--parts", ","], "unknown part '': choose one of"),
+        (["bench", "--images", "-5"], "images is -5: it must be at least 8"),
+        (["reproduce", "--benchmark", "all", "--data-root", "/nowhere"], "/nowhere is not an existing folder"),
+        (["reproduce", "--scheduler", ""], "--scheduler is empty: give it a value"),
+        (["bench", "--figures-dir="], "--figures-dir is empty: give it a value"),
         (["bench", "--parts", "store", "--against", "x"], "training"),
     ],
 )
 def test_wrong_use_is_exit_2_and_names_the_argument(refused, arguments, named):
     assert named in refused(2, *arguments)
+
+
+def test_a_file_name_that_begins_with_a_dash_is_answered_with_the_fix(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("-dash.png").touch()
+    assert "No such option: -d. For the file, write ./-dash.png." in refused(2, "score", "-dash.png")
+    assert "Try `lmcl score --help`." in refused(2, "score", "-other.png")
 
 
 @pytest.mark.parametrize(
@@ -325,6 +337,16 @@ def test_images_are_scored_as_csv_or_as_one_json_array(lmcl, weights, images):
     assert np.isfinite(found["score"]).all() and found["percentile"].between(0, 100).all()
     code, out, err = lmcl("score", "--weights", weights / "model.safetensors", "--format", "json", images)
     assert code == 0 and err == "" and pd.DataFrame(json.loads(out)).equals(found)
+
+
+def test_a_name_that_is_not_utf_8_is_exact_in_json_and_escaped_in_csv(lmcl, weights, images):
+    path = images / "caf\udce9\r.png"
+    shutil.copy(images / "a.png", path)
+    code, out, _ = lmcl("score", "--weights", weights, "--format", "json", path)
+    [row] = json.loads(out)
+    assert code == 0 and row["image"] == str(path) and Path(row["image"]).is_file()
+    code, out, _ = lmcl("score", "--weights", weights, path)
+    assert code == 0 and rows(out)["image"].tolist() == [str(images / r"caf\udce9\r.png")]
 
 
 def test_unreadable_images_are_listed_with_exit_code_1_and_the_others_scored(lmcl, weights, images):

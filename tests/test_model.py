@@ -111,6 +111,18 @@ def test_the_backbone_and_both_heads_take_gradients(name, request):
     assert model.embedding_head[0].weight.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("name", ["convolutional", "transformer"])
+def test_without_training_of_the_backbone_only_pool_and_heads_take_gradients(name, request):
+    model = copy.deepcopy(request.getfixturevalue(name))
+    whole, cut = model(images()), model(images(), train_backbone=False)
+    assert all(torch.equal(a, b) for a, b in zip(whole, cut))
+    (cut.score.sum() + cut.saliency.square().sum()).backward()
+    assert model.score_head.weight.grad.abs().sum() > 0
+    assert all(value.grad is None for value in model.backbone.parameters())
+    if name == "convolutional":
+        assert model.pool.gate.weight.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize(
     "name, mean, std",
     [

@@ -46,7 +46,7 @@ def test_the_second_cell_alone_holds_the_parameters_as_plain_literals(path):
     cells = nbformat.read(path, as_version=4).cells
     assert [n for n, cell in enumerate(cells) if "parameters" in tags(cell)] == [1]
     for node in ast.parse(cells[1].source).body:
-        assert isinstance(node, ast.Assign) and isinstance(ast.literal_eval(node.value), (int, float, bool, str, list))
+        assert isinstance(node, ast.AnnAssign) and isinstance(ast.literal_eval(node.value), (int, float, str, dict))
     assert all("#" in line for line in cells[1].source.splitlines())
 
 
@@ -74,6 +74,15 @@ def test_it_defines_no_model_loss_or_metric_and_its_cells_are_short(path):
         assert len(cell.source.splitlines()) <= 25
         source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
         assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(ast.parse(source)))
+
+
+@everyone
+def test_every_image_has_an_alternative_text(path):
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                alt = output.metadata.get("image/png", {}).get("alt", "")
+                assert len(alt) > 20, f"no alternative text: {cell.source[-200:]}"
 
 
 @everyone

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lmcl_core import BENCHMARKS, InputError, Recipe
-from lmcl_core.recipe import _ADDED_LATER, BENCHMARK_PRESETS, VARIANTS, preset_by_size, variants_of
+from lmcl_core.recipe import _ADDED_LATER, BENCHMARK_PRESETS, VARIANTS, variants_of
 
 FIELDS = [field.name for field in dataclasses.fields(Recipe)]
 YES_NO, WHOLE, REAL, TEXT = (
@@ -174,9 +174,10 @@ def test_own_data_have_a_preset_by_number_and_size_of_their_images(tmp_path, cou
     Image.new("RGB", size).save(tmp_path / "a.png")
     table = pd.DataFrame(dict(image=["a.png"] * count))
     table.attrs = dict(benchmark="mine", root=str(tmp_path))
-    assert preset_by_size(table) == expected
-    assert Recipe.for_benchmark(table, "no-manifold", lr=0.1) == dataclasses.replace(
-        Recipe.from_dict({**expected, "lr": 0.1}), name="no-manifold", manifold_weight=0.0
+    recipe = Recipe.for_benchmark(table)
+    assert recipe == Recipe.from_dict(expected) and recipe.differences(table) == {}
+    assert Recipe.for_benchmark(table, "no-manifold") == Recipe.from_dict(
+        {**expected, "name": "no-manifold", "manifold_weight": 0.0}
     )
     assert variants_of(table) == variants_of("live")
 
@@ -198,10 +199,36 @@ def test_variants_have_titles_and_those_equal_to_a_preset_are_left_out():
     assert {"equal-negatives", "no-correlation", "paper"} == set(VARIANTS) - set(variants_of("demo"))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "3", "epochs=1"])
-def test_changes_that_are_not_a_json_object_are_refused(text):
-    with pytest.raises(InputError, match="write e.g.|write for example"):
-        Recipe.changes_from_json(text)
+def test_a_changed_recipe_is_named_after_its_variant_and_its_hash():
+    for variant in ("lmcl", "no-manifold"):
+        changed = Recipe.for_benchmark("demo", variant, epochs=1, view_size=96)
+        assert changed.name == f"{variant}@{changed.hash[:6]}" and changed.epochs == 1
+        assert changed.differences("demo") == dict(epochs=1, view_size=96)
+        preset = Recipe.for_benchmark("demo", variant)
+        assert preset.name == variant and preset.differences("demo") == {}
+    assert Recipe.for_benchmark("demo", epochs=1).name != Recipe.for_benchmark("demo", epochs=2).name
+
+
+def test_a_recipe_equal_to_the_preset_and_one_with_a_given_name_keep_their_names():
+    preset = Recipe.for_benchmark("demo")
+    assert Recipe.for_benchmark("demo", epochs=preset.epochs, scales=list(preset.scales)) == preset
+    assert Recipe.for_benchmark("demo", "no-manifold", manifold_weight=0.5).name == "no-manifold"
+    named = Recipe.for_benchmark("demo", "quality", epochs=1, name="mine")
+    assert named.name == "mine"
+    assert named.differences("demo") == dict(epochs=1, manifold_weight=0.0, mutual_weight=0.0)
+
+
+def test_changes_are_a_mapping_or_a_json_object():
+    assert Recipe.parse_changes({"epochs": 1}) == Recipe.parse_changes('{"epochs": 1}') == {"epochs": 1}
+    assert Recipe.parse_changes({}) == Recipe.parse_changes("{}") == {}
+
+
+@pytest.mark.parametrize(
+    "changes", ["", "{", "[]", "[1]", '[["epochs", 1]]', "3", "epochs=1", None, 3, [("epochs", 1)]]
+)
+def test_other_changes_are_refused(changes):
+    with pytest.raises(InputError, match="not a JSON object: write for example"):
+        Recipe.parse_changes(changes)
 
 
 def test_an_unknown_recipe_name_or_change_is_refused():

@@ -84,7 +84,7 @@ def test_a_killed_run_resumes_to_bit_identical_weights(table, split, tmp_path, m
     monkeypatch.setattr(trainer.Trainer, "step", step)
     lines: list[str] = []
     train(table, split, recipe, tmp_path / "killed", "cpu", log=lines.append)
-    assert [line[:9] for line in lines[2:]] == ["epoch 2/3", "epoch 3/3"]
+    assert [line[:9] for line in lines if line.startswith("epoch")] == ["epoch 2/3", "epoch 3/3"]
     assert not list((tmp_path / "killed").glob("*checkpoint*"))
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
@@ -114,11 +114,20 @@ def test_a_finished_run_is_returned_and_not_computed_again(table, split, tmp_pat
     assert "finished before" in lines[0]
 
 
+def test_a_finished_run_that_lacks_a_file_is_trained_again_with_a_line_that_says_so(table, split, tmp_path):
+    first = train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
+    (tmp_path / "run" / "history.csv").unlink()
+    lines: list[str] = []
+    assert train(table, split, TINY, tmp_path / "run", "cpu", log=lines.append)["plcc"] == first["plcc"]
+    assert lines[0].endswith("run lacks history.csv of a finished run, which is trained again")
+
+
 def test_resume_false_computes_again(table, split, tmp_path):
     train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
     lines: list[str] = []
     train(table, split, TINY, tmp_path / "run", "cpu", resume=False, log=lines.append)
     assert sum(line.startswith("epoch") for line in lines) == TINY.epochs
+    assert sum(line.startswith("tiny: preset of livec with backbone=test_efficientnet, ") for line in lines) == 1
 
 
 @pytest.mark.parametrize("change", [dict(crop_size=4000), dict(backbone="nosuch")])
@@ -345,6 +354,16 @@ def test_crops_weighed_alike_are_tested_alike(table, split, tmp_path):
     parts = scorer.predict(store.image(int(i)) for i in split.test)
     plain = scorer.to_mos(torch.cat([part.crop_scores for part in parts]).mean(dim=1))
     assert predictions["pred"].to_numpy() == pytest.approx(plain, abs=1e-4)
+
+
+def test_the_view_s_gradient_changes_what_the_backbone_learns(table, split, tmp_path):
+    weights = {}
+    for kept in (True, False):
+        recipe = dataclasses.replace(TINY, epochs=1, view_size=64, view_gradient=kept)
+        train(table, split, recipe, tmp_path / str(kept), "cpu", log=quiet)
+        weights[kept] = load_file(tmp_path / str(kept) / "model.safetensors")
+    key = next(key for key, value in weights[True].items() if key.startswith("backbone.") and value.ndim == 4)
+    assert not torch.equal(weights[True][key], weights[False][key])
 
 
 def test_batch_normalisation_keeps_its_statistics_through_a_run(table, split, tmp_path):

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from ..common.errors import InputError, RunError
@@ -24,6 +24,8 @@ _TOPIC = "lmcl"  # Dask events that carry the epoch lines of a worker
 _LOOPBACK = "127.0.0.1"
 _SECONDS_TO_ANSWER = 10
 _SECONDS_TO_JOIN = 60
+_MOST_WORKERS = 4  # by default, on a machine without GPU
+_WORKERS_PER_CORE = 8  # at most on this machine; each worker is a process that imports torch
 #: Dask's default of 15 seconds is too short for a worker that restarts and imports torch on a busy machine.
 _LONG_RESTART = {"distributed.deploy.lost-worker-timeout": "10 minutes"}
 _SLURM_SETTINGS = (
@@ -41,12 +43,14 @@ def check_cluster(scheduler: str, workers: int) -> None:
     """Check the arguments of `connect` without starting or contacting anything.
 
     Raises:
-        InputError: `scheduler` is not an address, or `workers` is negative.
+        InputError: `scheduler` is not an address, or `workers` is negative or too large for this machine.
     """
     if scheduler not in ("", "slurm") and "://" not in scheduler:
         raise InputError(f"scheduler is {scheduler!r}: write tcp://HOST:PORT, or slurm, or leave it out")
     if workers < 0:
-        raise InputError(f"workers is {workers}: it must be 0 (one worker per GPU, or 1) or more")
+        raise InputError(f"workers is {workers}: it must be 0 (one worker per GPU or core) or more")
+    if not scheduler and workers > (most := _WORKERS_PER_CORE * (os.cpu_count() or 1)):
+        raise InputError(f"workers is {workers}: this machine has cores for at most {most}; choose about one per core")
 
 
 @contextmanager
@@ -59,7 +63,7 @@ def connect(scheduler: str = "", workers: int = 0) -> Iterator[Client]:
     Args:
         scheduler: "" starts workers on this machine, "slurm" starts them as SLURM jobs through dask-jobqueue, and an
             address such as ``tcp://10.0.0.1:8786`` uses a running scheduler.
-        workers: number of workers to start; 0 starts one per GPU, or one on a machine without GPU.
+        workers: number of workers to start; 0 starts one per GPU, or one per core (at most 4) without GPU.
 
     Yields:
         The `distributed.Client`.
@@ -139,11 +143,12 @@ def worker_environments(workers: int, gpus: Sequence[str], cores: int) -> list[d
     """Environment variables of each worker on this machine: its share of the cores, and its GPU.
 
     Args:
-        workers: number of workers; 0 means one per GPU, or one without GPU.
+        workers: number of workers; 0 means one per GPU, or one per core (at most 4) without GPU, because two processes
+            of one thread train faster than one process of two threads.
         gpus: values for CUDA_VISIBLE_DEVICES, assigned in turn.
         cores: number of CPU cores.
     """
-    count = workers or max(len(gpus), 1)
+    count = workers or len(gpus) or min(cores, _MOST_WORKERS)
     threads = str(max(1, cores // count))
     environments = [dict(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads) for _ in range(count)]
     for n, environment in enumerate(environments):
@@ -203,16 +208,38 @@ def _local_cluster(workers: int) -> Iterator:
     common = dict(dashboard=False, host=_LOOPBACK, protocol="tls", security=security)
     worker = dict(common, nthreads=1, memory_limit=0, silence_logs=logging.CRITICAL)
     environments = worker_environments(workers, _visible_gpus(), os.cpu_count() or 1)
-    with (
-        dask.config.set(_LONG_RESTART),
-        SpecCluster(
-            scheduler=dict(cls=Scheduler, options=dict(common, dashboard_address=f"{_LOOPBACK}:0")),
-            workers={n: dict(cls=Nanny, options=dict(worker, env=env)) for n, env in enumerate(environments)},
-            security=security,
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-    ):
+    with dask.config.set(_LONG_RESTART), ExitStack() as stack:
+        with _undisturbed():
+            cluster = SpecCluster(
+                scheduler=dict(cls=Scheduler, options=dict(common, dashboard_address=f"{_LOOPBACK}:0")),
+                workers={n: dict(cls=Nanny, options=dict(worker, env=env)) for n, env in enumerate(environments)},
+                security=security,
+                silence_logs=logging.CRITICAL,
+            )
+            stack.enter_context(cluster)
         yield cluster
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ignore Ctrl-C, and raise KeyboardInterrupt for SIGTERM only after the block, in which worker processes start.
+
+    Dask cannot close workers that are starting. They inherit that Ctrl-C is ignored, which in a terminal also reaches
+    them: they end when the cluster is closed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    terminated: list[int] = []
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    terminate = signal.signal(signal.SIGTERM, lambda number, frame: terminated.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, terminate)
+        if terminated:  # whether or not the workers could start
+            raise KeyboardInterrupt
 
 
 def _visible_gpus() -> list[str]:

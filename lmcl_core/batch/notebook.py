@@ -15,6 +15,7 @@ from ..common.files import atomic_write
 from ..common.paths import project_folder
 from ..data.benchmarks import name_of
 from ..data.identity import data_hash
+from ..recipe import Recipe
 from .parameters import check_parameters
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Job:
         parameters: values for the parameters cell, of JSON types.
         needs: groups of job titles; the job needs at least one success in each group, else it is left out.
         draws: glob pattern of the file names of its figures; "" for none.
-        reads_runs: names of the recipes whose runs it reads; it reads them for all of its benchmarks.
+        reads_runs: keys of `VARIANTS`; it reads their runs, with its parameter recipe_changes, for all its benchmarks.
         reads_files: other files that it reads.
         trains: whether it trains the run of its parameters recipe and split.
     """
@@ -139,8 +140,9 @@ def mark_finished(job: Job, tables: Mapping[str, pd.DataFrame]) -> None:
     Raises:
         RunError: the file cannot be saved.
     """
+    fingerprint = _fingerprint(job, tables)  # outside the block: a missing input is no failed write
     with atomic_write(job.output.with_suffix(".json")) as path:
-        path.write_text(_fingerprint(job, tables))
+        path.write_text(fingerprint)
 
 
 def _fingerprint(job: Job, tables: Mapping[str, pd.DataFrame]) -> str:
@@ -151,16 +153,20 @@ def _fingerprint(job: Job, tables: Mapping[str, pd.DataFrame]) -> str:
         *("".join(cell["source"]) for cell in source["cells"]),
         json.dumps(parameters, sort_keys=True),
         *(data_hash(tables[name]) for name in job.benchmarks),
-        *(path.read_text() for path in [*_run_records(job), *job.reads_files]),
+        *(path.read_text() for path in [*_run_records(job, tables), *job.reads_files]),
     ]
     inputs = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     return json.dumps(dict(inputs=inputs, figures=_figure_hashes(job)), indent=2)
 
 
-def _run_records(job: Job) -> list[Path]:
+def _run_records(job: Job, tables: Mapping[str, pd.DataFrame]) -> list[Path]:
     """The ``run.json`` of every run that a notebook reads; no notebook reads validation runs."""
-    folders = [Path(job.parameters["runs_dir"]) / name / recipe for name in job.benchmarks for recipe in job.reads_runs]
-    found = [path for folder in folders for path in folder.glob("split-*/run.json")]
+    changes = Recipe.parse_changes(job.parameters.get("recipe_changes", {}))
+    found: list[Path] = []
+    for name in job.benchmarks:
+        for variant in job.reads_runs:
+            recipe = Recipe.for_benchmark(tables[name], variant, **changes)
+            found += (Path(job.parameters["runs_dir"]) / name / recipe.name).glob("split-*/run.json")
     return sorted(path for path in found if not path.parent.name.endswith("-val"))
 
 

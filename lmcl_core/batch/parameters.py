@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import ast
 import json
-import re
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
+from reprlib import repr as short_repr
 from typing import Any
 
 from ..common.errors import InputError, unknown
 from ..common.paths import project_folder
 
-_KINDS = dict(str=str, int=int, float=(int, float), bool=bool)
-_TYPE_COMMENT = re.compile(r"\s*#\s*(\w+(?: or \w+)*):")
+_KINDS = dict(str=str, int=int, float=(int, float), bool=bool, dict=dict)
+_HINTS = dict(bool="; with papermill write True or False", str="; papermill passes text with -r NAME VALUE")
 
 
 def check_parameters(notebook: str | Path, values: Mapping[str, Any]) -> None:
@@ -37,30 +38,36 @@ def check_parameters(notebook: str | Path, values: Mapping[str, Any]) -> None:
             raise unknown(f"parameter of {path.name}", name, kinds)
     for name, kind in kinds.items():
         if name in values and kind and not any(_is_a(values[name], one) for one in kind.split(" or ")):
-            hint = "; with papermill write True or False" if kind == "bool" else ""
-            value = f"{values[name]!r} of type {type(values[name]).__name__}"
-            raise InputError(f"parameter {name} of {path.name} is {value}: it must be {kind}{hint}")
+            value = f"{short_repr(values[name])} of type {type(values[name]).__name__}"
+            raise InputError(f"parameter {name} of {path.name} is {value}: it must be {kind}{_HINTS.get(kind, '')}")
 
 
 def parameter_kinds(notebook: Path) -> dict[str, str]:
-    """Type names of a notebook's parameters, from the comments of its parameters cell: ``splits = 3  # int: ...``.
+    """Types of a notebook's parameters, from the annotations of its parameters cell: ``split: int or str = 0``.
 
-    Without such a comment it is the type of the default; "" for None, which stands for any type.
+    Unions are written with ``or``, which papermill's help can read. Without an annotation it is the type of the
+    default; "" for None, which stands for any type.
     """
     cells = json.loads(notebook.read_text())["cells"]
     source = "".join(next(cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", [])))
-    lines, kinds = source.splitlines(), {}
+    kinds = {}
     for node in ast.parse(source).body:
-        comment = _TYPE_COMMENT.match(lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode())
-        default = ast.literal_eval(node.value)
-        kinds[node.targets[0].id] = comment[1] if comment else "" if default is None else type(default).__name__
+        if isinstance(node, ast.AnnAssign):
+            kinds[node.target.id] = " or ".join(_names(node.annotation))
+        else:
+            default = ast.literal_eval(node.value)
+            kinds[node.targets[0].id] = "" if default is None else type(default).__name__
     return kinds
 
 
 def _injected(cells: list[str]) -> list[str]:
-    """Names assigned in the cell that papermill inserts, which begins with "# Parameters"."""
-    source = next((cell for cell in cells if cell.startswith("# Parameters")), "")
-    return [target.id for node in ast.parse(source).body if isinstance(node, ast.Assign) for target in node.targets]
+    """Names assigned in the cells that papermill inserts, which begin with "# Parameters"; in the last such group."""
+    groups = [list(group) for found, group in groupby(cells, lambda cell: cell.startswith("# Parameters")) if found]
+    return [name for cell in groups[-1] for name in _names(ast.parse(cell), ast.Store)] if groups else []
+
+
+def _names(tree: ast.AST, context: type[ast.expr_context] = ast.Load) -> list[str]:
+    return [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, context)]
 
 
 def _is_a(value: Any, kind: str) -> bool:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..common.devices import resolve_device
 from ..common.errors import RunError, counted
-from ..common.paths import figures_folder, project_folder, resolve_path, runs_folder
+from ..common.paths import figures_folder, project_folder, reference_folder, resolve_path, runs_folder
 from ..data.benchmarks import choose_benchmarks, name_of
 from ..data.own import own_folder
 from ..data.catalogue import BENCHMARKS
@@ -33,7 +33,7 @@ class ReproduceOptions:
         data_root: the official folder, its parent, or the folder that holds several; empty for the demo.
         splits: number of numbered splits, at least 1.
         runs_dir: folder of run folders; empty for the default of `runs_folder`.
-        figures_dir: folder of figures; empty for the default of `figures_folder`.
+        figures_dir: folder of figures and tables; empty for ``figures`` in the folder of run folders.
         device: as in `train`.
         overwrite: run finished notebooks and trainings again.
         changes: recipe fields that differ from the presets.
@@ -44,7 +44,7 @@ class ReproduceOptions:
 
     benchmark: str = "demo"
     data_root: str = ""
-    splits: int = 3
+    splits: int = 2
     runs_dir: str = ""
     figures_dir: str = ""
     device: str = "auto"
@@ -54,8 +54,8 @@ class ReproduceOptions:
     scheduler: str = ""
     ablation: bool = False
 
-    def recipes(self, benchmark: str) -> tuple[str, ...]:
-        """Names of the recipes that are trained on a benchmark."""
+    def recipes(self, benchmark: str | pd.DataFrame) -> tuple[str, ...]:
+        """Names of the recipes that are trained on a benchmark, given as in `Recipe.for_benchmark`."""
         return variants_of(benchmark) if self.ablation else COMPARED
 
     def data_parameters(self, benchmark: str) -> dict[str, Any]:
@@ -68,7 +68,12 @@ class ReproduceOptions:
         given = {text.strip() for text in self.benchmark.split(",")} - set(BENCHMARKS)
         paths = {name_of(text): str(own_folder(text)) for text in given if own_folder(text)}
         benchmark = ",".join(paths.get(name, name) for name in benchmark.split(","))
-        return dict(benchmark=benchmark, data_root=root, figures_dir=str(figures_folder("", self.figures_dir)))
+        return dict(benchmark=benchmark, data_root=root, figures_dir=str(self.figures))
+
+    @property
+    def figures(self) -> Path:
+        """The folder that holds one folder of figures and tables per benchmark."""
+        return figures_folder("", self.figures_dir or (runs_folder(self.runs_dir) / "figures" if self.runs_dir else ""))
 
     def run_parameters(self, benchmark: str) -> dict[str, Any]:
         """Parameters of every notebook that trains or reads runs."""
@@ -100,8 +105,11 @@ def reproduce(options: ReproduceOptions, log: Callable[[str], None] = print) -> 
     failed: dict[str, Exception] = {}
     with ExitStack() as stack:
         client = None
-        for stage in plan(options, list(tables)):
+        for stage in plan(options, recipes):
             runnable = [job for job in stage if not lacks_input(job, failed)]
+            for job in stage:
+                if job not in runnable:
+                    log(f"{job.title}: left out, because notebooks that it needs have failed")
             finished = [] if options.overwrite else [job for job in runnable if _is_finished(job, tables, recipes)]
             for job in finished:
                 log(f"{job.title}: finished before")
@@ -118,7 +126,26 @@ def reproduce(options: ReproduceOptions, log: Callable[[str], None] = print) -> 
         more = f"; and {len(failed) - 5} more" if len(failed) > 5 else ""
         count = counted(len(failed), "notebook")
         raise RunError(f"{count} failed: {shown}{more}. Run the same command again to do what is missing")
+    compare_with_reference(options, tables, log)
     return done
+
+
+def compare_with_reference(options: ReproduceOptions, names: Iterable[str], log: Callable[[str], None] = print) -> None:
+    """Report how the results of some benchmarks agree with the committed reference, where there is one.
+
+    Raises:
+        InputError: the results or the reference cannot be compared.
+        RunError: a quantity lies outside its tolerance.
+    """
+    from ..results import reproduction  # imports scipy
+
+    for name in names:
+        if options.changes:
+            log(f"{name}: not compared with the reference, because recipe fields were changed")
+        elif not reproduction.has_reference(name):
+            log(f"{name}: {reference_folder(name)} holds no results to compare with")
+        else:
+            reproduction.report(options.figures / name, reference_folder(name), log)
 
 
 def check_options(
@@ -145,15 +172,20 @@ def check_options(
     tables, missing = choose_benchmarks(options.benchmark, options.data_root or None)
     for name, reason in missing.items():
         log(f"{name}: left out: {reason}")
-    recipes = {
-        name: {recipe: Recipe.for_benchmark(table, recipe, **options.changes) for recipe in options.recipes(name)}
-        for name, table in tables.items()
-    }
+    recipes = recipes_of(options, tables)
     if not options.overwrite:  # a folder that holds another run is an error now rather than after hours
         for name, table in tables.items():
             for recipe in recipes[name].values():
                 trained_splits(table, recipe, options.runs_dir, splits)
     return tables, recipes
+
+
+def recipes_of(options: ReproduceOptions, benchmarks: Mapping[str, str | pd.DataFrame]) -> dict[str, dict[str, Recipe]]:
+    """Recipes by benchmark and variant; the values of `benchmarks` are as in `Recipe.for_benchmark`."""
+    return {
+        name: {variant: Recipe.for_benchmark(one, variant, **options.changes) for variant in options.recipes(one)}
+        for name, one in benchmarks.items()
+    }
 
 
 def trained_splits(table: pd.DataFrame, recipe: Recipe, runs_dir: str, splits: Iterable[int]) -> list[int]:
@@ -170,20 +202,21 @@ def _is_trained(folder: Path, table: pd.DataFrame, recipe: Recipe, split: int) -
     return runs.finished_run(folder, recipe.identity(table, make_split(table, split))) is not None
 
 
-def plan(options: ReproduceOptions, benchmarks: list[str]) -> Iterator[list[Job]]:
+def plan(options: ReproduceOptions, recipes: Mapping[str, Mapping[str, Recipe]]) -> Iterator[list[Job]]:
     """Yield the notebooks in stages; the jobs of one stage are independent of each other.
 
     Args:
         options: what to run.
-        benchmarks: names of those that can be read.
+        recipes: from `recipes_of`, of the benchmarks that can be read.
     """
+    benchmarks = list(recipes)
     folder, count = runs_folder(options.runs_dir), dict(splits=options.splits)
     checks = {
         name: _job("01_data_preparation", folder / name, options.data_parameters(name) | count, draws="01_*")
         for name in benchmarks
     }
     yield list(checks.values())
-    trainings = {name: _trainings(options, name, needs=((checks[name].title,),)) for name in benchmarks}
+    trainings = {name: _trainings(options, name, recipes[name], ((checks[name].title,),)) for name in benchmarks}
     yield [job for jobs in trainings.values() for job in jobs]
     ablation = dict(draws="05_*", reads_runs=tuple(VARIANTS), reads_files=_ledger())
     no_training, records = dict(train_missing=False), dict(variants="all", recorded="")
@@ -203,13 +236,15 @@ def plan(options: ReproduceOptions, benchmarks: list[str]) -> Iterator[list[Job]
     ]
 
 
-def _trainings(options: ReproduceOptions, benchmark: str, needs: tuple[tuple[str, ...], ...]) -> list[Job]:
+def _trainings(
+    options: ReproduceOptions, benchmark: str, recipes: Mapping[str, Recipe], needs: tuple[tuple[str, ...], ...]
+) -> list[Job]:
     jobs = []
     for split in range(options.splits):
-        for recipe in options.recipes(benchmark):
-            folder = runs.run_folder(runs_folder(options.runs_dir), benchmark, recipe, split)
-            parameters = options.run_parameters(benchmark) | dict(recipe=recipe, split=split)
-            figures = f"02_*{recipe}_split-{split:02d}.*"
+        for variant, recipe in recipes.items():
+            folder = runs.run_folder(runs_folder(options.runs_dir), benchmark, recipe.name, split)
+            parameters = options.run_parameters(benchmark) | dict(recipe=variant, split=split)
+            figures = f"02_*{recipe.name}_split-{split:02d}.*"
             jobs.append(_job("02_training", folder, parameters, needs, figures, trains=True))
     return jobs
 

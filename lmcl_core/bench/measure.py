@@ -78,8 +78,9 @@ def bench(
 
 
 def _check(parts: Sequence[str], repeats: int, images: int, against: str, changes: Mapping[str, Any]) -> None:
-    if repeats < 1 or images < 8:
-        raise InputError(f"repeats is {repeats}, images is {images}: they must be at least 1 and 8")
+    for name, value, least in (("repeats", repeats, 1), ("images", images, 8)):
+        if value < least:
+            raise InputError(f"{name} is {value}: it must be at least {least}")
     for part in parts:
         if part not in PARTS:
             raise unknown("part", part, PARTS)

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import platform
-import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from ..common.devices import resolve_device
+from ..common.devices import device_name, resolve_device
 from ..results import plots
 from ..results.figures import save, save_table
 
 
 def machine(device: str) -> str:
     """Processor, number of threads and version of torch."""
-    path = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", path.read_text() if path.is_file() else "")
-    name = found[1] if found else platform.processor()
-    name = torch.cuda.get_device_name() if resolve_device(device) == "cuda" else name
-    return f"{name}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
+    return f"{device_name(resolve_device(device))}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
 
 
 def write(found: pd.DataFrame, about: dict[str, object], folder: Path, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -33,11 +27,15 @@ def write(found: pd.DataFrame, about: dict[str, object], folder: Path, name: str
     save_table(found.assign(**about), folder, f"repetitions{name}")
     growing = found["part"] == "growth"
     curves, costs, slopes = found[growing], summary(found[~growing]), exponents(found[growing])
-    if len(costs):
-        save(plots.costs(costs), costs, folder, f"costs{name}", about["machine"])
+    if len(costs) > 1:
+        caption = "Items per second of this package and of what it is compared with. Longer bars are faster."
+        save(plots.costs(costs), costs, folder, f"costs{name}", caption, about["machine"])
+    elif len(costs):  # one bar is no figure
+        save_table(costs, folder, f"costs{name}")
     if len(slopes):
         shown = curves[["contender", "size", "repetition", "seconds"]].merge(slopes)
-        save(plots.growth(curves, slopes), shown, folder, f"growth{name}", about["machine"])
+        caption = "Seconds by size on logarithmic axes. A line of slope 1 is linear growth."
+        save(plots.growth(curves, slopes), shown, folder, f"growth{name}", caption, about["machine"])
     (folder / f"repetitions{name}_unfinished.csv").unlink(missing_ok=True)
     return costs, slopes
 

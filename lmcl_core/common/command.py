@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import traceback
 from collections.abc import Iterator
@@ -9,6 +10,18 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from .errors import InputError, RunError, system_error_message
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of ``python -m lmcl_core.MODULE`` that raises wrong use as `InputError`, and knows ``--debug``."""
+
+    def __init__(self, module: str, description: str) -> None:
+        super().__init__(f"python -m {module}", description=description)
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `InputError` with the usage as its fix."""
+        raise InputError(f"{message}; {self.format_usage()}")
 
 
 @contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import re
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import InputError
@@ -24,6 +26,17 @@ def resolve_device(device: str) -> str:
             f"device {device!r} is not available: this machine has {', '.join(devices)}; choose one of them or 'auto'"
         )
     return devices[0] if device == "auto" else device
+
+
+def device_name(device: str) -> str:
+    """Model name of the GPU for "cuda", else of the processor."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    path = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", path.read_text() if path.is_file() else "")
+    return found[1] if found else platform.processor()
 
 
 def computes_in_bfloat16(device: str) -> bool:

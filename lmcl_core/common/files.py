@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from filelock import FileLock, Timeout
 
@@ -35,10 +36,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 def ensure_writable(folder: str | Path) -> None:
     """Create a folder if it is missing, and raise RunError if files cannot be written to it."""
-    probe = Path(folder) / ".writable"
-    with atomic_write(probe):
-        pass
-    probe.unlink(missing_ok=True)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise save_failed(folder, error) from error
 
 
 class LockedError(Exception):

@@ -20,6 +20,8 @@ def project_folder() -> Path:
 
 def resolve_path(path: str | Path) -> Path:
     """An absolute path with ``~`` expanded and links followed; InputError if that is not possible."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"{path!r} is not a path, but of type {type(path).__name__}: pass a string or a Path")
     try:
         return Path(path).expanduser().resolve()
     except (RuntimeError, OSError, ValueError) as error:
@@ -28,15 +30,20 @@ def resolve_path(path: str | Path) -> Path:
 
 def runs_folder(chosen: str | Path = "") -> Path:
     """The folder of all runs: `chosen`, else ``$LMCL_RUNS``, else ``runs/`` of the checkout."""
-    return _folder(chosen, "LMCL_RUNS", "runs")
+    return _folder(chosen, "LMCL_RUNS") or project_folder() / "runs"
 
 
 def figures_folder(benchmark: str, chosen: str | Path = "") -> Path:
-    """A benchmark's folder of figures, inside `chosen`, else ``$LMCL_FIGURES``, else ``figures/`` of the checkout.
+    """A benchmark's folder of figures and tables, in `chosen`, else ``$LMCL_FIGURES``, else ``figures`` of all runs.
 
     InputError: `benchmark` is a path instead of a name.
     """
-    return _folder(chosen, "LMCL_FIGURES", "figures") / plain_name(benchmark)
+    return (_folder(chosen, "LMCL_FIGURES") or runs_folder() / "figures") / plain_name(benchmark)
+
+
+def reference_folder(benchmark: str) -> Path:
+    """The committed results of a benchmark, ``figures/<benchmark>`` of the checkout."""
+    return project_folder() / "figures" / benchmark
 
 
 def plain_name(benchmark: str) -> str:
@@ -51,9 +58,10 @@ def cache_folder() -> Path:
     return _from_environment("LMCL_CACHE") or Path.home() / ".cache" / "lmcl"
 
 
-def _folder(chosen: str | Path, variable: str, name: str) -> Path:
+def _folder(chosen: str | Path, variable: str) -> Path | None:
+    """The chosen folder, else the one that a variable names, else None."""
     if not chosen:
-        return _from_environment(variable) or project_folder() / name
+        return _from_environment(variable)
     folder = resolve_path(chosen)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: choose a folder")

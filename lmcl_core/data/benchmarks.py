@@ -94,6 +94,8 @@ def read(benchmark: Benchmark, folder: Path) -> Reading:
 
 def locate(name: str | Path, root: str | Path | None) -> tuple[Benchmark, Path, Path]:
     """Benchmark, absolute root and the benchmark's folder, from a name and a root as in `load_benchmark`."""
+    if not isinstance(name, (str, Path)):
+        raise unknown("benchmark", name, BENCHMARKS)
     if name not in BENCHMARKS:
         return _locate_own(str(name), root)
     if root is None and name != "demo":
@@ -230,8 +232,10 @@ def choose_benchmarks(names: str, root: str | Path | None = None) -> tuple[dict[
             f"benchmark {ALL} needs the folder of all benchmarks: pass root (data_root in a notebook, "
             "--data-root DIR on the command line)"
         )
-    own, broken = _own_below(resolve_path(root))
-    tables, reasons = {}, {folder: str(error) for folder, error in broken.items()}
+    if not (folder := resolve_path(root)).is_dir():
+        raise InputError(f"{folder} is not an existing folder: name the folder that holds all benchmarks")
+    own, broken = _own_below(folder)
+    tables, reasons = {}, {place: str(error) for place, error in broken.items()}
     for name in [*(name for name in BENCHMARKS if name != "demo"), *own]:
         try:
             tables[name] = load_benchmark(name, root)

@@ -17,12 +17,14 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from ..common.errors import InputError, RunError, first_line, save_failed, unknown
-from ..common.files import LockedError, file_lock
+from ..common.files import LockedError, ensure_writable, file_lock
 from ..common.paths import resolve_path
 from .catalogue import BENCHMARKS
+from .labels import find
 
 REPOSITORY = "chaofengc/IQA-Toolbox-Datasets"  #: the mirror, a dataset repository of the Hugging Face hub
 NOTE = ".lmcl-download.json"  #: file written into a completely installed folder
+_WORK = ".download"  # folder of archives and unpacked files, in the folder that the user chose
 _BLOCK = 4096  # bytes of disk that one more file takes, even if it is empty; its content is rounded up to blocks
 _MAX_MEMBERS = 1_000_000
 _DAMAGED = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError)
@@ -90,7 +92,7 @@ def download(name: str, folder: str | Path, accept: Callable[[], bool], log: Cal
     if not str(folder).strip():
         raise InputError("the folder to download to is empty: name a folder, or . for the current one")
     source, folder = SOURCES[name], resolve_path(folder)
-    destination = folder / source.folder
+    destination = find(folder, source.folder) or folder / source.folder
     verify = f"`lmcl verify {name} {destination}`"
     if _is_installed(name, destination):
         log(f"{source.title} is already there: nothing to do; check it with {verify}")
@@ -101,7 +103,8 @@ def download(name: str, folder: str | Path, accept: Callable[[], bool], log: Cal
         raise InputError(f"{source.title} is distributed only by its owners: {fix}")
     if not accept():
         raise InputError(f"{source.title} was not downloaded: accept its terms first")
-    work = folder / ".download" / name  # deleted only on success, so that the next call can resume
+    work = folder / _WORK / name  # deleted only on success, so that the next call can resume
+    ensure_writable(folder)
     try:
         with file_lock(work.with_suffix(".lock"), timeout=0):
             _download_to(destination, name, work, log)
@@ -120,8 +123,7 @@ def _is_installed(name: str, destination: Path) -> bool:
     with suppress(OSError, ValueError, KeyError, TypeError):
         if json.loads((destination / NOTE).read_text())["name"] == name:
             return True
-    marks = BENCHMARKS[name].marks
-    if all(any((destination / one).exists() for one in mark.split("|")) for mark in marks):
+    if all(any(find(destination, one) for one in mark.split("|")) for mark in BENCHMARKS[name].marks):
         return True
     raise InputError(f"{destination} holds something else: check it with `lmcl verify {name} {destination}` or move it")
 
@@ -191,16 +193,21 @@ def _hub_errors(source: Source, path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise save_failed(path, error) from error
+            raise save_failed(_chosen(path), error) from error
         where = f"{source.archive} cannot be downloaded from {constants.ENDPOINT}/datasets/{REPOSITORY}"
         fix = f"check the network and run the same command again to resume; or ask the owners, {source.page}"
         raise RunError(f"{where} ({first_line(error)}): {fix}") from error
 
 
+def _chosen(path: Path) -> Path:
+    """The folder that the user chose, for a path in its work folder; other paths are returned as they are."""
+    return next((place.parent for place in path.parents if place.name == _WORK), path)
+
+
 def _check_room(what: str, needed: int, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        room = f"at least {needed / 1e9:.2f} GB and the disk of {folder} has {free / 1e9:.2f} GB left"
+        room = f"at least {needed / 1e9:.2f} GB and the disk of {_chosen(folder)} has {free / 1e9:.2f} GB left"
         fix = "free some space or name a folder on another disk, and run the command again"
         raise RunError(f"{what} needs {room}: {fix}")
 
@@ -223,7 +230,7 @@ def extract(archive: Path, target: Path) -> None:
         raise
     except (*_DAMAGED, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # decompressors raise OSError without errno
-            raise save_failed(target, error) from error
+            raise save_failed(_chosen(target), error) from error
         reason = f"not an intact tar archive ({first_line(error)})"
         raise InputError(f"cannot unpack {archive}: {reason}; download it again") from error
 

@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, ImageOps
 from ..common.errors import InputError
 
 if TYPE_CHECKING:  # functions import torch themselves, because reading labels does not need it
+    import pandas as pd
     from torch import Tensor
 
 SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png"}  #: image files of the benchmarks
@@ -113,6 +114,8 @@ def to_rgb(image: Image.Image, name: object = "image") -> np.ndarray:
 
 def open_image(path: str | Path) -> Image.Image:
     """Open an image file and read its header; `InputError` if it is missing, unreadable or not an image."""
+    if not str(path):
+        raise InputError("the path of an image is empty: name an image file")
     if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
         raise InputError(f"folder {path} is not readable: give yourself permission to read it")
     if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would block
@@ -142,6 +145,8 @@ def _open(source: str | Path | io.BytesIO, name: object) -> Image.Image:
 
 
 def _unreadable(name: object, error: Exception) -> InputError:
+    if isinstance(error, OSError) and error.errno is not None:  # the system failed, and the file may be intact
+        return InputError(f"image {name} cannot be read: {error.strerror}; check the path and this process's limits")
     if Path(str(name)).suffix.lower() in _UNSUPPORTED_SUFFIXES:
         return InputError(f"unreadable image {name}: this format is not supported; convert it, for example to PNG")
     return InputError(f"unreadable image {name} ({error}): it is damaged or not an image; fetch this file again")
@@ -155,6 +160,13 @@ def upright_size(path: Path) -> tuple[int, int]:
         except DAMAGED as error:
             raise _unreadable(path, error) from error
         return image.size if turned else image.size[::-1]
+
+
+def median_short_side(table: pd.DataFrame, sample: int = 30) -> int:
+    """Median short side in pixels of at most `sample` images of a table, from their headers alone."""
+    rows = np.linspace(0, len(table) - 1, min(sample, len(table))).astype(int)
+    paths = [Path(table.attrs["root"]) / image for image in table["image"].iloc[rows]]
+    return int(np.median([min(upright_size(path)) for path in paths]))
 
 
 def shrunk(height: int, width: int, short_side: int | None) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..common.errors import InputError
+from ..common.errors import InputError, first_line
 from .faults import AGAIN, Fault, FaultError, bad_row, first_few
 
 _HEADER_ROWS = 30  # the header of a table is searched for in its first rows
@@ -143,8 +143,7 @@ def _readable(path: Path, what: str, fix: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = [*str(error).splitlines(), type(error).__name__][0]
-        fault = Fault("missing_label_file", str(path), f"not a readable {what} ({reason}): {fix}")
+        fault = Fault("missing_label_file", str(path), f"not a readable {what} ({first_line(error)}): {fix}")
         raise FaultError(fault) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -42,13 +43,15 @@ def make_split(table: pd.DataFrame, index: int | str, test: float = TEST_SHARE, 
         val: share of contents in the validation part, in [0, 1).
 
     Raises:
-        InputError: invalid index or shares, no official split, or too few contents.
+        InputError: no table of `load_benchmark`, invalid index or shares, no official split, or too few contents.
     """
+    check_columns(table, "content")
     if isinstance(index, str) and index == "official":
         return _official_split(table)
     if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or index < 0:
         raise InputError(f"split index is {index!r}: it must be an integer of 0 or more, or 'official'")
-    if not (0 < test < 1 and 0 <= val < 1 and test + val < 1):
+    numeric = all(isinstance(share, Real) for share in (test, val))
+    if not (numeric and 0 < test < 1 and 0 <= val < 1 and test + val < 1):
         raise InputError(f"shares are test={test!r} and val={val!r}: both must be in 0..1 and leave a part to train on")
     order = _hash_order(table["content"], index)
     n_test, n_val = round(test * len(order)), round(val * len(order))
@@ -113,12 +116,19 @@ def _official_split(table: pd.DataFrame) -> Split:
     return Split(*(np.flatnonzero(parts.isin([name])) for name in ("train", "val", "test")), "official")
 
 
+def check_columns(table: pd.DataFrame, *columns: str, attrs: Iterable[str] = ()) -> None:
+    """Raise `InputError` if `table` is no table of `load_benchmark`: it needs some columns and ``.attrs``."""
+    if not isinstance(table, pd.DataFrame):
+        raise InputError(f"the table is of type {type(table).__name__}: make it with load_benchmark")
+    if lacking := [*(c for c in columns if c not in table), *(name for name in attrs if name not in table.attrs)]:
+        raise InputError(f"the table lacks {', '.join(lacking)}: make it with load_benchmark")
+
+
 def check_split(table: pd.DataFrame, split: Split) -> None:
     """Raise `InputError` if a model cannot be trained and tested on this split of this table."""
-    lacking = [name for name in ("image", "mos", "content") if name not in table]
-    lacking += [name for name in ("benchmark", "root", "label_kind") if name not in table.attrs]
-    if lacking:
-        raise InputError(f"the table lacks {', '.join(lacking)}: make it with load_benchmark")
+    check_columns(table, "image", "mos", "content", attrs=("benchmark", "root", "label_kind"))
+    if not isinstance(split, Split):
+        raise InputError(f"the split is of type {type(split).__name__}: make it with make_split")
     parts = np.concatenate(list(split))
     if len(parts) and (parts.min() < 0 or parts.max() >= len(table)) or len(np.unique(parts)) != len(parts):
         raise InputError("the split does not fit the table: make it with make_split from this table")

@@ -21,7 +21,7 @@ from ..common.files import atomic_write, file_lock
 from ..common.paths import cache_folder
 from ..common.prefetch import prefetch_map
 from ..common.progress import bar
-from .identity import data_hash, image_keys
+from .identity import data_hash, image_keys, image_stats
 from .images import decode, resize_crop, shrink, shrunk, upright_size
 
 Log = Callable[[str], None]
@@ -48,7 +48,7 @@ class ImageStore:
         size of the store before images are decoded.
 
         Raises:
-            InputError: an image is missing or cannot be decoded.
+            InputError: an image is missing or cannot be read or decoded.
             RunError: the store cannot be written.
         """
         paths, index = _locate(table, short_side, cache)
@@ -112,11 +112,8 @@ def _locate(table: pd.DataFrame, short_side: int | None, cache: Path | None = No
     Its name holds the data hash, and a hash of the order of the images, the short side and the file times. The latter
     include the inode change time (ctime), because unpacking an archive restores old modification times.
     """
+    stats = image_stats(table)
     paths = [Path(table.attrs["root"]) / image for image in table["image"]]
-    try:
-        stats = [path.stat() for path in paths]
-    except OSError as error:
-        raise InputError(f"missing image {error.filename}: unpack the archive again") from error
     times = [[key, stat.st_mtime_ns, stat.st_ctime_ns] for key, stat in zip(image_keys(table), stats)]
     digest = hashlib.sha256(json.dumps([VERSION, short_side, times]).encode()).hexdigest()[:8]
     return paths, (cache or cache_folder()) / "store" / f"{data_hash(table)}-{digest}.json"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from ..common.progress import bar
 from .benchmarks import locate, read
 from .catalogue import Benchmark
 from .faults import Fault, FaultError, bad_scores
@@ -67,8 +67,7 @@ def _file_faults(benchmark: Benchmark, folder: Path, missing: list[str], extra: 
 def _unreadable_images(benchmark: Benchmark, folder: Path, images: list[str], deep: bool) -> Iterator[Fault]:
     with ThreadPoolExecutor() as pool:
         reasons = pool.map(lambda image: image_fault(folder / image, deep), images)
-        reasons = tqdm(reasons, f"{benchmark.title}: images", len(images), leave=False, disable=None)
-        for image, reason in zip(images, reasons):
+        for image, reason in zip(images, bar(reasons, len(images), f"{benchmark.title}: images")):
             if reason:
                 fix = "change its permissions" if reason == _FORBIDDEN else "download this file again"
                 yield Fault("unreadable_image", str(folder / image), f"{reason}: {fix}")

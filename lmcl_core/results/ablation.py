@@ -13,10 +13,18 @@ from ..common.errors import InputError, unknown
 from ..data.splits import TEST_SHARE, VAL_SHARE, make_split, subsample
 from ..recipe import VARIANTS, Recipe, check_changes, variants_of
 from ..runs.provenance import commit_in_words
+from .ledger import check_ledger
 from .tables import RunSet
+from .words import Table, interval, verdict
 
 #: Variants that differ only in the amount of training data.
 BY_SHARE = ("train-20", "train-40", "train-60", "lmcl")
+
+#: A difference of PLCC with an interval that contains 0 and reaches beyond this is undecided.
+LIMIT = 0.05
+
+#: The same for other measures, as a share of the first variant's mean.
+RELATIVE_LIMIT = 0.1
 
 #: Variants with which the others are compared.
 BASELINES = ("quality", "lmcl")
@@ -123,6 +131,32 @@ def paired_difference(
     return dict(difference=values.mean(), low=values.mean() - half, high=values.mean() + half, p_wilcoxon=p)
 
 
+def variants_in_words(compared: pd.DataFrame) -> Table:
+    """The result of `compare_variants` for reading, with a verdict on the PLCC of every variant but the baseline."""
+    rows = compared[compared["pairs"] > 0]
+    ends = list(zip(rows["low"], rows["high"]))
+    columns = {"variant": rows["title"], "splits": rows["pairs"], "median PLCC": rows["median"]}
+    columns |= {"difference": rows["difference"], "95 % interval": [interval(*pair) for pair in ends]}
+    verdicts = [verdict(*pair, LIMIT, "higher PLCC", "lower PLCC") for pair in ends]
+    return Table(pd.DataFrame({**columns, "verdict": verdicts}))
+
+
+def measures_in_words(compared: pd.DataFrame, titles: Mapping[str, str], higher_is_better: bool = False) -> Table:
+    """The result of `compare_measures` for reading: does a measure favour the second variant, the one with the loss?
+
+    `titles` gives the names of measures for reading; a measure that is not in it keeps its name.
+    """
+    by, first, second = compared.columns[:3]
+    words = ("for the loss", "against the loss") if higher_is_better else ("against the loss", "for the loss")
+    columns = {by.replace("_", " "): [titles.get(name, name) for name in compared[by]]}
+    columns |= {"without": compared[first], "with": compared[second], "difference": compared["difference"]}
+    ends = list(zip(compared["low"], compared["high"]))
+    columns["95 % interval"] = [interval(*pair) for pair in ends]
+    limits = RELATIVE_LIMIT * compared[first].abs()
+    columns["verdict"] = [verdict(*pair, limit, *words) for pair, limit in zip(ends, limits)]
+    return Table(pd.DataFrame(columns))
+
+
 def compare_measures(
     rows: pd.DataFrame, by: str, value: str, first: str = "no-manifold", second: str = "lmcl"
 ) -> pd.DataFrame:
@@ -155,8 +189,10 @@ def on_validation_parts(ledger: pd.DataFrame, baseline: str) -> pd.DataFrame:
         training images of `splits.validation_split`.
 
     Raises:
-        InputError: the ledger has no baseline of this name, or several, with different recipes or data.
+        InputError: the ledger has no baseline of this name, or several, with different recipes or data; or as
+            `ledger.check_ledger`.
     """
+    check_ledger(ledger)
     wide = ledger.pivot(index=["name", "recipe_hash", "data_hash"], columns="split", values="plcc")
     wide = wide.droplevel(["recipe_hash", "data_hash"])
     if list(wide.index).count(baseline) > 1:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..common.errors import InputError, first_line
 from ..common.files import atomic_write
 from ..data.benchmarks import BENCHMARKS
 from ..data.identity import data_hash
@@ -42,8 +43,8 @@ def common_short_side(recipe: Recipe, benchmark: str | pd.DataFrame) -> int | No
 def predict(folder: str | Path, table: pd.DataFrame, rows: np.ndarray, device: str = "auto") -> pd.DataFrame:
     """Score images of any benchmark with a finished run's model; the run folder keeps the scores for the next call.
 
-    `rows` are (n,) positions of the images in `table`. InputError: the weights or an image cannot be read. RunError:
-    the scores cannot be saved.
+    `rows` are (n,) positions of the images in `table`. InputError: the weights, an image or kept scores cannot be read.
+    RunError: the scores cannot be saved.
 
     Returns:
         One row per image: image, mos (units of its benchmark), pred (MOS units of the model's benchmark).
@@ -57,7 +58,7 @@ def predict(folder: str | Path, table: pd.DataFrame, rows: np.ndarray, device: s
     digest = hashlib.sha256(b"".join(parts)).hexdigest()[:16]
     kept = Path(folder) / "cross" / f"{table.attrs['benchmark']}-{digest}.csv"
     if kept.is_file():
-        return pd.read_csv(kept)
+        return _read_kept(kept, len(rows))
     store = ImageStore.open(table, short_side)
     predictions = scorer.predict(store.image(int(row)) for row in rows)
     pred = scorer.to_mos(torch.cat([prediction.score for prediction in predictions]))
@@ -65,6 +66,16 @@ def predict(folder: str | Path, table: pd.DataFrame, rows: np.ndarray, device: s
     with atomic_write(kept) as path:
         scores.to_csv(path, index=False)
     return scores
+
+
+def _read_kept(path: Path, count: int) -> pd.DataFrame:
+    try:
+        scores = pd.read_csv(path)
+        if len(scores) != count or not np.isfinite(scores[["mos", "pred"]].to_numpy(dtype=float)).all():
+            raise ValueError(f"expected {count} scores")
+        return scores[["image", "mos", "pred"]]
+    except (KeyError, ValueError) as error:  # pandas raises ValueErrors for binary, empty and cut files
+        raise InputError(f"{path} is damaged ({first_line(error)}): delete it to score the images again") from error
 
 
 def agreement(trained_on: str, split: Split, scores: pd.DataFrame, tested_on: str) -> dict[str, object]:
@@ -75,3 +86,22 @@ def agreement(trained_on: str, split: Split, scores: pd.DataFrame, tested_on: st
     found = metrics(pred=scores["pred"], mos=scores["mos"]) if len(scores) else dict(srcc=np.nan, plcc=np.nan, n=0)
     row = dict(train=trained_on, test=tested_on, split=split.index)
     return row | {key: found[key] for key in ("srcc", "plcc", "n")}
+
+
+def conclusion(found: pd.DataFrame) -> str:
+    """One line per training benchmark: the result on its own test part, and the range of SRCC on other benchmarks.
+
+    `found` has the columns train, test, srcc, plcc, of rows from `agreement`; medians over splits are compared.
+    """
+    medians = found.groupby(["train", "test"], sort=False)[["srcc", "plcc"]].median().dropna().reset_index()
+    lines = []
+    for train, rows in medians.groupby("train", sort=False):
+        own, others = rows[rows["test"] == train], rows[rows["test"] != train].set_index("test")["srcc"]
+        line = f"trained on {train}: "
+        line += "".join(f"SRCC {row.srcc:.3f}, PLCC {row.plcc:.3f} on its own test part; " for row in own.itertuples())
+        if others.empty:
+            lines.append(f"{line}no other benchmark was scored, so the question stays open")
+        else:
+            worst, best = (f"{others[name]:.3f} ({name})" for name in (others.idxmin(), others.idxmax()))
+            lines.append(f"{line}SRCC {worst} to {best} on others")
+    return "\n".join(lines) or "no finished run: run notebook 02 first"

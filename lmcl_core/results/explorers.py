@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from . import palette
+
 VEGA_LITE = "application/vnd.vegalite.v5+json"  #: output type that JupyterLab 4 renders and Altair 5 writes
 
 
@@ -35,6 +37,8 @@ def thumbnail(pixels: np.ndarray, side: int = 72) -> str:
 def umap_explorer(data: pd.DataFrame, thumbnails: Mapping[str, str], label: str) -> Explorer:
     """UMAP panels with zoom; the image under the pointer is marked in every panel and shown in the tooltip.
 
+    Images in hard pairs are squares with a black edge.
+
     `data` has the columns recipe, image, x, y, mos, hard; `thumbnails` are at most 5,000 data URLs by image, and images
     without one are left out; `label` is the label of the MOS.
     """
@@ -53,12 +57,13 @@ def umap_explorer(data: pd.DataFrame, thumbnails: Mapping[str, str], label: str)
     bare = dict(axis=None, scale=alt.Scale(zero=False))
     panels = [
         alt.Chart(name=f"panel_{n}", title=name, width=330, height=330)
-        .mark_circle(strokeWidth=1.4)
+        .mark_point(filled=True, strokeWidth=1.8, opacity=0.9)
         .encode(
             x=alt.X(f"x_{n}:Q", **bare),
             y=alt.Y(f"y_{n}:Q", **bare),
             color=alt.Color("mos:Q", scale=alt.Scale(scheme="viridis"), title=label),
-            stroke=alt.condition(f"datum.hard_{n}", alt.value("#c0392b"), alt.value("transparent")),
+            stroke=alt.condition(f"datum.hard_{n}", alt.value(palette.BLACK), alt.value("transparent")),
+            shape=alt.condition(f"datum.hard_{n}", alt.value("square"), alt.value("circle")),
             size=alt.condition(pointed, alt.value(260), alt.value(45)),
             tooltip=tooltip,
         )

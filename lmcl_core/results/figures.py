@@ -6,7 +6,11 @@ Functions that write raise `RunError` if a file cannot be saved.
 
 from __future__ import annotations
 
+import base64
+import io
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,34 +20,66 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from PIL import Image
 
 from ..common.files import atomic_write
+from . import palette
+from .palette import BLACK, BLUE, DOUBLE, GREY, SINGLE, VERMILION, group_styles, legend_above
 
 if TYPE_CHECKING:  # importing torch takes seconds, and most notebooks need only tables
     from torch import Tensor
 
-BLUE, ORANGE, GREY = "#2f6db3", "#d9792b", "#8a8f98"
-LEGEND_RIGHT = dict(frameon=False, bbox_to_anchor=(1.01, 1), loc="upper left")
-sns.set_theme(
-    context="notebook",
-    style="whitegrid",
-    font_scale=0.85,
-    rc={"axes.spines.top": False, "axes.spines.right": False, "grid.color": "#e6e8eb", "figure.dpi": 100},
-)
+palette.use()
 
 
-def save(figure: Figure, data: pd.DataFrame, folder: str | Path, name: str, note: str = "") -> Figure:
+@dataclass(frozen=True)
+class SavedFigure:
+    """A saved figure. A notebook shows it in its size in print, with alternative text, and the caption below it.
+
+    The alternative text is where `IPython.display.Image` puts it: in the metadata of the output, as "alt".
+    """
+
+    figure: Figure
+    name: str
+    caption: str
+    alt: str
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import Markdown, display
+
+        pixels = io.BytesIO()
+        self.figure.savefig(pixels, format="png", dpi=palette.SCREEN_DPI, metadata={"Software": None})
+        width = round(96 * self.figure.get_figwidth())  # CSS pixels
+        bundle = {"image/png": base64.b64encode(pixels.getvalue()).decode(), "text/plain": self.alt}
+        display(bundle, metadata={"image/png": dict(alt=self.alt, width=width)}, raw=True)
+        display(Markdown(f"*{self.name}:* {self.caption}"))
+
+
+def save(
+    figure: Figure, data: pd.DataFrame, folder: str | Path, name: str, caption: str, note: str = ""
+) -> SavedFigure:
     """Write a figure and the table it was drawn from, and return the figure to be shown.
 
-    `name` is the file name without suffix; `note` is one line below the figure, such as the kind of the labels.
+    Args:
+        figure: from a drawing function.
+        data: the table that it shows.
+        folder: where NAME.csv, NAME.png and NAME.pdf are written.
+        name: file name without suffix.
+        caption: one or two sentences: what is shown, and how to read it. With the note, it is the alternative text
+            ("Description" of the PNG file, "Subject" of the PDF file).
+        note: a line inside the figure, such as the kind of the labels.
     """
     save_table(data, folder, name)
+    alt = f"{caption} {note[:1].upper()}{note[1:]}." if note else caption
     if note:
-        figure.text(0.0, -0.02, note, fontsize=7, color=GREY, va="top")
-    for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
-        with atomic_write(Path(folder) / f"{name}{suffix}") as path:
-            figure.savefig(path, format=suffix[1:], dpi=figure.dpi, bbox_inches="tight", metadata=metadata)
-    return figure
+        wrapped = textwrap.fill(note, int(13 * figure.get_figwidth()))
+        figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=palette.TYPE, color=GREY)
+    kinds = {".png": {"Software": None, "Description": alt}, ".pdf": {"CreationDate": None, "Subject": alt}}
+    for suffix, metadata in kinds.items():
+        with atomic_write(Path(folder) / f"{name}{suffix}") as file:
+            figure.savefig(file, format=suffix[1:], dpi=figure.dpi, metadata=metadata)
+    return SavedFigure(figure, name, caption, alt)
 
 
 def save_table(data: pd.DataFrame, folder: str | Path, name: str) -> pd.DataFrame:
@@ -59,30 +95,39 @@ def save_text(text: str, folder: str | Path, name: str) -> None:
         path.write_text(text)
 
 
-def panels(
-    width: float, height: float, count: int = 1, columns: int = 5, extra: float = 0, **options: object
-) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels, at most `columns` in a row.
+def panels(height: float, count: int = 1, columns: int = 1, width: float = 0, **options: object) -> tuple[Figure, list]:
+    """A figure of `count` panels, at most `columns` in a row, and its axes.
 
-    `width` and `height` of a panel, and the `extra` width for a legend or colour bar, are in inches; `options` are
-    those of `Figure.subplots`.
+    `height` of a row and `width` of the figure are in inches; a width of 0 is one column of a page for one panel in a
+    row, else two. `options` are those of `Figure.subplots`.
     """
     columns = min(count, columns)
     rows = -(-count // columns)
-    figure = Figure(figsize=(width * columns + extra, height * rows), layout="constrained")
+    width = width or (SINGLE if columns == 1 else DOUBLE)
+    figure = Figure(figsize=(width, height * rows), dpi=palette.DPI, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
     for unused in axes[count:]:
         unused.remove()
     return figure, axes[:count]
 
 
+def photograph(axes: Axes, image: np.ndarray, inches: float, **options: object) -> None:
+    """Draw a (H, W, 3) uint8 image, about `inches` wide, with few dots; axis units stay pixels of the image."""
+    height, width = image.shape[:2]
+    pixels, side = Image.fromarray(image), max(16, round(inches * palette.PHOTO_DPI))
+    pixels.thumbnail((side, 4 * side), Image.Resampling.LANCZOS)
+    axes.imshow(pixels, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest", **options)
+    axes.axis("off")
+
+
 def mos_histogram(data: pd.DataFrame, label: str) -> Figure:
     """Distribution of the MOS of a benchmark; `data` has the column mos, `label` is the axis label of the MOS."""
-    figure, [axes] = panels(5.2, 2.8)
+    figure, [axes] = panels(2.1)
     sns.histplot(data, x="mos", bins=30, color=BLUE, edgecolor="white", ax=axes)
-    axes.axvline(data["mos"].median(), color=ORANGE, label=f"median {data['mos'].median():.1f}")
-    axes.set(xlabel=label, ylabel="images", title=f"{len(data)} images")
-    axes.legend(frameon=False)
+    median = data["mos"].median()
+    axes.axvline(median, color=VERMILION, ls="--", label=f"median {median:.1f}")
+    axes.set(xlabel=label, ylabel="images")
+    legend_above(figure, *axes.get_legend_handles_labels())
     return figure
 
 
@@ -91,21 +136,25 @@ def mos_by_level(data: pd.DataFrame, label: str) -> Figure:
 
     `data` has the columns distortion, level, mos; `label` is the axis label of the MOS.
     """
-    figure, [axes] = panels(5.2, 2.8)
-    sns.lineplot(data.astype({"level": int}), x="level", y="mos", hue="distortion", marker="o", errorbar=None, ax=axes)
-    axes.set(xlabel="level of distortion", ylabel=f"mean {label}", xticks=sorted(data["level"].unique()))
-    axes.legend(**LEGEND_RIGHT)
+    means = data.astype({"level": int}).groupby(["distortion", "level"])["mos"].mean()
+    styles = group_styles(means.index.unique("distortion"))
+    figure, [axes] = panels(2.3, width=SINGLE if len(styles) < 9 else DOUBLE)
+    for name, style in styles.items():
+        axes.plot(means[name].index, means[name], label=name, **style)
+    axes.set(xlabel="level of distortion", ylabel=f"mean {label}", xticks=sorted(data["level"].astype(int).unique()))
+    legend_above(figure, *axes.get_legend_handles_labels())
     return figure
 
 
-def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int, side: float = 1.5) -> Figure:
-    """A grid of (H, W, 3) uint8 images with titles, `columns` in a row, each `side` inches wide."""
-    figure, grid = panels(side, side + 0.28, len(images), columns)
-    figure.set_dpi(72)
+def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int) -> Figure:
+    """A grid of (H, W, 3) uint8 images with titles, `columns` in a row."""
+    side = DOUBLE / columns
+    shape = max(image.shape[0] / image.shape[1] for image in images)
+    lines = max(title.count("\n") + 1 for title in titles)
+    figure, grid = panels(0.95 * side * min(shape, 1) + 0.17 * lines, len(images), columns, DOUBLE)
     for axes, image, title in zip(grid, images, titles):
-        axes.imshow(image)
-        axes.set_title(title, fontsize=8)
-        axes.axis("off")
+        photograph(axes, image, side)
+        axes.set_title(title, pad=3)
     return figure
 
 
@@ -118,27 +167,33 @@ def crops_and_saliency(images: Sequence[np.ndarray], maps: Tensor, boxes: Tensor
         boxes: (n, K, 4) boxes: top, left, height, width in pixels.
         density: (n, K) saliency density of the crops, from `crop_saliency`.
     """
-    figure = Figure(figsize=(2.6 * len(images) + 0.7, 5.0), dpi=72, layout="constrained")
+    side, lines = DOUBLE / (len(images) + 0.5), -(-density.shape[1] // 2)
+    shape = max(image.shape[0] / image.shape[1] for image in images)
+    figure = Figure(figsize=(DOUBLE, 2 * side * shape + 0.17 * lines + 0.3), dpi=palette.DPI, layout="constrained")
     axes = figure.subplots(2, len(images), squeeze=False)
     maps = maps * maps[0].numel()  # densities: a uniform map is 1 everywhere
     style = dict(cmap="magma", alpha=0.6, interpolation="bilinear", vmin=0, vmax=maps.max().item())
     for n, image in enumerate(images):
         for axis in axes[:, n]:
-            axis.imshow(image)
-            axis.axis("off")
+            photograph(axis, image, side)
         height, width = image.shape[:2]
         drawn = axes[1, n].imshow(maps[n].numpy(), extent=(0, width, height, 0), **style)
-        for k, (top, left, h, w) in enumerate(boxes[n].tolist()):
-            is_salient = k == int(density[n].argmax())
-            frame = dict(lw=3, ec=ORANGE) if is_salient else dict(lw=1.4, ec="white")
-            axes[0, n].add_patch(Rectangle((left, top), w - 1, h - 1, fill=False, **frame))
-            label = dict(fc=ORANGE if is_salient else "#444", ec="none", pad=1.2)
-            text = f"{k}: {density[n, k]:.2f}"
-            axes[0, n].text(left + 4, top + 4, text, color="white", va="top", fontsize=8, bbox=label)
-    axes[0, 0].set_title("crop: density; orange = salient", loc="left", fontsize=9)
-    axes[1, 0].set_title("saliency of the trained model", loc="left", fontsize=9)
-    figure.colorbar(drawn, ax=list(axes.flat), label="density, 1 = uniform", shrink=0.4, anchor=(0, 0.1))
+        _draw_crops(axes[0, n], boxes[n].tolist(), int(density[n].argmax()))
+        values = [f"{k}: {value:.2f}" for k, value in enumerate(density[n].tolist())]
+        axes[0, n].set_title("\n".join("  ".join(values[at : at + 2]) for at in range(0, len(values), 2)), pad=3)
+    figure.colorbar(drawn, ax=list(axes.flat), label="density (uniform: 1)", shrink=0.5)
     return figure
+
+
+def _draw_crops(axes: Axes, boxes: Sequence[Sequence[int]], salient: int) -> None:
+    """Draw numbered boxes (top, left, height, width); the salient one has a thick vermilion frame."""
+    for k, (top, left, h, w) in enumerate(boxes):
+        color, line = (VERMILION, 2.4) if k == salient else ("white", 1.0)
+        outline = [withStroke(linewidth=line + 1.2, foreground="white" if k == salient else BLACK)]
+        frame = dict(fill=False, lw=line, ec=color, path_effects=outline, zorder=3 + (k == salient))
+        axes.add_patch(Rectangle((left, top), w - 1, h - 1, **frame))
+        label = dict(fc=VERMILION if k == salient else BLACK, ec="none", pad=1)
+        axes.text(left + 4, top + 4, str(k), color="white", va="top", bbox=label, zorder=5)
 
 
 def training_curves(history: pd.DataFrame) -> Figure:
@@ -149,33 +204,37 @@ def training_curves(history: pd.DataFrame) -> Figure:
         "mutual learning, unweighted": {"mutual_score": "scores", "mutual_saliency": "saliency"},
         "agreement on test": {"test_srcc": "SRCC", "test_plcc": "PLCC"},
     }
-    figure, row = panels(3, 2.8, len(titles))
-    for axes, (title, lines) in zip(row, titles.items()):
-        for column, label in lines.items():
-            axes.plot(history["epoch"], history[column], marker="o", label=label)
+    figure, grid = panels(2.1, len(titles), 2)
+    for axes, (title, lines) in zip(grid, titles.items()):
+        for (column, label), style in zip(lines.items(), (palette.WITH, palette.WITHOUT)):
+            axes.plot(history["epoch"], history[column], label=label, **style)
         unit = "correlation" if "test_srcc" in lines else "loss"
         axes.set(xlabel="epoch", ylabel=unit, title=title, xticks=history["epoch"])
-        axes.legend(frameon=False)
+        axes.legend()
     return figure
 
 
 def scores_against_mos(data: pd.DataFrame, label: str) -> Figure:
-    """Predicted scores against MOS, one panel per split.
+    """Predicted scores against MOS, one panel per split; the dashed line is the diagonal.
 
-    `data` has the columns split, mos, pred and optionally distortion, which gives the colours; `label` is the axis
-    label of the MOS.
+    `data` has the columns split, mos, pred and optionally distortion, which gives colours and markers; `label` is the
+    axis label of the MOS.
     """
     splits = data.groupby("split")
-    figure, grid = panels(2.9, 3.1, len(splits), extra=1.2)
-    hue = "distortion" if "distortion" in data and data["distortion"].notna().any() else None
-    style = dict(hue=hue, color=None if hue else BLUE, s=16, linewidth=0, alpha=0.8)
+    columns = len(splits) if len(splits) < 5 else 5
+    figure, grid = panels(min(7.6 / columns, 3.2), len(splits), columns, sharex=True, sharey=True)
+    named = "distortion" in data and data["distortion"].notna().any()
+    styles = group_styles(sorted(data["distortion"].dropna().unique())) if named else {"": dict(color=BLUE, marker="o")}
     ends = [data[["mos", "pred"]].min().min(), data[["mos", "pred"]].max().max()]
     for axes, (split, part) in zip(grid, splits):
-        legend = "auto" if hue and axes is grid[-1] else False
-        sns.scatterplot(part, x="pred", y="mos", ax=axes, legend=legend, **style)
+        for name, style in styles.items():
+            group = part[part["distortion"] == name] if named else part
+            look = dict(color=style["color"], marker=style["marker"], s=12 if named else 6, lw=0, alpha=0.8)
+            axes.scatter(group["pred"], group["mos"], label=name, **look)
         axes.plot(ends, ends, color=GREY, lw=1, ls="--", zorder=0)
-        axes.set(title=f"split {split}", xlabel="predicted")
+        axes.set(title=f"split {split}", aspect="equal")
+        axes.set_xlabel("predicted" if axes.get_subplotspec().is_last_row() else "")
         axes.set_ylabel(label if axes.get_subplotspec().is_first_col() else "")
-    if hue:
-        sns.move_legend(axes, "upper left", bbox_to_anchor=(1.01, 1), frameon=False, title=None)
+    if named:
+        legend_above(figure, *grid[0].get_legend_handles_labels())
     return figure

@@ -17,6 +17,26 @@ from ..common.paths import project_folder
 from ..recipe import Recipe
 from .records import read_rows
 
+#: Differences of PLCC below this are within the effect of the seed and of rounding.
+NOISE = 0.005
+
+#: What a configuration tries, by the recipe field that it changes; of several fields, the first of these counts.
+TOPICS = {
+    "freeze_batchnorm": "batch statistics updated in training",
+    "probe": "score head initialised by a regression",
+    "frozen_stages": "first stages of the backbone frozen",
+    "crop_size": "number, size and scales of crops",
+    "crops": "number, size and scales of crops",
+    "scales": "number, size and scales of crops",
+    "epochs": "number of epochs, learning rate",
+    "lr": "number of epochs, learning rate",
+    "batch_images": "batch size",
+    "variant": "manifold loss v2",
+    "correlation_weight": "without the extensions beyond the paper",
+    "manifold_weight": "weight of the manifold loss",
+    "quality_sigma": "negatives not weighted by MOS distance",
+}
+
 COLUMNS = [
     *("benchmark", "split", "name", "changes", "plcc", "srcc", "plcc_student", "plcc_teacher", "seconds", "device"),
     *("commit", "recipe_hash", "data_hash", "split_hash", "recipe"),
@@ -34,6 +54,15 @@ def read_ledger(path: str | Path) -> pd.DataFrame:
     return read_rows(path, COLUMNS, "ledger", split=str) if path.is_file() else pd.DataFrame(columns=COLUMNS)
 
 
+def check_ledger(ledger: pd.DataFrame) -> None:
+    """Raise `InputError` if a ledger has rows of several benchmarks, or several rows of one run."""
+    if len(names := sorted(set(ledger["benchmark"]))) > 1:
+        raise InputError(f"the ledger has rows of {' and '.join(names)}: keep those of one benchmark")
+    again = ledger[ledger.duplicated(["name", "recipe_hash", "data_hash", "split"])]
+    for row in again.head(1).itertuples():
+        raise InputError(f"the ledger has several rows of {row.name!r}, split {row.split}: remove all but one")
+
+
 def compare_configurations(ledger: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Compare every configuration of a ledger (rows of one benchmark) with one of them, on shared splits.
 
@@ -43,20 +72,52 @@ def compare_configurations(ledger: pd.DataFrame, baseline: str) -> pd.DataFrame:
         most splits come first, then those with the highest mean PLCC.
 
     Raises:
-        InputError: the baseline is not in the ledger, or names runs of several benchmarks, recipes or data.
+        InputError: the baseline is not in the ledger, or names runs of several recipes or data; or as `check_ledger`.
     """
+    check_ledger(ledger)
     base = ledger[ledger["name"] == baseline].set_index("split")["plcc"]
     if base.empty:
         raise unknown("configuration", baseline, set(ledger["name"]))
-    if ledger["benchmark"].nunique() > 1 or base.index.has_duplicates:
-        raise InputError(
-            f"{baseline!r} names several runs of a split in the ledger: keep rows of one benchmark, recipe and data"
-        )
+    if base.index.has_duplicates:
+        raise InputError(f"{baseline!r} names several runs of a split in the ledger: keep rows of one recipe and data")
     ledger = ledger.assign(difference=ledger["plcc"] - ledger["split"].map(base))
     columns = dict(changes="first", splits="size", plcc="mean", srcc="mean", difference="mean", seconds="mean")
     grouped = ledger.assign(splits=0).groupby(["name", "recipe_hash", "data_hash"], sort=False)
     table = grouped.agg(columns).reset_index().drop(columns=["recipe_hash", "data_hash"])
     return table.sort_values(["splits", "plcc"], ascending=False, ignore_index=True)
+
+
+def summarize(ledger: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """The search in a few rows: what was tried, beside the selected configuration, the baseline.
+
+    Returns:
+        One row per topic of `TOPICS` that occurs, the largest difference first: tried, configurations (how many), best
+        (the name of the one with the largest difference), difference (of its PLCC from the baseline, mean over shared
+        splits), decision. The baseline has no row. Raises as `compare_configurations`.
+    """
+    compared = compare_configurations(ledger, baseline)
+    recipes = {name: json.loads(recipe) for name, recipe in zip(ledger["name"], ledger["recipe"])}
+    selected = recipes[baseline]
+    rows = []
+    for row in compared[compared["name"] != baseline].itertuples():
+        recipe = recipes[row.name]
+        changed = {field for field in recipe.keys() | selected.keys() if recipe.get(field) != selected.get(field)}
+        topic = next((text for field, text in TOPICS.items() if field in changed), "other")
+        rows.append(dict(tried=topic, best=row.name, difference=row.difference))
+    found = pd.DataFrame(rows, columns=["tried", "best", "difference"]).sort_values("difference", ascending=False)
+    first = found.drop_duplicates("tried")
+    counts = found["tried"].map(found["tried"].value_counts())[first.index]
+    first.insert(1, "configurations", counts)
+    return first.assign(decision=[_decision(value) for value in first["difference"]]).reset_index(drop=True)
+
+
+def _decision(difference: float) -> str:
+    """Why a configuration was not selected."""
+    if pd.isna(difference):
+        return "no shared split"
+    if abs(difference) < NOISE:
+        return f"not adopted: the difference is below {NOISE}"
+    return "not adopted: PLCC is lower" if difference < 0 else "better, not adopted"
 
 
 def changes(row: pd.Series) -> str:

@@ -14,44 +14,58 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from PIL import Image
 
-from .figures import BLUE, GREY, LEGEND_RIGHT, ORANGE, panels
+from ..common.errors import counted
+from .figures import panels
+from .palette import BLACK, BLUE, DOUBLE, GREY, OTHERS, OURS, PAPER, VERMILION, WITH, WITHOUT, legend_above
 
 #: Panel title and unit of each measure of `hard_examples.separation`.
 MEASURES = {
-    "hard_pair_share": ("hard pairs", "share of neighbour pairs"),
-    "very_hard_pair_share": ("very hard pairs", "share of neighbour pairs"),
+    "hard_pair_share": ("hard pairs", "share of pairs"),
+    "very_hard_pair_share": ("very hard pairs", "share of pairs"),
     "knn_mos_error": ("k-nearest-neighbour error", "label units"),
-    "intra_image_spread": ("intra-image spread", "over that between images"),
+    "intra_image_spread": ("intra-image spread", "relative spread"),
 }
 
 
 def _split_labels(titles: pd.Series, counts: pd.Series) -> list[str]:
-    return [f"{title} ({count} split{'s' * (count > 1)})" for title, count in zip(titles, counts)]
+    return [f"{title} ({counted(count, 'split')})" for title, count in zip(titles, counts)]
 
 
 def metric_bars(data: pd.DataFrame, by: str) -> Figure:
     """SRCC and PLCC by group; `data` has the columns srcc, plcc and `by`, the name of the group."""
-    long = data.melt(id_vars=by, value_vars=["srcc", "plcc"], var_name="metric")
-    figure, [axes] = panels(5.6, 2.8)
-    sns.barplot(long, y=by, x="value", hue="metric", palette=[BLUE, ORANGE], errorbar=None, ax=axes)
-    axes.set(xlabel="correlation with the labels", ylabel="", xlim=(min(0, long["value"].min()), 1))
-    axes.legend(**LEGEND_RIGHT)
+    figure, [axes] = panels(0.34 * len(data) + 0.6)
+    at = np.arange(len(data))
+    for metric, color, hatch, shift in (("srcc", BLUE, "", -0.2), ("plcc", VERMILION, "////", 0.2)):
+        look = dict(height=0.4, color=color, hatch=hatch, edgecolor="white", lw=0)
+        axes.barh(at + shift, data[metric], label=metric.upper(), **look)
+    axes.set(xlabel="correlation with the labels", xlim=(min(0, data[["srcc", "plcc"]].min().min()), 1))
+    axes.set_yticks(at, data[by])
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    legend_above(figure, *axes.get_legend_handles_labels())
     return figure
 
 
 def against_published(data: pd.DataFrame, metric: str) -> Figure:
     """Our result, with its interval, among published results.
 
-    `data` has the columns method, low, high and `metric` ("srcc" or "plcc"); our methods start with "ours".
+    `data` has the columns method, low, high and `metric` ("srcc" or "plcc"); our methods start with "ours", the paper's
+    with "LML-IQA".
     """
-    rows = data.dropna(subset=[metric]).sort_values(metric)
-    figure, [axes] = panels(5.6, 0.28 * len(rows) + 1.0)
-    ours = rows["method"].str.startswith("ours").to_numpy()
-    axes.scatter(rows[metric], rows["method"], c=np.where(ours, ORANGE, BLUE), s=34, zorder=3)
-    for row in rows[ours].dropna(subset=["low", "high"]).itertuples():
-        axes.plot([row.low, row.high], [row.method, row.method], color=ORANGE, lw=2)
-    axes.set(xlabel=metric.upper())
+    rows = data.dropna(subset=[metric]).sort_values(metric, ignore_index=True)
+    figure, [axes] = panels(0.19 * len(rows) + 0.6, width=DOUBLE)
+    ours, paper = (rows["method"].str.startswith(start) for start in ("ours", "LML-IQA"))
+    groups = {"published": (~ours & ~paper, OTHERS), "the paper": (paper, PAPER)}
+    for label, (chosen, style) in (groups | {"ours: median, lowest to highest split": (ours, OURS)}).items():
+        if chosen.any():
+            axes.scatter(rows[metric][chosen], rows.index[chosen], s=26, zorder=3, label=label, **style)
+    known = rows[ours].dropna(subset=["low", "high"])
+    axes.hlines(known.index, known["low"], known["high"], color=VERMILION, lw=2)
+    axes.set(xlabel=metric.upper(), ylim=(-0.7, len(rows) - 0.3))
+    axes.set_yticks(rows.index, rows["method"])
+    legend_above(figure, *axes.get_legend_handles_labels())
     return figure
 
 
@@ -62,18 +76,17 @@ def benchmark_overview(results: pd.DataFrame, published: pd.DataFrame) -> Figure
     has benchmark, method and plcc.
     """
     rows = results[results["splits"] > 0].reset_index(drop=True)
-    rows = rows.reindex(columns=["benchmark", "title", "splits", "plcc", "plcc_min", "plcc_max"])
-    figure, [axes] = panels(6.4, 0.42 * max(len(rows), 1) + 1.3)
+    figure, [axes] = panels(0.34 * len(rows) + 0.6, width=DOUBLE)
     known = published.merge(rows.reset_index(names="row")[["benchmark", "row"]]).dropna(subset=["plcc"])
     is_paper = known["method"].str.startswith("LML-IQA")
     others, paper = known[~is_paper], known[is_paper]
-    axes.scatter(others["plcc"], others["row"], color=GREY, s=18, alpha=0.7, label="others")
-    axes.scatter(paper["plcc"], paper["row"], color=BLUE, s=46, marker="D", zorder=3, label="the paper")
-    axes.scatter(rows["plcc"], rows.index, color=ORANGE, s=46, zorder=4, label="ours: median, range")
-    axes.hlines(rows.index, rows["plcc_min"], rows["plcc_max"], color=ORANGE, lw=2.5)
-    axes.set(xlabel="PLCC", ylim=(max(len(rows), 1) - 0.5, -0.5))
+    axes.scatter(others["plcc"], others["row"], s=14, alpha=0.7, label="published", **OTHERS)
+    axes.scatter(paper["plcc"], paper["row"], s=34, zorder=3, label="the paper", **PAPER)
+    axes.scatter(rows["plcc"], rows.index, s=34, zorder=4, label="ours: median, lowest to highest split", **OURS)
+    axes.hlines(rows.index, rows["plcc_min"], rows["plcc_max"], color=VERMILION, lw=2)
+    axes.set(xlabel="PLCC", ylim=(len(rows) - 0.5, -0.5))
     axes.set_yticks(rows.index, _split_labels(rows["title"], rows["splits"]))
-    axes.legend(**LEGEND_RIGHT)
+    legend_above(figure, *axes.get_legend_handles_labels())
     return figure
 
 
@@ -83,13 +96,14 @@ def cross_matrix(data: pd.DataFrame) -> Figure:
     `data` has the columns train, test, srcc, plcc.
     """
     names = list(dict.fromkeys([*data["train"], *data["test"]]))
-    side = 0.75 * len(names) + 1.6
-    figure, pair = panels(side, side, 2, extra=0.8)
+    beside = 2 if len(names) <= 4 else 1
+    figure, pair = panels(0.4 * data["train"].nunique() + 1.3, 2, beside, DOUBLE)
     for axes, metric in zip(pair, ("srcc", "plcc")):
         cells = data.pivot_table(index="train", columns="test", values=metric, aggfunc="median", dropna=False)
         cells = cells.reindex(columns=names).reindex([name for name in names if name in set(data["train"])])
         sns.heatmap(cells.astype(float), annot=True, fmt=".3f", vmin=0, vmax=1, cmap="Blues", cbar=False, ax=axes)
         axes.set(title=metric.upper(), xlabel="tested on", ylabel="trained on")
+        axes.tick_params(axis="y", rotation=0)
     return figure
 
 
@@ -99,19 +113,19 @@ def separation_bars(data: pd.DataFrame) -> Figure:
     `data` has the columns recipe, split, measure, value.
     """
     measures = data.groupby("measure", sort=False)
-    figure, row = panels(3.4, 3.0, len(measures))
-    for axes, (measure, part) in zip(row, measures):
+    figure, grid = panels(2.1, len(measures), 2)
+    for axes, (measure, part) in zip(grid, measures):
         wide = part.pivot(index="recipe", columns="split", values="value").loc[part["recipe"].unique()]
         wide = wide.rename(index={"no-manifold": "without", "lmcl": "with"})
-        axes.plot(wide.index, wide, color=GREY, lw=1, marker="o", ms=4)
-        axes.plot(wide.index, wide.mean(axis=1), color=ORANGE, lw=2.5, marker="o", label="mean")
+        splits = axes.plot(wide.index, wide, color=GREY, lw=0.8, marker="o", ms=3)
+        mean = axes.plot(wide.index, wide.mean(axis=1), color=VERMILION, lw=2.2, ls="--", marker="D", ms=6)
         title, unit = MEASURES.get(measure, (measure.replace("_", " "), ""))
         low, high = part["value"].min(), part["value"].max()
         middle, half = (low + high) / 2, max(0.55 * (high - low), 0.1 * abs(high))  # small changes look small
         axes.set(title=title, ylabel=unit, xlabel="manifold loss", xlim=(-0.3, len(wide) - 0.7))
         if half > 0:  # neither all 0 nor all missing
             axes.set(ylim=(middle - half, middle + half))
-    axes.legend(frameon=False)
+    legend_above(figure, [splits[0], mean[0]], ["one split", "mean over splits"])
     return figure
 
 
@@ -121,14 +135,14 @@ def redistorted_curves(data: pd.DataFrame) -> Figure:
     `data` has the columns recipe, distortion, level, score.
     """
     distortions = data.groupby("distortion", sort=False)
-    figure, grid = panels(2.4, 2.4, len(distortions), 4, sharey=True)
+    figure, grid = panels(1.7, len(distortions), 4, DOUBLE, sharey=True)
     for axes, (name, part) in zip(grid, distortions):
         means = part.pivot_table(index="level", columns="recipe", values="score", sort=False).sort_index()
-        for recipe, color in zip(means, (BLUE, ORANGE)):
-            axes.plot(means.index, means[recipe], color=color, marker="o", ms=4, label=recipe)
+        for recipe, style in zip(means, (WITHOUT, WITH)):
+            axes.plot(means.index, means[recipe], label=recipe, **style)
         axes.set(title=name, xlabel="level", xticks=means.index)
-    grid[0].set_ylabel("mean score")
-    grid[0].legend(frameon=False)
+        axes.set_ylabel("mean score" if axes.get_subplotspec().is_first_col() else "")
+    legend_above(figure, *grid[0].get_legend_handles_labels())
     return figure
 
 
@@ -139,71 +153,75 @@ def paired_differences(data: pd.DataFrame, baseline: str) -> Figure:
     the largest difference; if an interval of few splits is longer, the axis label says so.
     """
     rows = data[data["pairs"] > 0].reset_index(drop=True)
-    figure, [axes] = panels(5.8, 0.36 * max(len(rows), 1) + 1.0)
+    figure, [axes] = panels(0.24 * len(rows) + 0.7, width=DOUBLE)
     axes.axvline(0, color=GREY, lw=1)
-    axes.hlines(rows.index, rows["low"], rows["high"], color=BLUE, lw=2)
-    axes.scatter(rows["difference"], rows.index, color=ORANGE, s=40, zorder=3)
+    axes.hlines(rows.index, rows["low"], rows["high"], color=BLUE, lw=1.6, label="95 % interval")
+    axes.scatter(rows["difference"], rows.index, s=26, zorder=3, label="mean difference", **OURS)
     axes.set(xlabel=f"PLCC minus that of {baseline}", ylim=(len(rows) - 0.5, -0.5))
     end = 2 * rows["difference"].abs().max()
-    if (rows[["low", "high"]].abs() > end).any(axis=None):
-        axes.set(xlim=(-end, end), xlabel=f"{axes.get_xlabel()}\nsome intervals are longer than the axis")
+    if end > 0 and (rows[["low", "high"]].abs() > end).any(axis=None):
+        axes.set(xlim=(-end, end), xlabel=f"{axes.get_xlabel()}\n(some intervals are longer than the axis)")
     axes.set_yticks(rows.index, _split_labels(rows["title"], rows["pairs"]))
+    legend_above(figure, *axes.get_legend_handles_labels())
     return figure
 
 
 def share_curve(data: pd.DataFrame) -> Figure:
-    """Correlation by share of the data used for training, one dot per split.
+    """Correlation by share of the data used for training, one small dot per split.
 
     `data` has the columns share (percent), split, srcc, plcc.
     """
-    figure, [axes] = panels(4.6, 2.9)
-    for metric, color in (("plcc", BLUE), ("srcc", ORANGE)):
-        axes.scatter(data["share"], data[metric], color=color, s=14, alpha=0.5)
+    figure, [axes] = panels(2.5)
+    for metric, style in (("plcc", WITH), ("srcc", WITHOUT)):
+        dots = dict(color=style["color"], marker=style["marker"])
+        axes.scatter(data["share"], data[metric], s=9, alpha=0.5, **dots)
         median = data.groupby("share")[metric].median()
-        axes.plot(median.index, median, color=color, lw=2, label=f"{metric.upper()}, median")
+        axes.plot(median.index, median, label=f"{metric.upper()}, median", **style)
     axes.set(xlabel="share of the data to train on, in percent", ylabel="correlation with the labels")
     axes.set_xticks(sorted(data["share"].unique()))
-    axes.legend(frameon=False, loc="lower right")
+    legend_above(figure, *axes.get_legend_handles_labels())
     return figure
 
 
 def umap_panels(data: pd.DataFrame, label: str) -> Figure:
-    """UMAP of feature spaces side by side, coloured by MOS; rings mark images in hard pairs.
+    """UMAP of feature spaces side by side, coloured by MOS; double rings mark images in hard pairs.
 
     `data` has the columns recipe, x, y, mos, hard; `label` is the label of the MOS.
     """
     spaces = data.groupby("recipe", sort=False)
-    figure, row = panels(4.3, 3.9, len(spaces), extra=0.7)
-    limits, rings = dict(vmin=data["mos"].min(), vmax=data["mos"].max()), dict(fc="none", ec="#c0392b", lw=1.1)
+    figure, row = panels(3.3, len(spaces), 2, DOUBLE)
+    limits = dict(vmin=data["mos"].min(), vmax=data["mos"].max())
     for axes, (recipe, part) in zip(row, spaces):
-        dots = axes.scatter(part["x"], part["y"], c=part["mos"], cmap="viridis", s=20, **limits)
+        dots = axes.scatter(part["x"], part["y"], c=part["mos"], cmap="viridis", s=10, lw=0, **limits)
         hard = part[part["hard"].astype(bool)]
-        axes.scatter(hard["x"], hard["y"], s=60, label=f"in a hard pair ({len(hard)})", **rings)
-        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.01), fontsize=8)
+        for color, line in ((BLACK, 1.8), ("white", 0.7)):  # seen on every colour of viridis, and on white
+            rings = axes.scatter(hard["x"], hard["y"], s=26, fc="none", ec=color, lw=line)
+            rings.set_label(f"in a hard pair ({len(hard)})" if color == BLACK else None)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.01))
         axes.set(title=recipe, xticks=[], yticks=[])
     figure.colorbar(dots, ax=row, label=label, shrink=0.85)
     return figure
 
 
-def umap_thumbnails(data: pd.DataFrame, images: Mapping[str, np.ndarray], label: str, most: int = 70) -> Figure:
+def umap_thumbnails(data: pd.DataFrame, images: Mapping[str, np.ndarray], label: str, most: int = 40) -> Figure:
     """UMAP of feature spaces side by side, with images instead of dots; the colour of a frame shows the MOS.
 
     `data` has the columns recipe, image, x, y, mos; `images` are (H, W, 3) uint8 arrays by name; `label` is the label
     of the MOS. A panel shows at most `most` images, chosen by `farthest_points`.
     """
     spaces = data.groupby("recipe", sort=False)
-    figure, row = panels(5.6, 5.2, len(spaces), extra=0.7)
-    figure.set_dpi(72)
+    figure, row = panels(3.3, len(spaces), 2, DOUBLE)
     colours = ScalarMappable(Normalize(data["mos"].min(), data["mos"].max()), cmap="viridis")
     for axes, (recipe, part) in zip(row, spaces):
         points = part[["x", "y"]].to_numpy()
         axes.scatter(*points.T, s=0)
         for n in farthest_points(points, most):
-            image = images[part["image"].iloc[n]]
-            frame = dict(edgecolor=colours.to_rgba(part["mos"].iloc[n]), linewidth=2)
-            thumbnail = OffsetImage(image, zoom=26 / max(image.shape[:2]))
+            image = Image.fromarray(images[part["image"].iloc[n]])
+            image.thumbnail((30, 30), Image.Resampling.LANCZOS)
+            frame = dict(edgecolor=colours.to_rgba(part["mos"].iloc[n]), linewidth=1.8)
+            thumbnail = OffsetImage(np.asarray(image), zoom=24 / max(image.size), interpolation="nearest")
             axes.add_artist(AnnotationBbox(thumbnail, points[n], pad=0.08, bboxprops=frame))
-        axes.margins(0.06)
+        axes.margins(0.08)
         axes.set(title=recipe, xticks=[], yticks=[])
     figure.colorbar(colours, ax=row, label=label, shrink=0.85)
     return figure
@@ -219,22 +237,25 @@ def farthest_points(points: np.ndarray, most: int) -> list[int]:
 
 
 def costs(summary: pd.DataFrame) -> Figure:
-    """Items per second of everything that was timed, one panel per part and size; this package is blue.
+    """Items per second of everything that was timed, one panel per part and size; bars of this package are hatched.
 
     `summary` is from `bench.report.summary`.
     """
     groups = summary.groupby(["part", "size"], sort=False, dropna=False)
     heights = groups.size().tolist()
-    height = 0.6 + 0.3 * len(summary) / len(groups)
-    figure, column = panels(7.5, height, len(groups), 1, gridspec_kw=dict(height_ratios=heights))
+    height = 0.55 + 0.22 * len(summary) / len(groups)
+    figure, column = panels(height, len(groups), 1, DOUBLE, gridspec_kw=dict(height_ratios=heights))
     for axes, ((part, size), group) in zip(column, groups):
         spread = np.abs(group[["lowest", "highest"]].to_numpy() - group[["rate"]].to_numpy()).T
-        colours = np.where(group["contender"].str.startswith("ours"), BLUE, GREY)
-        axes.barh(group["contender"], group["rate"], xerr=spread, color=colours, ecolor="black", height=0.7)
+        bars = axes.barh(group["contender"], group["rate"], xerr=spread, color=GREY, ecolor=BLACK, height=0.7)
+        for bar, name in zip(bars, group["contender"]):
+            if name.startswith("ours"):
+                bar.set(facecolor=BLUE, hatch="////", edgecolor="white", linewidth=0)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         sized = "" if pd.isna(size) else f", {size:.0f} embeddings"
-        axes.set_title(f"{part}{sized}: {group['unit'].iloc[0]} per second", fontsize=9, loc="left")
+        axes.set_title(f"{part}{sized}: {group['unit'].iloc[0]} per second", loc="left")
+    axes.set_xlabel("bar: median; line: slowest to fastest repetition; blue and hatched: this package")
     return figure
 
 
@@ -243,14 +264,15 @@ def growth(curves: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
 
     `curves` is the part "growth" of `bench.measure.bench`; `slopes` is from `bench.report.exponents`.
     """
-    figure, row = panels(2.6, 2.8, len(slopes))
-    for axes, slope in zip(row, slopes.itertuples()):
+    figure, grid = panels(2.1, len(slopes), 3, DOUBLE)
+    for axes, slope in zip(grid, slopes.itertuples()):
         own = curves[curves["contender"] == slope.contender]
         median = own.groupby("size")["seconds"].median()
-        axes.loglog(own["size"], own["seconds"], ".", color=GREY, markersize=4)
-        axes.loglog(median.index, median, "-", color=BLUE)
-        axes.set_title(f"{slope.contender}\nexponent {slope.exponent:.2f}", fontsize=8)
-        axes.set_xticks(median.index, [f"{size:.0f}" for size in median.index], fontsize=7)
+        repetitions = axes.loglog(own["size"], own["seconds"], ls="", marker="o", ms=2.5, color=GREY)
+        line = axes.loglog(median.index, median, color=BLUE)
+        axes.set_title(f"{slope.contender}\nexponent {slope.exponent:.2f}")
+        axes.set_xticks(median.index, [f"{size:.0f}" for size in median.index], rotation=90)
         axes.minorticks_off()
-        axes.set_ylabel("seconds", fontsize=8)
+        axes.set_ylabel("seconds" if axes.get_subplotspec().is_first_col() else "")
+    legend_above(figure, [repetitions[0], line[0]], ["one repetition", "median"])
     return figure

@@ -7,18 +7,18 @@ A row is a run on a numbered split: hashes of its recipe, data and split, where 
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..common.command import exit_codes
+from ..common.command import Parser, exit_codes
 from ..common.errors import InputError, counted, unknown
 from ..common.files import atomic_write
-from ..common.paths import project_folder, runs_folder
+from ..common.paths import reference_folder, runs_folder
 from ..data.benchmarks import load_benchmark
 from ..data.catalogue import BENCHMARKS
 from ..data.identity import data_hash, name_order, rows_of
@@ -44,7 +44,7 @@ _TEXTS = (
 
 def records_path(benchmark: str) -> Path:
     """The records of the project, ``figures/<benchmark>/records.csv`` of the checkout."""
-    return project_folder() / "figures" / benchmark / "records.csv"
+    return reference_folder(benchmark) / "records.csv"
 
 
 def read_rows(path: str | Path, columns: Sequence[str], kind: str, **types: type) -> pd.DataFrame:
@@ -97,11 +97,13 @@ def load_records(names: str) -> pd.DataFrame | None:
 
 
 def describe_records(names: str, records: pd.DataFrame | None, table: pd.DataFrame) -> str:
-    """How many of the records from `load_records(names)` are of a benchmark's data, in words; "" without records."""
+    """How many of the records from `load_records(names)` a benchmark can use, in words; "" without records."""
     if records is None:
         return ""
     same = (records["benchmark"] == table.attrs["benchmark"]) & (records["data_hash"] == data_hash(table))
-    return f"records of {names}: {same.sum()} of {counted(len(records), 'run')} used this data set"
+    ignored = "" if same.any() else "; all are ignored: name records of this data set"
+    count = f"{same.sum()} of {counted(len(records), 'run')}"
+    return f"{table.attrs['benchmark']}: {count} in the records of {names} used this data set{ignored}"
 
 
 def update_records(path: str | Path, runs_dir: str | Path, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -189,13 +191,14 @@ def _row(folder: Path, table: pd.DataFrame) -> dict[str, object]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command ``python -m lmcl_core.results.records``; exits with 0 (success), 1 (failure) or 2 (invalid input)."""
-    parser = argparse.ArgumentParser("records", description="Add the finished runs of a folder to a table of records.")
+    parser = Parser("lmcl_core.results.records", "Add the finished runs of a folder to a table of records.")
     parser.add_argument("benchmark", help="name, or the path of a folder with a benchmark.toml")
     parser.add_argument("data_root", help="folder of the benchmark; empty for the demo or a path")
     parser.add_argument("runs_dir", nargs="?", default="", help="default: runs/ of the checkout")
     parser.add_argument("records", nargs="?", help="CSV file; default: figures/BENCHMARK/records.csv of the checkout")
-    given = parser.parse_args(arguments)
-    with exit_codes("records"):
+    arguments = sys.argv[1:] if arguments is None else arguments
+    with exit_codes("records", "--debug" in arguments):
+        given = parser.parse_args(arguments)
         if given.records == "":
             raise InputError("RECORDS is empty: name a CSV file, or leave it out")
         table, folder = load_benchmark(given.benchmark, given.data_root or None), runs_folder(given.runs_dir)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ..common.errors import InputError
@@ -15,7 +16,9 @@ from ..data.splits import make_split
 from ..evaluation import bootstrap_interval, median_interval
 from ..recipe import Recipe
 from ..runs import folder as runs
+from ..runs.provenance import commit_in_words
 from .records import find_record, recorded_predictions
+from .words import NOTHING, Table, interval, number_sources
 
 _BY_SPLIT = [
     *("benchmark", "split", "srcc", "plcc", "plcc_low", "plcc_high", "rmse", "plcc_logistic_optimistic"),
@@ -49,6 +52,19 @@ class RunSet:
         wanted = self.recipe.identity(self.table, make_split(self.table, index))
         record = runs.finished_run(self.folder(index), wanted)
         return find_record(self.recorded, wanted, index) if record is None and self.recorded is not None else record
+
+    def facts(self, splits: Iterable[int]) -> pd.DataFrame:
+        """What the results of finished runs depend on, one row per split: hashes, machine, torch version and commit.
+
+        Facts that a record lacks are NA. Raises as `record`.
+        """
+        columns = ["split", "recipe_hash", "data_hash", "split_hash", "precision", "threads", "processor", "torch"]
+        rows = []
+        for index in self.finished(splits):
+            record = self.record(index)
+            torch = record.get("versions", {}).get("torch", pd.NA)
+            rows.append(record | dict(split=index, torch=torch, commit=commit_in_words(record)))
+        return pd.DataFrame(rows).reindex(columns=[*columns, "commit"])
 
     def finished(self, splits: Iterable[int]) -> list[int]:
         """Those of some splits that have a finished run; raises as `record`."""
@@ -146,48 +162,89 @@ def beside_published(name: str, result: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({**columns, "protocol": published["protocol"], "source": published["source"]})
 
 
-def paper_table(summary: pd.DataFrame) -> pd.DataFrame:
-    """Our medians, from `summarize_splits`, beside the paper's claims and the strongest published rival, for printing.
+def slope(predictions: pd.DataFrame) -> tuple[float, str]:
+    """Slope of the line fitted to MOS over prediction, as the median over splits, and what it means.
+
+    `predictions` has the columns split, mos, pred. Where predictions shrink towards the mean, MOS vary more than they
+    do: the slope is above 1, and the band of points is steep.
+    """
+    slopes = [np.polyfit(part["pred"], part["mos"], 1)[0] for _, part in predictions.groupby("split")]
+    value = float(np.median(slopes))
+    if abs(value - 1) < 0.05:
+        return value, "predictions are spread as far as they should be"
+    return value, f"predictions are {'shrunk towards the mean' if value > 1 else 'spread too far'}"
+
+
+def splits_in_words(result: pd.DataFrame) -> Table:
+    """The result of `by_split` for reading."""
+    ends = zip(result["plcc_low"], result["plcc_high"])
+    columns = {"split": result["split"], "SRCC": result["srcc"], "PLCC": result["plcc"]}
+    columns |= {"95 % interval of PLCC": [interval(*pair) for pair in ends], "RMSE": result["rmse"]}
+    columns |= {"best epoch*": result["plcc_best_epoch_optimistic"], "logistic*": result["plcc_logistic_optimistic"]}
+    note = "\\* optimistic PLCC: chosen or fitted with the test labels"
+    return Table(pd.DataFrame({**columns, "images": result["n"]}), notes=[note])
+
+
+def published_in_words(beside: pd.DataFrame) -> Table:
+    """The result of `beside_published` for reading: published results and how far ours are above them."""
+    marks, notes = number_sources(beside["source"])
+    columns = {"method": [f"{row.method} {marks[row.source]}" for row in beside.itertuples()]}
+    for metric in ("srcc", "plcc"):
+        name = metric.upper()
+        columns |= {name: beside[f"published_{metric}"], f"{name} difference": beside[f"difference_{metric}"]}
+    return Table(pd.DataFrame({**columns, "protocol": beside["protocol"]}), notes=["; ".join(notes)])
+
+
+def paper_table(summary: pd.DataFrame) -> Table:
+    """The paper's claims, our medians from `summarize_splits` and the best published result, for reading.
 
     Returns:
-        One row per benchmark: benchmark (title), splits; for SRCC and for PLCC the median, its spread (lowest to
-        highest split) and interval (95 %, of the median); then PLCC of the best epoch and after a fitted logistic (both
-        optimistic), of the paper (with its version), the difference (ours minus the paper's), the strongest rival (with
-        its method), and the sources of the last two. Empty cells are NA.
+        One row per benchmark with runs: benchmark (title), splits; paper (PLCC claimed, and its version), ours (median
+        PLCC), difference, range (lowest to highest split), SRCC (our median), best published (PLCC and method). Notes
+        below: intervals and optimistic results, sources, and the benchmarks that were not run.
     """
-    rows, everything = [], published_results().dropna(subset=["plcc"])
-    for row in summary.to_dict("records"):
+    rows, notes, sources = [], [], []
+    everything = published_results().dropna(subset=["plcc"])
+    for row in summary[summary["splits"] > 0].to_dict("records"):
         published = everything[everything["benchmark"] == row["benchmark"]]
         is_paper = published["method"].str.startswith("LML-IQA")
         paper, rivals = published[is_paper].head(1), published[~is_paper].sort_values("plcc").tail(1)
-        claim = paper["plcc"].iloc[0] if len(paper) else float("nan")
-        version = "".join(paper["method"]).removeprefix("LML-IQA ").removesuffix(" (the paper)")
-        rows.append(
-            {
-                "benchmark": row["title"],
-                "splits": row["splits"],
-                **_printed("srcc", row),
-                **_printed("plcc", row),
-                "best epoch (optimistic)": row.get("plcc_best_epoch_optimistic"),
-                "logistic (optimistic)": row.get("plcc_logistic_optimistic"),
-                "paper": f"{claim:.3f} {version}" if len(paper) else pd.NA,
-                "difference": row.get("plcc", float("nan")) - claim,
-                "strongest rival": "".join(f"{r.plcc:.3f} {r.method}" for r in rivals.itertuples()) or pd.NA,
-                "sources": "; ".join(dict.fromkeys([*paper["source"], *rivals["source"]])) or pd.NA,
-            }
-        )
-    return pd.DataFrame(rows)
+        sources += [*paper["source"], *rivals["source"]]
+        rows.append(_summary_row(row, paper, rivals, number_sources(sources)[0]))
+        notes.append(_optimistic(row))
+    notes += number_sources(sources)[1]
+    if missing := summary["title"][summary["splits"] == 0].tolist():
+        notes.append(f"Not run: {', '.join(missing)}.")
+    return Table(pd.DataFrame(rows), notes=notes)
 
 
-def to_latex(printed: pd.DataFrame) -> str:
-    """The table of `paper_table` as LaTeX (booktabs), with dashes in empty cells."""
-    body = printed.to_latex(index=False, float_format="%.3f", na_rep="--", escape=True)
-    note = "best epoch, logistic, paper, difference and strongest rival are PLCC"
-    return f"% needs \\usepackage{{booktabs}}; {note}\n{body}"
+def to_latex(printed: Table) -> str:
+    """The table of `paper_table` as LaTeX (booktabs), with its notes below."""
+    cells = printed.cells().replace(NOTHING, "--")
+    notes = [note.translate(str.maketrans({c: f"\\{c}" for c in "_%&#$"})) for note in printed.notes]
+    body = [cells.to_latex(index=False, escape=True)] if len(cells) else []
+    return "\n".join(["% needs \\usepackage{booktabs}", *body, *notes, ""])
 
 
-def _printed(metric: str, row: Mapping[str, float]) -> dict[str, object]:
-    value, *ends = (row.get(metric + suffix, float("nan")) for suffix in ("", "_min", "_max", "_low", "_high"))
-    spans = [pd.NA if pd.isna(low) else f"{low:.3f} to {high:.3f}" for low, high in (ends[:2], ends[2:])]
-    name = metric.upper()
-    return {name: value, f"{name} spread": spans[0], f"{name} interval": spans[1]}
+def _summary_row(row: dict, paper: pd.DataFrame, rivals: pd.DataFrame, marks: dict[str, str]) -> dict[str, object]:
+    claim = paper["plcc"].iloc[0] if len(paper) else float("nan")
+    version = "".join(paper["method"]).removeprefix("LML-IQA ").removesuffix(" (the paper)")
+    return {
+        "benchmark": row["title"],
+        "splits": row["splits"],
+        "paper": f"{claim:.3f} ({version}) {marks[paper['source'].iloc[0]]}" if len(paper) else NOTHING,
+        "ours": row["plcc"],
+        "difference": row["plcc"] - claim,
+        "range": interval(row["plcc_min"], row["plcc_max"]),
+        "SRCC": row["srcc"],
+        "best published": "".join(f"{r.plcc:.3f} {r.method} {marks[r.source]}" for r in rivals.itertuples()),
+    }
+
+
+def _optimistic(row: dict) -> str:
+    """A note on the interval of a benchmark's PLCC, and on the results that use test labels."""
+    known = pd.notna(row["plcc_low"])
+    between = f"95 % interval of the median PLCC {interval(row['plcc_low'], row['plcc_high'])}; " if known else ""
+    results = f"{row['plcc_best_epoch_optimistic']:.3f} at the best epoch on test, "
+    results += f"{row['plcc_logistic_optimistic']:.3f} after a fitted logistic"
+    return f"{row['title']}: {between}optimistic PLCC, which uses the test labels: {results}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,8 @@ def save(trainer: Any, folder: Path, identity: dict[str, Any], origin: dict[str,
 
     RunError: the checkpoint cannot be saved; the previous one is kept.
     """
-    with atomic_write(folder / NAME) as path:
-        try:
-            torch.save(dict(identity=identity, made_by=origin, **trainer.state()), path)
-        except RuntimeError as error:  # torch reports a failed write without its errno
-            if "write" in str(error).lower() or "enforce" in str(error).lower():
-                raise OSError(28, os.strerror(28)) from error
-            raise
+    with atomic_write(folder / NAME) as path, open(path, "wb") as file:  # given a path, torch hides the errno
+        torch.save(dict(identity=identity, made_by=origin, **trainer.state()), file)
 
 
 def load(trainer: Any, folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:

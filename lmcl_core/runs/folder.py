@@ -54,8 +54,8 @@ def check_same(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> N
         values = "".join(f"; {key} is {there[key]} in that run, {here[key]} now" for key in fields)
         raise InputError(
             f"{folder} holds another run (different: {', '.join(differing)}{values}): delete that folder, choose "
-            "another runs folder, name the recipe differently (--set name=NAME), or recompute all runs with "
-            "--overwrite (overwrite=True in the notebook)"
+            "another runs folder, name the recipe differently (--set name=NAME), or replace it with --overwrite "
+            "(overwrite=True in the notebook, resume=False in Python)"
         )
 
 
@@ -99,7 +99,7 @@ def finished_run(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
     if record is None:
         return None
     check_same(record, wanted, folder)
-    if not all((folder / name).is_file() for name in RESULTS):
+    if missing_files(folder):
         return None
     metrics = record["metrics"]
     if not isinstance(metrics, dict) or not all(isinstance(metrics.get(key), (int, float)) for key in _METRICS):
@@ -116,6 +116,11 @@ def finished_run(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
     except SafetensorError as error:
         path = folder / "model.safetensors"
         raise InputError(f"{path} is damaged ({error}): delete the folder {folder} and train again") from error
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Names of the files that a folder with a ``run.json`` lacks of a finished run."""
+    return [name for name in RESULTS if (folder / "run.json").is_file() and not (folder / name).is_file()]
 
 
 def refuse_foreign_files(folder: Path) -> None:

@@ -82,6 +82,8 @@ def pack(weights: str | Path, path: str | Path) -> None:
 
 def find_model(weights: str | Path) -> Path:
     """Path of a model file; `weights` as in `lmcl_core.load`. InputError: it does not exist or may not be read."""
+    if not str(weights).strip():
+        raise InputError("weights is empty: name a model.safetensors, a run folder or bundled weights")
     path = BUNDLED.get(str(weights)) or resolve_path(weights)
     if path.is_dir():
         path = path / "model.safetensors"
@@ -121,10 +123,7 @@ def read_model(weights: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, 
 
 
 def _write(path: Path, state: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    with atomic_write(path) as temporary:
-        try:
-            save_file(state, temporary, metadata={"lmcl": json.dumps(metadata)})
-        except SafetensorError as error:  # safetensors reports a full disk without its errno
-            raise OSError(28, str(error)) from error
+    with atomic_write(path) as temporary:  # save_file would report a full disk without its errno
+        temporary.write_bytes(save(state, metadata={"lmcl": json.dumps(metadata)}))

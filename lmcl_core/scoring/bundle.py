@@ -5,13 +5,13 @@ A model card, ``bundled/NAME.md``, is written by hand beside them; it states the
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..common.command import exit_codes
+from ..common.command import Parser, exit_codes
 from ..common.errors import InputError
 from ..runs.folder import read_run
 from ..runs.model_file import BUNDLED_FOLDER, pack
@@ -25,6 +25,8 @@ def bundle(run: str | Path, name: str, folder: str | Path = BUNDLED_FOLDER) -> P
     """
     if not re.fullmatch(r"[a-z0-9_-]+", name):
         raise InputError(f"name is {name!r}: use lower-case letters, digits, _ and -")
+    if not str(run).strip():
+        raise InputError("run is empty: name the folder of a finished run")
     if read_run(run) is None:
         raise InputError(f"{run} holds no finished run: name the folder of a run that has a run.json")
     path = Path(folder) / f"{name}.safetensors"
@@ -36,11 +38,12 @@ def bundle(run: str | Path, name: str, folder: str | Path = BUNDLED_FOLDER) -> P
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command ``python -m lmcl_core.scoring.bundle``; exits with 0 (success), 1 (failure) or 2 (invalid input)."""
-    parser = argparse.ArgumentParser("bundle", description="Pack a finished run into weights of the package.")
+    parser = Parser("lmcl_core.scoring.bundle", "Pack a finished run into weights of the package.")
     parser.add_argument("run", help="run folder")
     parser.add_argument("name", help="name of the weights")
-    given = parser.parse_args(arguments)
-    with exit_codes("bundle"):
+    arguments = sys.argv[1:] if arguments is None else arguments
+    with exit_codes("bundle", "--debug" in arguments):
+        given = parser.parse_args(arguments)
         content = (path := bundle(given.run, given.name)).read_bytes()
         print(f"{path}: {len(content) / 1e6:.1f} MB, SHA-256 {hashlib.sha256(content).hexdigest()}")
 

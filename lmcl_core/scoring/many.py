@@ -137,7 +137,9 @@ def _list_images(source: str) -> list[str]:
     """Images of a file, folder or address, sorted."""
     if "://" not in source:
         exists = os.path.lexists(source) or Path(source).suffix.lower() in SCORED_SUFFIXES
-        images = [os.path.abspath(file) for file in image_files([source] if exists else [])]
+        if not exists:
+            raise InputError(f"{source} does not exist: name image files, or folders of images")
+        images = [os.path.abspath(file) for file in image_files([source])]
     else:
         system, root = _filesystem(source)
         try:

@@ -130,7 +130,7 @@ def score_overlay(scored: FileScore, crop_scores: np.ndarray) -> Figure:
         total[top : top + h, left : left + w] += score
         count[top : top + h, left : left + w] += 1
     mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
-    figure = Figure(figsize=(8.4, min(3.2 * height / width, 8) + 0.7), dpi=100, layout="constrained")
+    figure = Figure(figsize=(6.9, min(2.5 * height / width, 8) + 0.6), dpi=100, layout="constrained")
     titles = (
         f"score {scored.score:.1f}, percentile {scored.percentile:.0f}",
         "saliency",
@@ -144,5 +144,5 @@ def score_overlay(scored: FileScore, crop_scores: np.ndarray) -> Figure:
     saliency = scored.prediction.saliency[0].numpy()
     axes[1].imshow(saliency, cmap="magma", alpha=0.6, interpolation="bilinear", extent=extent)
     scores = axes[2].imshow(mean, cmap="viridis", alpha=0.7, extent=extent)
-    figure.colorbar(scores, ax=axes[2], shrink=0.8, label="mean score of the crops there")
+    figure.colorbar(scores, ax=axes[2], shrink=0.8, label="crop score")
     return figure

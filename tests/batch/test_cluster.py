@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from distributed import Client, LocalCluster
 from distributed.security import Security
 
 from lmcl_core import InputError, RunError
-from lmcl_core.batch.cluster import connect, run_jobs, slurm_cluster, worker_environments
+from lmcl_core.batch.cluster import _undisturbed, connect, run_jobs, slurm_cluster, worker_environments
 from lmcl_core.batch.notebook import Job
 
 FIRST_TIME = """
@@ -96,7 +98,8 @@ def test_a_notebook_that_kills_every_worker_is_given_up_and_the_rest_is_run_once
 
 
 def test_each_local_worker_has_its_gpu_or_its_share_of_the_cores():
-    assert worker_environments(0, [], 8) == [dict(OMP_NUM_THREADS="8", MKL_NUM_THREADS="8")]
+    assert worker_environments(0, [], 8) == 4 * [dict(OMP_NUM_THREADS="2", MKL_NUM_THREADS="2")]
+    assert len(worker_environments(0, [], 2)) == 2
     assert [worker["OMP_NUM_THREADS"] for worker in worker_environments(3, [], 8)] == ["2", "2", "2"]
     assert [worker["CUDA_VISIBLE_DEVICES"] for worker in worker_environments(0, ["2", "3"], 8)] == ["2", "3"]
     assert [worker["CUDA_VISIBLE_DEVICES"] for worker in worker_environments(4, ["0", "1"], 8)] == ["0", "1", "0", "1"]
@@ -120,12 +123,30 @@ def test_a_running_scheduler_is_used_by_its_address(tmp_path):
         ("10.0.0.1:8786", 0, "write tcp://HOST:PORT"),
         ("tcp://127.0.0.1:9", 0, "no Dask scheduler answers"),
         ("", -1, "workers is -1"),
+        ("", 100_000, "workers is 100000: this machine has cores for at most"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_starts(scheduler, workers, message, monkeypatch):
     monkeypatch.setattr("lmcl_core.batch.cluster._SECONDS_TO_ANSWER", 1)
     with pytest.raises(InputError, match=message), connect(scheduler, workers):
         pass
+
+
+def test_workers_start_undisturbed_and_ignore_the_ctrl_c_of_a_terminal():
+    interrupt = signal.getsignal(signal.SIGINT)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line sets it
+    try:
+        with pytest.raises(KeyboardInterrupt), _undisturbed():
+            os.kill(os.getpid(), signal.SIGINT)
+            code = "from signal import *; print(int(getsignal(SIGINT)), int(getsignal(SIGTERM)))"
+            handlers = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
+            os.kill(os.getpid(), signal.SIGTERM)
+            started = True  # reached: both signals wait
+        assert started and handlers == [str(int(signal.SIG_IGN)), str(int(signal.SIG_DFL))]
+        assert signal.getsignal(signal.SIGINT) == interrupt
+        assert signal.getsignal(signal.SIGTERM) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.network

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmcl_core import InputError, RunError, load_benchmark
+from lmcl_core import InputError, Recipe, RunError, load_benchmark
 from lmcl_core.batch import notebook as module
 from lmcl_core.batch.notebook import Job, is_finished, mark_finished, run_notebook
 
@@ -71,6 +71,11 @@ def test_a_finished_notebook_is_recognised_until_one_of_its_inputs_or_figures_ch
     (runs / "livec/lmcl/split-00-val/run.json").write_text("changed")
     assert is_finished(job, tables)
     assert not is_finished(dataclasses.replace(job, parameters=dict(parameters, split=1)), tables)
+    changed = dataclasses.replace(job, parameters=dict(parameters, recipe_changes='{"lr": 0.1}'))
+    mine = runs / "livec" / Recipe.for_benchmark("livec", lr=0.1).name / "split-00" / "run.json"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("{}")
+    assert module._run_records(job, tables) == [record] and module._run_records(changed, tables) == [mine]
     changed = tables["livec"].assign(mos=1.0)
     changed.attrs = tables["livec"].attrs
     assert not is_finished(job, {"livec": changed})

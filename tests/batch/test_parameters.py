@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from papermill import inspect_notebook
 
 from lmcl_core import InputError
 from lmcl_core.batch import check_parameters
 from lmcl_core.batch.parameters import parameter_kinds
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-CELL = """name = "é # demo"  # str: of the benchmark
-split = 0  # int or str: index, or "official"
-gap = 1.0  # float: distance
-overwrite = False  # bool: run again
+CELL = """name: str = "é # demo"  # of the benchmark
+split: int or str = 0  # index, or "official"
+gap: float = 1.0  # distance
+overwrite: bool = False  # run again
+changes: dict | str = {}
 count = 3
 anything = None"""
 
@@ -28,20 +34,21 @@ def notebook(tmp_path) -> Path:
     return path
 
 
-def test_types_come_from_the_comments_and_else_from_the_defaults(notebook):
-    kinds = dict(name="str", split="int or str", gap="float", overwrite="bool", count="int", anything="")
+def test_types_come_from_the_annotations_and_else_from_the_defaults(notebook):
+    kinds = dict(name="str", split="int or str", gap="float", overwrite="bool", changes="dict or str")
+    kinds |= dict(count="int", anything="")
     assert parameter_kinds(notebook) == kinds
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_notebook_states_known_types_and_its_defaults_have_them(path):
     assert {part for kind in parameter_kinds(path).values() for part in kind.split(" or ")} <= {
-        *("str", "int", "float", "bool")
+        *("str", "int", "float", "bool", "dict")
     }
     source = next(c.source for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", []))
     defaults: dict = {}
     exec(source, defaults)
-    check_parameters(path.stem, {name: value for name, value in defaults.items() if name != "__builtins__"})
+    check_parameters(path.stem, {name: value for name, value in defaults.items() if not name.startswith("__")})
 
 
 def test_an_unknown_name_is_refused_with_the_closest_known_one(notebook):
@@ -56,18 +63,21 @@ def test_an_unknown_name_is_refused_with_the_closest_known_one(notebook):
         ("split", [0.5, True, None]),
         ("gap", ["1", True]),
         ("overwrite", ["false", 0]),
-        ("count", ["0", 0.5, True]),
+        ("changes", [3, ["a"], None]),
+        ("count", ["0", 0.5, True, np.int64(3)]),
     ],
 )
 def test_a_value_of_another_type_is_refused(notebook, name, values):
     for value in values:
-        with pytest.raises(InputError, match=f"parameter {name} of a.ipynb is {value!r} of type .*: it must be"):
+        shown = re.escape(repr(value))
+        with pytest.raises(InputError, match=f"parameter {name} of a.ipynb is {shown} of type .*: it must be"):
             check_parameters(notebook, {name: value})
 
 
 def test_good_values_pass(notebook):
     check_parameters(notebook, dict(name="", split="official", gap=2, overwrite=True, count=0, anything=[1]))
-    check_parameters(notebook, dict(split=3))
+    check_parameters(notebook, dict(split=3, changes={"epochs": 1}))
+    check_parameters(notebook, dict(changes='{"epochs": 1}'))
 
 
 def test_a_running_notebook_passes_all_its_variables_and_papermill_s_cell_is_checked_for_unknown_names(notebook):
@@ -77,3 +87,42 @@ def test_a_running_notebook_passes_all_its_variables_and_papermill_s_cell_is_che
         check_parameters(notebook, dict(variables, In=["", CELL, "# Parameters\noverwirte = True\n"], overwirte=True))
     with pytest.raises(InputError, match="parameter overwrite .*'false'.*write True or False"):
         check_parameters(notebook, dict(variables, overwrite="false"))
+
+
+@pytest.mark.parametrize(
+    "cells, refused",
+    [
+        (["# Parameters\nspilt = 1\n", "# Parameters\ngap = 1.0\n", "check"], True),
+        (["# Parameters\nspilt = 1\n", "check", "# Parameters\nsplit = 1\n", "check"], False),
+        (["# Parameters\nspilt = 1\n", "check", "check"], True),
+        (["# Parameters\ngap = spilt = 1\n", "check"], True),
+    ],
+)
+def test_two_inserted_cells_are_both_checked_and_a_corrected_one_replaces_the_one_before(notebook, cells, refused):
+    values = dict(In=["", CELL, *cells])
+    if refused:
+        with pytest.raises(InputError, match="'spilt': did you mean 'split'"):
+            check_parameters(notebook, values)
+    else:
+        check_parameters(notebook, values)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_papermill_s_help_shows_name_type_default_and_meaning_of_every_parameter(path):
+    shown = inspect_notebook(path)
+    assert {name: one["inferred_type_name"] for name, one in shown.items()} == parameter_kinds(path)
+    assert all(one["default"] and one["help"] for one in shown.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        (["-p", "spilts", "3"], "InputError: unknown parameter of 01_data_preparation.ipynb 'spilts'"),
+        (["-y", "{splits: three}"], "parameter splits of 01_data_preparation.ipynb is 'three' of type str"),
+    ],
+)
+def test_the_last_line_of_papermill_s_output_is_the_error(tmp_path, option, message):
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS[0]), str(tmp_path / "out.ipynb"), *option]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and message in done.stderr.strip().splitlines()[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ from lmcl_core import InputError, Recipe, RunError, load_benchmark, make_split, 
 from lmcl_core.batch import check_parameters
 from lmcl_core.batch.forecast import forecast
 from lmcl_core.batch.notebook import Job, run_notebook
-from lmcl_core.batch.reproduce import ReproduceOptions, lacks_input, plan, reproduce
+from lmcl_core.batch.reproduce import ReproduceOptions, compare_with_reference, lacks_input, plan, recipes_of, reproduce
+from lmcl_core.common.paths import reference_folder
 from lmcl_core.recipe import VARIANTS, variants_of
 from lmcl_core.results.records import update_records
 
@@ -28,8 +30,17 @@ def options(base: Path, **changed) -> ReproduceOptions:
     return ReproduceOptions(**{**own, **changed})
 
 
+def tiny_run(base: Path, variant: str) -> Path:
+    """The run folder of split 0 on the demo."""
+    return base / "runs" / "demo" / Recipe.for_benchmark("demo", variant, **TINY).name / "split-00"
+
+
 def jobs_of(chosen: ReproduceOptions, *benchmarks: str) -> list[Job]:
-    return [job for stage in plan(chosen, list(benchmarks)) for job in stage]
+    return [job for stage in stages_of(chosen, *benchmarks) for job in stage]
+
+
+def stages_of(chosen: ReproduceOptions, *benchmarks: str) -> list[list[Job]]:
+    return list(plan(chosen, recipes_of(chosen, {name: name for name in benchmarks})))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +85,7 @@ def test_every_notebook_runs_in_order(walked):
 def test_each_run_folder_holds_its_notebook_and_results(walked):
     base, _, _ = walked
     for recipe in ("lmcl", "no-manifold"):
-        folder = base / "runs" / "demo" / recipe / "split-00"
+        folder = tiny_run(base, recipe)
         names = {path.name for path in folder.iterdir()}
         assert names == {
             "02_training.ipynb",
@@ -86,24 +97,25 @@ def test_each_run_folder_holds_its_notebook_and_results(walked):
             "predictions.csv",
             "model.safetensors",
         }
-    weight = json.loads((folder / "run.json").read_text())["recipe"]["manifold_weight"]
-    assert folder.parent.name == "no-manifold" and weight == 0
+    recipe = json.loads((folder / "run.json").read_text())["recipe"]
+    assert recipe["name"] == folder.parent.name and recipe["manifold_weight"] == 0
 
 
 @pytest.mark.slow
 def test_every_figure_lies_beside_its_table(walked):
     figures = walked[0] / "figures" / "demo"
     drawn = sorted(figures.glob("*.png"))
-    assert {path.name[:2] for path in drawn} == {"01", "02", "03", "04", "06"}
+    assert {path.name[:2] for path in drawn} == {"01", "02", "03", "04"}
     for path in drawn:
         assert path.with_suffix(".csv").stat().st_size > 0 and path.with_suffix(".pdf").stat().st_size > 0
 
 
 @pytest.mark.slow
 def test_a_second_call_computes_nothing(walked):
-    proxy, *lines = again(walked[0])
+    proxy, *lines, last = again(walked[0])
     assert "a PROXY" in proxy
     assert len(lines) == 6 and all(line.endswith("finished before") for line in lines)
+    assert last == "demo: not compared with the reference, because recipe fields were changed"
 
 
 @pytest.mark.slow
@@ -117,7 +129,7 @@ def test_a_removed_figure_is_drawn_again(walked):
 @pytest.mark.slow
 def test_a_training_notebook_that_did_not_end_is_run_again_and_its_run_is_kept(walked):
     base, _, _ = walked
-    folder = base / "runs" / "demo" / "lmcl" / "split-00"
+    folder = tiny_run(base, "lmcl")
     before = (folder / "model.safetensors").stat().st_mtime_ns
     (folder / "02_training.json").unlink()
     assert running(again(base)) == ["02_training  demo  lmcl  split 0"]
@@ -196,11 +208,23 @@ def test_a_relative_data_root_is_found_from_the_notebooks_too(tmp_path, livec, m
 
 
 @pytest.mark.slow
-def test_a_folder_that_holds_another_run_is_refused_before_anything_runs(walked):
-    lines: list[str] = []
+def test_a_folder_that_holds_another_run_is_refused_before_anything_runs(walked, tmp_path):
+    base, lines = tmp_path, []
+    (folder := tiny_run(base, "lmcl")).mkdir(parents=True)
+    record = json.loads((tiny_run(walked[0], "lmcl") / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | dict(data_hash="other")))
     with pytest.raises(InputError, match="delete that folder"):
-        reproduce(options(walked[0], changes={**TINY, "lr": 1e-3}), log=lines.append)
+        reproduce(options(base), log=lines.append)
     assert lines == []
+
+
+@pytest.mark.slow
+def test_runs_of_a_changed_recipe_lie_beside_the_others(walked, tmp_path):
+    base = shutil.copytree(walked[0], tmp_path / "copy")
+    before = {path: path.read_bytes() for path in (base / "runs").glob("demo/*/split-00/[!.]*.*")}
+    assert len(running(again(base, changes={**TINY, "lr": 1e-3}))) == 5
+    assert len(list((base / "runs" / "demo").glob("*@*/split-00/run.json"))) == 4
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 def test_the_demo_is_built_wherever_the_other_benchmarks_lie(tmp_path):
@@ -237,15 +261,15 @@ def test_a_killed_main_process_loses_no_epoch(tmp_path):
                 break
         main.kill()
     table = load_benchmark("demo")
-    folder, lines = tmp_path / "runs" / "demo" / "lmcl" / "split-00", []
-    recipe = Recipe.for_benchmark("demo", **changes)
+    recipe, lines = Recipe.for_benchmark("demo", **changes), []
+    folder = tmp_path / "runs" / "demo" / recipe.name / "split-00"
     train(table, make_split(table, 0), recipe, folder, "cpu", log=lines.append)
     epochs = [int(line.split()[1].split("/")[0]) for line in lines if line.startswith("epoch ")]
     assert 2 <= epochs[0] < 6 and epochs == list(range(epochs[0], 7))
 
 
 def test_several_benchmarks_share_one_table_and_keep_their_own_folders(tmp_path):
-    stages = list(plan(options(tmp_path, splits=2), ["demo", "livec"]))
+    stages = stages_of(options(tmp_path, splits=2), "demo", "livec")
     assert [len(stage) for stage in stages] == [2, 8, 4]
     places = [job.output.relative_to(tmp_path / "runs").as_posix() for job in stages[2]]
     assert places == [
@@ -259,13 +283,12 @@ def test_several_benchmarks_share_one_table_and_keep_their_own_folders(tmp_path)
 def test_own_data_keep_their_path_in_notebooks_and_their_name_in_folders(own, tmp_path, monkeypatch):
     monkeypatch.chdir(own.parent)
     own = own.rename(own.parent / "mine")  # a path that looks like the name
-    jobs = jobs_of(options(tmp_path, benchmark=f"livec, {own.name}", data_root=str(tmp_path)), "livec", "mine")
+    chosen = options(tmp_path, benchmark=f"livec, {own.name}", data_root=str(tmp_path))
+    recipes = recipes_of(chosen, dict(livec="livec", mine=load_benchmark(own)))
+    jobs = [job for stage in plan(chosen, recipes) for job in stage]
     assert {job.parameters["benchmark"] for job in jobs} == {"livec", str(own), f"livec,{own}"}
-    assert {str(job.output.relative_to(tmp_path / "runs").parent) for job in jobs} > {
-        "all",
-        "mine",
-        "mine/lmcl/split-00",
-    }
+    places = {str(job.output.relative_to(tmp_path / "runs").parent) for job in jobs}
+    assert places > {"all", "mine", f"mine/{recipes['mine']['lmcl'].name}/split-00"}
     assert {tuple(job.benchmarks) for job in jobs} == {("livec",), ("mine",), ("livec", "mine")}
 
 
@@ -275,7 +298,7 @@ def test_every_job_sets_only_parameters_that_its_notebook_has(tmp_path):
 
 
 def test_the_ablation_trains_every_variant_and_runs_notebook_05(tmp_path):
-    stages = list(plan(options(tmp_path, ablation=True, changes={}), ["demo", "livec"]))
+    stages = stages_of(options(tmp_path, ablation=True, changes={}), "demo", "livec")
     assert [len(stage) for stage in stages] == [2, len(variants_of("demo")) + len(variants_of("livec")), 6]
     trained = {job.parameters["recipe"] for job in stages[1]}
     assert trained == set(VARIANTS)  # each on at least one of them
@@ -289,3 +312,20 @@ def test_planning_a_batch_imports_neither_torch_nor_scipy():
     """Their import takes seconds; the notebooks import them themselves."""
     code = "import lmcl_core.batch.reproduce, sys; sys.exit(bool({'torch', 'scipy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_results_without_a_reference_are_not_compared(tmp_path):
+    lines: list[str] = []
+    compare_with_reference(options(tmp_path, changes={}), ["spaq"], lines.append)
+    assert len(lines) == 1 and "holds no results to compare with" in lines[0]
+
+
+def test_results_are_compared_with_the_reference(tmp_path, monkeypatch):
+    """Results that equal the reference lie within any tolerance."""
+    chosen = options(tmp_path, changes={})
+    shutil.copytree(reference_folder("demo"), chosen.figures / "demo")
+    lines: list[str] = []
+    compare_with_reference(chosen, ["demo"], lines.append)
+    found = pd.read_csv(chosen.figures / "demo" / "reproduction.csv")
+    assert len(found) > 20 and (found["difference"] == 0).all()
+    assert f"demo: {len(found)} of {len(found)} quantities within tolerance" in lines[0]

@@ -82,6 +82,12 @@ def test_finished_parts_are_kept_until_the_last_part_is_done(bench, monkeypatch,
     assert set(bench("store", "loss")["part"]) == {"store", "loss"} and not unfinished.exists()
 
 
+def test_only_the_wrong_option_is_named(bench):
+    for options, message in ((dict(images=-5), "images is -5: .* 8"), (dict(repeats=0), "repeats is 0: .* 1")):
+        with pytest.raises(InputError, match=f"^{message}$"):
+            bench("store", **options)
+
+
 def test_contenders_take_turns_and_the_warm_up_does_not_count():
     called = []
     makers = {"a": lambda: lambda: called.append("a") or 3, "b": lambda: lambda: called.append("b") or 5}
@@ -109,6 +115,15 @@ def test_the_summary_compares_with_the_first_contender_in_each_repetition(size):
     assert table.loc["ours", "rate"] == 5 and (table.loc["ours", "lowest"], table.loc["ours", "highest"]) == (2.5, 10)
     assert table.loc["ours", "ratio"] == 1 and table.loc["other", "ratio"] == 2  # median of 2, 1.5 and 5
     assert plots.costs(table.reset_index()).axes[0].get_title(loc="left").endswith("losses per second")
+
+
+def test_a_single_bar_is_a_row_of_the_table_and_no_figure(tmp_path):
+    about = dict(machine="a CPU")
+    report.write(repetitions("ours", np.nan, [1, 2, 4]), about, tmp_path, "_one")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["costs_one.csv", "repetitions_one.csv"]
+    both = pd.concat([repetitions("ours", np.nan, [1, 2, 4]), repetitions("other", np.nan, [2, 3, 20])])
+    report.write(both, about, tmp_path, "_two")
+    assert (tmp_path / "costs_two.png").is_file()
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])

@@ -24,7 +24,8 @@ def test_the_checkout_is_the_default_in_any_working_directory(tmp_path, monkeypa
     monkeypatch.delenv("LMCL_CACHE")
     monkeypatch.chdir(tmp_path)
     assert paths.runs_folder() == ROOT / "runs"
-    assert paths.figures_folder("demo") == ROOT / "figures" / "demo"
+    assert paths.figures_folder("demo") == ROOT / "runs" / "figures" / "demo"
+    assert paths.reference_folder("demo") == ROOT / "figures" / "demo"
     assert paths.cache_folder() == Path.home() / ".cache" / "lmcl"
 
 

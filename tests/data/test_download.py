@@ -179,10 +179,12 @@ def test_a_second_call_does_nothing(hub, tmp_path):
     assert (tmp_path / "CSIQ" / "mine").read_text() == "kept"
 
 
-def test_the_official_folder_is_recognised_without_a_note(tmp_path):
-    for mark in ("Images/10.bmp", "Data/AllMOS_release.mat", "Data/AllImages_release.mat"):
-        (tmp_path / "ChallengeDB_release" / mark).mkdir(parents=True)
-    assert fetch(tmp_path, "livec", accept=pytest.fail) == tmp_path / "ChallengeDB_release"
+def test_the_official_folder_is_recognised_without_a_note_and_in_any_case(tmp_path):
+    marks = ("Images/10.bmp", "Data/AllMOS_release.mat", "Data/AllImages_release.mat")
+    for name, case in (("ChallengeDB_release", str), ("challengedb_RELEASE", str.upper)):
+        for mark in marks:
+            (tmp_path / case("a") / name / case(mark)).mkdir(parents=True)
+        assert fetch(tmp_path / case("a"), "livec", accept=pytest.fail) == tmp_path / case("a") / name
 
 
 @pytest.mark.parametrize("note", ["[]", '{"name": "spaq"}'])
@@ -199,6 +201,13 @@ def test_a_benchmark_that_only_its_owners_distribute_says_where_to_ask(hub, tmp_
     with pytest.raises(InputError, match=f"ask at {re.escape(SOURCES['live'].page)}"):
         fetch(tmp_path, "live", accept=pytest.fail, log=lines.append)
     assert lines == [terms("live")] and hub.asked == [] and list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(hub, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=f"^cannot save {tmp_path / 'file'}: a file or a link is in the way"):
+        fetch(tmp_path / "file")
+    assert hub.asked == []
 
 
 def test_an_unknown_name_and_an_empty_folder_are_refused(tmp_path):
@@ -283,8 +292,9 @@ def test_a_full_disk_is_reported_and_leaves_no_folder(hub, tmp_path, monkeypatch
 
     target = dict(write=(file_download, "http_get"), unpack=(tarfile.TarFile, "makefile"), rename=(os, "replace"))
     monkeypatch.setattr(*target[where], full)
-    with pytest.raises(RunError, match="disk full while saving"):
+    with pytest.raises(RunError, match="disk full while saving") as error:
         fetch(tmp_path)
+    assert str(tmp_path) in str(error.value) and ".download" not in str(error.value)
     assert not (tmp_path / "CSIQ").exists() and not (tmp_path / ".download" / "csiq" / "unpacked").exists()
 
 

@@ -91,14 +91,20 @@ def test_a_file_that_is_not_an_image_is_refused_by_name(tmp_path, content):
         load_rgb(from_bytes(content, "s3://bucket/a.png"))
 
 
-@pytest.mark.parametrize("error", [RuntimeError("Failed to decode image"), OSError(36, "File name too long")])
-def test_any_exception_of_a_decoder_names_the_file(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (RuntimeError("Failed to decode image"), "unreadable image .*odd.avif .*: it is damaged"),
+        (OSError(24, "Too many open files"), "image .*odd.avif cannot be read: Too many open files; check"),
+    ],
+)
+def test_any_exception_of_a_decoder_names_the_file(tmp_path, monkeypatch, error, message):
     def fail(source):
         raise error
 
     (tmp_path / "odd.avif").write_bytes(b"odd")
     monkeypatch.setattr(Image, "open", fail)
-    with pytest.raises(InputError, match="unreadable image .*odd.avif"):
+    with pytest.raises(InputError, match=message):
         decode(tmp_path / "odd.avif")
 
 

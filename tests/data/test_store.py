@@ -196,6 +196,9 @@ def test_a_missing_image_and_a_wrong_header_are_named(table, monkeypatch):
     path_of(table, 2).unlink()
     with pytest.raises(InputError, match=f"missing image {path_of(table, 2)}: unpack"):
         ImageStore.open(table)
+    path_of(table, 2).symlink_to(path_of(table, 2))
+    with pytest.raises(InputError, match=f"image {path_of(table, 2)} cannot be reached .*: check the path"):
+        ImageStore.open(table)
     assert stored() == []
 
 

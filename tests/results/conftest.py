@@ -35,12 +35,13 @@ def put_run() -> Callable[..., list[float]]:
         benchmark, split = table.attrs["benchmark"], make_split(table, index)
         test = table.iloc[split.test]
         pred = correlated(test["mos"], plcc)
-        folder = run_folder(where, benchmark, name, index)
+        recipe = Recipe.for_benchmark(benchmark, name, **changes)
+        folder = run_folder(where, benchmark, recipe.name, index)
         # The rows of the file are in reverse order, because no reader may rely on their order.
         write_results(folder, pd.DataFrame(dict(image=test["image"], mos=test["mos"], pred=pred))[::-1])
         scores = metrics(pred=pred, mos=test["mos"])
         best = dict(plcc=0.99, srcc=0.98)
-        record = Recipe.for_benchmark(benchmark, name, **changes).identity(table, split) | dict(
+        record = recipe.identity(table, split) | dict(
             split_index=index, seconds=60.5, device="cpu", precision="32-true", metrics=scores | dict(epoch=2)
         )
         record["metrics"]["test_best_optimistic"] = best

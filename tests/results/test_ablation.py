@@ -153,7 +153,7 @@ def test_validation_parts_are_compared_split_by_split():
     ]
     rows += [dict(name=name, recipe_hash=name, split="05-val", plcc=0.1) for name in ("elsewhere", "better")]
     rows += [dict(name="better", recipe_hash="another", split=f"{split:02d}-val", plcc=0.3) for split in range(2)]
-    ledger = pd.DataFrame(rows).assign(data_hash="one")
+    ledger = pd.DataFrame(rows).assign(data_hash="one", benchmark="livec")
     compared = ablation.on_validation_parts(ledger, "base")
     assert list(compared.columns) == ["name", "00-val", "01-val", "difference", "low", "high", "p_wilcoxon"]
     assert compared["name"].tolist() == ["better", "base", "better"]
@@ -168,3 +168,21 @@ def test_validation_parts_are_compared_split_by_split():
     ):
         with pytest.raises(InputError, match=message):
             ablation.on_validation_parts(table, name)
+
+
+def test_variants_in_words_have_a_verdict_that_follows_from_their_interval():
+    base = {0: 0.8, 1: 0.81, 2: 0.82}
+    values = dict(quality=base, better={0: 0.9, 1: 0.911, 2: 0.92}, same=base | {0: 0.801})
+    printed = ablation.variants_in_words(ablation.compare_variants(found(**values, wide={0: 0.5, 1: 0.9}), "quality"))
+    assert printed.frame["variant"].tolist() == ["better", "same", "wide"] and printed.frame.shape[1] <= 8
+    better, same, wide = printed.frame["verdict"]
+    assert (better, wide) == ("higher PLCC", "undecided") and same.startswith("no difference larger than 0.00")
+
+
+@pytest.mark.parametrize("higher_is_better, expected", [(False, "against the loss"), (True, "for the loss")])
+def test_measures_in_words_say_whether_they_favour_the_loss(higher_is_better, expected):
+    columns = {"measure": ["hard_pair_share", "m"], "no-manifold": [0.2, 10.0], "lmcl": [0.3, 10.1], "splits": 3}
+    compared = pd.DataFrame({**columns, "difference": [0.1, 0.1], "low": [0.05, -0.3], "high": [0.15, 0.5]})
+    printed = ablation.measures_in_words(compared, {"hard_pair_share": "hard pairs"}, higher_is_better).frame
+    assert printed["measure"].tolist() == ["hard pairs", "m"]
+    assert printed["verdict"].tolist() == [expected, "no difference larger than 0.500"]

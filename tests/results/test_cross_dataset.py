@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lmcl_core import BENCHMARKS, Recipe, load, load_benchmark, make_split
+from lmcl_core import BENCHMARKS, InputError, Recipe, load, load_benchmark, make_split
 from lmcl_core.data.store import ImageStore
 from lmcl_core.results import cross_dataset as cross
 
@@ -54,6 +54,16 @@ def test_scores_are_kept_and_computed_again_when_the_model_changes(livec, tmp_pa
     assert len(read) == 3 and not np.allclose(changed["pred"], first["pred"])
 
 
+@pytest.mark.parametrize("damage", [lambda text: "", lambda text: text[:-30], lambda text: text.replace("pred", "p")])
+def test_damaged_scores_are_named_and_not_used(livec, tmp_path, put_model, damage):
+    table, folder = load_benchmark("livec", livec), put_model(tmp_path / "run", load_benchmark("livec", livec))
+    cross.predict(folder, table, np.arange(3), "cpu")
+    [kept] = (folder / "cross").glob("livec-*.csv")
+    kept.write_text(damage(kept.read_text()))
+    with pytest.raises(InputError, match="cross/livec-.*csv is damaged .*: delete it"):
+        cross.predict(folder, table, np.arange(3), "cpu")
+
+
 def test_no_images_give_an_empty_table_without_a_model(table, tmp_path):
     assert len(cross.predict(tmp_path / "no run", table, np.empty(0, dtype=np.int64))) == 0
 
@@ -73,3 +83,15 @@ def test_agreement_is_signed_and_nan_without_images(table):
     assert (row["train"], row["test"], row["split"], row["srcc"], row["n"]) == ("livec", "koniq10k", 3, -1.0, 4)
     empty = cross.agreement("livec", split, scores[:0], "koniq10k")
     assert np.isnan(empty["srcc"]) and np.isnan(empty["plcc"]) and empty["n"] == 0
+
+
+def test_the_conclusion_compares_the_own_test_part_with_the_others():
+    rows = [("livec", "livec", 0.8), ("livec", "spaq", 0.6), ("livec", "koniq10k", 0.7), ("demo", "demo", 0.9)]
+    found = pd.DataFrame(rows, columns=["train", "test", "srcc"]).assign(plcc=0.5)
+    assert cross.conclusion(found).splitlines() == [
+        "trained on livec: SRCC 0.800, PLCC 0.500 on its own test part; "
+        "SRCC 0.600 (spaq) to 0.700 (koniq10k) on others",
+        "trained on demo: SRCC 0.900, PLCC 0.500 on its own test part; "
+        "no other benchmark was scored, so the question stays open",
+    ]
+    assert "no finished run" in cross.conclusion(found[:0])

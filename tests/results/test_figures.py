@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
 
 from lmcl_core import RunError
 from lmcl_core.results import figures
@@ -18,15 +20,34 @@ SCORES = pd.DataFrame(dict(split=np.repeat([0, 1], 20), mos=RNG.uniform(0, 100, 
 
 
 def test_save_writes_csv_pdf_and_png(tmp_path):
-    figure = figures.save(figures.mos_histogram(SCORES, "MOS"), SCORES, tmp_path / "new", "name", "a note")
-    assert [text.get_text() for text in figure.texts] == ["a note"]
+    saved = figures.save(figures.mos_histogram(SCORES, "MOS"), SCORES, tmp_path / "new", "name", "A caption.", "a note")
+    assert [text.get_text() for text in saved.figure.texts] == ["a note"]
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["name.csv", "name.pdf", "name.png"]
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new" / "name.csv"), SCORES, rtol=1e-5)
 
 
+def test_the_alternative_text_is_in_the_file_and_in_the_output_of_a_notebook(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda *objects, **options: shown.append((objects, options)))
+    saved = figures.save(figures.mos_histogram(SCORES, "MOS"), SCORES, tmp_path, "name", "A caption.", "a note")
+    assert Image.open(tmp_path / "name.png").info["Description"] == "A caption. A note."
+    saved._ipython_display_()
+    ((bundle,), options), ((caption,), _) = shown
+    assert options["metadata"]["image/png"] == dict(alt="A caption. A note.", width=round(96 * 3.3)) and options["raw"]
+    assert set(bundle) == {"image/png", "text/plain"} and caption.data == "*name:* A caption."
+
+
+def test_a_figure_has_the_size_of_a_column_and_no_smaller_type_than_9_points(tmp_path):
+    data = SCORES.assign(distortion=np.tile([f"type {n}" for n in range(20)], 2))
+    for number, figure in enumerate((figures.mos_histogram(SCORES, "MOS"), figures.scores_against_mos(data, "MOS"))):
+        figures.save(figure, SCORES, tmp_path, "name", "A caption.", "a note that is longer than the line " * 3)
+        assert Image.open(tmp_path / "name.png").width == round(200 * (3.3, 6.9)[number])
+        assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 9
+
+
 def test_saving_a_figure_twice_gives_identical_files(tmp_path):
     for name in ("a", "b"):
-        figures.save(figures.scores_against_mos(SCORES, "MOS"), SCORES, tmp_path, name)
+        figures.save(figures.scores_against_mos(SCORES, "MOS"), SCORES, tmp_path, name, "A caption.")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
 
@@ -38,7 +59,7 @@ def test_a_full_disk_leaves_no_partial_file(tmp_path, monkeypatch):
     figure = figures.mos_histogram(SCORES, "MOS")
     monkeypatch.setattr(figure, "savefig", full)
     with pytest.raises(RunError, match="disk full while saving .*name.png"):
-        figures.save(figure, SCORES, tmp_path, "name")
+        figures.save(figure, SCORES, tmp_path, "name", "A caption.")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["name.csv"]
 
 
@@ -49,9 +70,12 @@ def test_scores_are_drawn_at_their_values_in_one_panel_a_split():
     np.testing.assert_allclose(np.asarray(drawn), SCORES.loc[SCORES["split"] == 1, ["pred", "mos"]].to_numpy())
 
 
-def test_distortions_give_the_colours_and_the_legend():
+def test_distortions_give_colours_markers_and_the_legend():
     figure = figures.scores_against_mos(SCORES.assign(distortion=np.tile(["blur", "noise"], 20)), "MOS")
-    assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == ["blur", "noise"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["blur", "noise"]
+    blur, noise = figure.axes[1].collections
+    assert not np.array_equal(blur.get_facecolor(), noise.get_facecolor())
+    assert len(blur.get_paths()[0].vertices) != len(noise.get_paths()[0].vertices)
 
 
 def test_an_incomplete_row_of_splits_has_no_empty_panel():
@@ -69,7 +93,8 @@ def test_only_the_salient_crop_has_a_thick_frame():
     figure = figures.crops_and_saliency(
         [np.zeros((16, 16, 3), np.uint8)], torch.full((1, 2, 2), 0.25), boxes, torch.tensor([[0.5, 1.5, 1.5]])
     )
-    assert [text.get_text() for text in figure.axes[0].texts] == ["0: 0.50", "1: 1.50", "2: 1.50"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0", "1", "2"]
+    assert figure.axes[0].get_title().split() == ["0:", "0.50", "1:", "1.50", "2:", "1.50"]
     assert figure.axes[1].images[1].get_array().max() == 1  # the density of a uniform map
     widths = [patch.get_linewidth() for patch in figure.axes[0].patches]
     assert widths.index(max(widths)) == 1 and len(widths) == 3

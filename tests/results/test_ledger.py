@@ -10,7 +10,8 @@ import pytest
 
 from lmcl_core import InputError, Recipe
 from lmcl_core.cli import parse_changes
-from lmcl_core.results.ledger import COLUMNS, command, compare_configurations, ledger_path, read_ledger
+from lmcl_core.results.ablation import on_validation_parts
+from lmcl_core.results.ledger import COLUMNS, command, compare_configurations, ledger_path, read_ledger, summarize
 
 
 def rows(*runs) -> pd.DataFrame:
@@ -65,6 +66,15 @@ def test_an_ambiguous_or_unknown_baseline_is_refused():
         compare_configurations(table, "nothing")
 
 
+@pytest.mark.parametrize("compare", [compare_configurations, on_validation_parts])
+def test_repeated_rows_and_rows_of_several_benchmarks_are_named(compare):
+    table = rows(("a", "00-val", 0.8, {}), ("b", "00-val", 0.8, dict(lr=1e-4)), ("b", "01-val", 0.8, dict(lr=1e-4)))
+    with pytest.raises(InputError, match="several rows of 'b', split 01-val: remove all but one"):
+        compare(pd.concat([table, table.tail(1)]), "a")
+    with pytest.raises(InputError, match="rows of csiq and livec: keep those of one benchmark"):
+        compare(pd.concat([table, table.assign(benchmark="csiq")]), "a")
+
+
 @pytest.mark.parametrize("name", ["two words", "1", "null", "it's"])
 def test_the_command_trains_the_same_recipe_again(name):
     changed = dict(lr=1e-4, variant="v2", scales=(1.0, 2.0), flip=False, view_size=112, quality_sigma=None)
@@ -96,3 +106,24 @@ def test_every_row_of_the_project_can_be_trained_again_or_names_its_commit():
         else:
             assert Recipe.for_benchmark("livec", **changes).hash == row["recipe_hash"]
     assert (len(ledger), refused) == (33, 10)
+
+
+def test_the_search_is_told_in_at_most_ten_rows_that_hold_every_configuration():
+    tried = read_ledger(ledger_path())
+    tried = tried[tried["benchmark"] == "livec"]
+    told, compared = summarize(tried, "sigma1-w02"), compare_configurations(tried, "sigma1-w02").set_index("name")
+    assert len(told) <= 10 and "other" not in set(told["tried"])
+    assert told["configurations"].sum() == tried["name"].nunique() - 1
+    assert told["difference"].tolist() == compared["difference"][told["best"]].tolist()
+    assert told["difference"].iloc[0] == compared["difference"].drop("sigma1-w02").max()
+
+
+def test_the_decision_follows_from_the_difference():
+    changed = [("lr", 0.81, dict(lr=1e-4)), ("batch", 0.797, dict(batch_images=8)), ("v2", 0.7, dict(variant="v2"))]
+    told = summarize(rows(("base", "00-val", 0.80, {}), *((n, "00-val", p, c) for n, p, c in changed)), "base")
+    assert told["tried"].tolist() == ["number of epochs, learning rate", "batch size", "manifold loss v2"]
+    assert [text.split(":")[-1].strip() for text in told["decision"]] == [
+        "better, not adopted",
+        "the difference is below 0.005",
+        "PLCC is lower",
+    ]

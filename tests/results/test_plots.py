@@ -21,19 +21,24 @@ from lmcl_core.results.plots import (
 )
 
 
-def test_only_our_result_is_marked_among_published_results():
+def test_our_result_and_the_papers_are_marked_among_published_results():
     data = pd.DataFrame(
         dict(
-            method=["ours (x)", "A", "B"],
-            plcc=[0.85, 0.9, np.nan],
-            low=[0.8, np.nan, np.nan],
-            high=[0.9, np.nan, np.nan],
+            method=["ours (x)", "A", "B", "LML-IQA v1 (the paper)"],
+            plcc=[0.85, 0.9, np.nan, 0.914],
+            low=[0.8, np.nan, np.nan, np.nan],
+            high=[0.9, np.nan, np.nan, np.nan],
         )
     )
-    axes = against_published(data, "plcc").axes[0]
-    np.testing.assert_allclose(np.asarray(axes.collections[0].get_offsets())[:, 0], [0.85, 0.9])
-    assert len({tuple(color) for color in axes.collections[0].get_facecolors()}) == 2
-    assert [list(line.get_xdata()) for line in axes.lines] == [[0.8, 0.9]]
+    figure = against_published(data, "plcc")
+    axes = figure.axes[0]
+    dots = {part.get_label(): np.asarray(part.get_offsets()).tolist() for part in axes.collections[:3]}
+    ours = "ours: median, lowest to highest split"
+    assert dots == {"published": [[0.9, 1]], "the paper": [[0.914, 2]], ours: [[0.85, 0]]}
+    assert len({len(part.get_paths()[0].vertices) for part in axes.collections[:3]}) > 1, "markers are a second cue"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["ours (x)", "A", "LML-IQA v1 (the paper)"]
+    assert [list(line[:, 0]) for line in axes.collections[3].get_segments()] == [[0.8, 0.9]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(dots)
 
 
 def test_separation_shows_the_mean_over_splits():
@@ -76,6 +81,9 @@ def test_images_in_hard_pairs_are_ringed_and_counted():
         "in a hard pair (2)",
         "in a hard pair (1)",
     ]
+    dots, black, white = figure.axes[0].collections
+    assert np.asarray(black.get_offsets()).tolist() == np.asarray(white.get_offsets()).tolist() == [[0, 0], [2, 2]]
+    assert black.get_linewidth() > white.get_linewidth() and (black.get_edgecolor() != white.get_edgecolor()).any()
 
 
 def test_metric_bars_have_the_length_of_the_metrics():
@@ -95,13 +103,6 @@ def test_the_overview_shows_only_benchmarks_with_runs_and_the_papers_claim():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["LIVEC (3 splits)"]
     dots = [[float(x) for x in dots.get_offsets()[:, 0]] for dots in axes.collections[:3]]
     assert dots == [[0.88], [0.914], [0.85]] and list(axes.collections[3].get_segments()[0][:, 0]) == [0.8, 0.9]
-
-
-def test_an_overview_without_runs_is_an_empty_figure():
-    whole = pd.DataFrame(dict(benchmark=["livec"], title=["LIVEC"], splits=[0]))
-    published = pd.DataFrame(dict(benchmark=["livec"], method=["other"], plcc=[0.88]))
-    axes = benchmark_overview(whole, published).axes[0]
-    assert not axes.get_yticklabels() and all(len(dots.get_offsets()) == 0 for dots in axes.collections[:3])
 
 
 def test_the_cross_matrix_shows_medians_over_splits_and_leaves_missing_cells_empty():
@@ -129,6 +130,8 @@ def test_long_intervals_do_not_stretch_the_axis():
     assert axes.get_xlim() == (-0.4, 0.4) and "longer than the axis" in axes.get_xlabel()
     axes = paired_differences(data.assign(low=-0.3, high=0.3), "base").axes[0]
     assert "longer" not in axes.get_xlabel()
+    low, high = paired_differences(data.assign(difference=0.0), "base").axes[0].get_xlim()
+    assert low <= -4 and high >= 3.6, "without a difference the intervals give the axis its range"
 
 
 def test_the_share_curve_goes_through_the_medians():

@@ -75,8 +75,10 @@ def test_records_are_named_by_file_or_benchmark_and_the_last_row_of_a_run_counts
     old, new = tmp_path / "old.csv", tmp_path / "new.csv"
     for names, plcc in ((f"{old}, {new}", 0.7), (f"{new},{old}", 0.5), (f"{old},{new},livec", 0.7)):
         assert find_record(load_records(names), wanted, 0)["plcc"] == pytest.approx(plcc, abs=1e-4)
-    assert describe_records("old", load_records(str(old)), table) == "records of old: 1 of 1 run used this data set"
-    assert describe_records("livec", load_records("livec"), table).startswith("records of livec: 0 of ")
+    found = describe_records("old", load_records(str(old)), table)
+    assert found == "livec: 1 of 1 run in the records of old used this data set"
+    found = describe_records("demo", load_records("demo"), table)
+    assert found.startswith("livec: 0 of ") and "used this data set; all are ignored: name records" in found
     assert describe_records("", None, table) == ""
 
 
@@ -221,7 +223,8 @@ def test_the_command_adds_the_runs_of_a_folder(table, tmp_path, put_run, monkeyp
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["livec"], "the following arguments are required: data_root"),
+        (["livec"], "arguments are required: data_root; usage: python -m lmcl_core.results.records [-h] [--debug]"),
+        (["livec", "a", "b", "c", "d"], "unrecognized arguments: d; usage:"),
         (["live", "{livec}"], "records: missing_folder"),
         (["livc", "{livec}"], "did you mean 'livec'?"),
         (["livec", "{livec}", "{livec}", ""], "RECORDS is empty"),
@@ -232,7 +235,9 @@ def test_the_command_adds_the_runs_of_a_folder(table, tmp_path, put_run, monkeyp
 def test_wrong_use_of_the_command_is_code_2(livec, capsys, arguments, message):
     with pytest.raises(SystemExit) as ended:
         main([argument.format(livec=livec) for argument in arguments])
-    assert ended.value.code == 2 and message in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert ended.value.code == 2 and printed.out == "" and len(printed.err.splitlines()) == 1
+    assert printed.err.startswith("records: ") and message in printed.err
 
 
 def check_metrics(row, mos, pred):

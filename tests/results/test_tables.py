@@ -28,7 +28,16 @@ def test_only_finished_runs_are_found(run_set, table, put_run):
 def test_a_run_of_another_recipe_is_refused(run_set, table, put_run):
     put_run(run_set.runs_dir, table, 0)
     with pytest.raises(InputError, match="holds another run"):
-        RunSet(table, Recipe.for_benchmark("livec", lr=1.0), run_set.runs_dir).finished([0])
+        RunSet(table, Recipe.for_benchmark("livec", lr=1.0, name="lmcl"), run_set.runs_dir).finished([0])
+
+
+def test_a_changed_recipe_has_runs_of_its_own_beside_those_of_the_preset(run_set, table, put_run):
+    put_run(run_set.runs_dir, table, 0)
+    changed = RunSet(table, Recipe.for_benchmark("livec", lr=1e-3), run_set.runs_dir)
+    assert changed.finished([0]) == [] and changed.folder(0).parent.parent == run_set.folder(0).parent.parent
+    put_run(run_set.runs_dir, table, 0, plcc=0.5, lr=1e-3)
+    results = [tables.by_split(runs, [0])["plcc"].item() for runs in (run_set, changed)]
+    assert results == pytest.approx([0.8, 0.5], abs=1e-4)
 
 
 def test_predictions_come_with_their_split_content_and_distortion(run_set, table, put_run):
@@ -81,24 +90,47 @@ def test_six_splits_have_an_interval_and_correlations_keep_their_sign():
     assert -0.90 <= row["plcc_low"] < row["plcc"] < row["plcc_high"] <= -0.80 and row["srcc"] == -0.85
 
 
-def test_the_printed_table_holds_the_papers_claim_and_the_strongest_rival():
-    printed = paper_table(summarize_splits({"livec": results(0.9, 0.7, 0.8)})).set_index("benchmark")
-    row = printed.loc["LIVEC"]
-    assert row["paper"] == "0.914 v1" and printed.loc["TID2013", "paper"] == "0.942 v1 and v2"
-    assert row["difference"] == pytest.approx(0.8 - 0.914) and row["logistic (optimistic)"] == 0.8
-    assert row["PLCC spread"] == "0.700 to 0.900" and pd.isna(row["PLCC interval"])
+def test_the_printed_table_has_the_papers_claim_ours_and_the_difference_of_what_was_run():
+    printed = paper_table(summarize_splits({"livec": results(0.9, 0.7, 0.8)}))
+    row = printed.frame.set_index("benchmark").loc["LIVEC"]
+    assert list(printed.frame)[2:5] == ["paper", "ours", "difference"] and len(printed.frame) == 1
+    assert row["paper"] == "0.914 (v1) [1]" and row["ours"] == 0.8 and row["range"] == "0.700 to 0.900"
+    assert row["difference"] == pytest.approx(0.8 - 0.914)
     published = tables.published_results().query("benchmark == 'livec'")
     rivals = published[~published["method"].str.startswith("LML-IQA")].dropna(subset=["plcc"]).sort_values("plcc")
-    assert row["strongest rival"] == f"0.940 {rivals['method'].iloc[-1]}"
-    assert row["sources"] == "arXiv 2406.19247v1; " + rivals["source"].iloc[-1]
-    assert printed.loc["KADID-10k", "strongest rival"].startswith("0.973")
+    assert row["best published"] == f"0.940 {rivals['method'].iloc[-1]} [2]"
+    assert printed.notes[1:3] == ["[1] arXiv 2406.19247v1", f"[2] {rivals['source'].iloc[-1]}"]
+    assert printed.notes[-1] == "Not run: LIVE, CSIQ, TID2013, KADID-10k, KonIQ-10k, LIVEFB, SPAQ."
 
 
-def test_latex_has_a_row_a_benchmark_and_dashes_in_empty_cells():
-    text = tables.to_latex(paper_table(summarize_splits({"livec": results(0.9, 0.7, 0.8)})))
+def test_without_runs_the_printed_table_only_says_so():
+    assert paper_table(summarize_splits({})).notes[0].startswith("Not run: LIVE, CSIQ")
+    assert "tabular" not in tables.to_latex(paper_table(summarize_splits({})))
+
+
+def test_latex_has_a_row_a_benchmark_dashes_in_empty_cells_and_the_notes():
+    text = tables.to_latex(paper_table(summarize_splits({"livec": results(0.9), "demo": results(0.8)})))
     assert text.startswith("% needs \\usepackage{booktabs}") and "\n\\begin{tabular}" in text and "\\toprule" in text
-    row = next(line for line in text.splitlines() if line.startswith("KADID"))
-    assert "--" in row and "nan" not in text.lower() and "<NA>" not in text
+    row = next(line for line in text.splitlines() if line.startswith("Demo"))
+    assert "--" in row and "nan" not in text.lower() and "<NA>" not in text and "[2] NR\\_IQA" in text
+
+
+def test_tables_for_reading_have_at_most_eight_columns_and_number_their_sources(run_set, table, put_run):
+    put_run(run_set.runs_dir, table, 0)
+    result = tables.by_split(run_set, [0])
+    by_split, beside = tables.splits_in_words(result), tables.beside_published("livec", result)
+    published = tables.published_in_words(beside)
+    assert by_split.frame.shape == (1, 8) and published.frame.shape[1] <= 8
+    assert by_split.frame["95 % interval of PLCC"].item().startswith(f"{result['plcc_low'].item():.3f} to ")
+    assert published.frame["method"].iloc[0].endswith("[1]") and beside["source"].iloc[0] in published.notes[0]
+
+
+def test_predictions_that_shrink_have_a_slope_above_1():
+    mos = np.linspace(0, 100, 20)
+    predictions = pd.DataFrame(dict(split=np.repeat([0, 1], 20), mos=[*mos, *mos], pred=[*(mos / 2), *(mos / 4 + 9)]))
+    assert tables.slope(predictions) == (pytest.approx(3), "predictions are shrunk towards the mean")
+    assert tables.slope(predictions.assign(pred=2 * predictions["mos"]))[1] == "predictions are spread too far"
+    assert "as they should" in tables.slope(predictions.assign(pred=predictions["mos"]))[1]
 
 
 def test_our_medians_are_listed_beside_every_published_result():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -84,10 +88,14 @@ def test_unusable_files_are_named(run, tmp_path, monkeypatch):
         read_model(path)
 
 
-def test_a_full_disk_is_named(run, tmp_path, monkeypatch):
-    def full(*args, **options):
-        raise model_file.SafetensorError("Error while serializing: I/O error: No space left on device")
+@pytest.mark.parametrize(
+    "code, message", [(errno.ENOSPC, "disk full while saving"), (errno.EFBIG, "cannot save .*: File too large")]
+)
+def test_a_failed_write_is_called_a_full_disk_only_if_the_disk_is_full(run, tmp_path, monkeypatch, code, message):
+    def fail(path, content):
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(RunError, match="disk full while saving .*packed.safetensors"):
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(RunError, match=message):
         pack(run, tmp_path / "packed.safetensors")
+    assert not (tmp_path / "packed.safetensors").exists()

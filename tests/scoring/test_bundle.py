@@ -55,10 +55,13 @@ def test_an_unfinished_run_and_a_bad_name_are_refused(run, tmp_path, capsys):
     (run / "run.json").unlink()
     with pytest.raises(InputError, match="holds no finished run"):
         bundle.bundle(run, "mine", tmp_path)
-    for arguments, message in (([], "usage: bundle"), ([str(run), "mine"], "holds no finished run")):
-        with pytest.raises(SystemExit, match="2"):
-            main(arguments)
-        assert message in capsys.readouterr().err
+    for arguments, message in (([], "required: run, name; usage: python -m"), ([str(run), "mine"], "no finished run")):
+        for debug in ([], ["--debug"]):
+            with pytest.raises(SystemExit, match="2"):
+                main([*arguments, *debug])
+            lines = capsys.readouterr().err.splitlines()
+            assert message in lines[-1] and (lines[0] == "Traceback (most recent call last):") == bool(debug)
+            assert debug or len(lines) == 1
 
 
 def test_bundled_weights_are_small_work_offline_and_have_a_card_with_their_hash():

@@ -148,8 +148,9 @@ def test_a_folder_of_other_scores_or_files_is_refused(folder, tmp_path, score, m
 
 
 def test_a_call_without_images_writes_nothing(tmp_path, score):
-    for source in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(InputError, match=f"no images in {source}"):
+    missing = tmp_path / "missing"
+    for source, message in ((tmp_path, f"no images in {tmp_path}"), (missing, f"{missing} does not exist: name")):
+        with pytest.raises(InputError, match=message):
             score([source], tmp_path / "out")
     assert os.listdir(tmp_path) == []
 

@@ -1,0 +1,61 @@
+"""The look of all figures: sizes in print, resolution, type, colours, markers and dashes.
+
+The colours are those of Okabe and Ito (2008), which stay apart for readers with protanopia and deuteranopia. Lines and
+groups also differ in marker and dash or hatch, so that no figure depends on colour alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import seaborn as sns
+from matplotlib.figure import Figure
+
+SINGLE, DOUBLE = 3.3, 6.9  #: width of one column and of two columns of a page, in inches
+DPI = 200  #: dots per inch of PNG files
+SCREEN_DPI = 100  #: dots per inch in a notebook, which keeps it small
+PHOTO_DPI = 72  #: dots per inch of photographs in a figure, which keeps its file small
+TYPE = 9  #: size of all type, in points
+
+BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+PURPLE, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#000000", "#6b6b6b"
+COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK)  #: of groups, in this order; grey is for context
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", ":", "-.")
+
+#: Style of the two runs that are compared in a figure, without and with a part of the method.
+WITHOUT = dict(color=BLUE, marker="o", ls="--")
+WITH = dict(color=VERMILION, marker="s", ls="-")
+#: Style of what is ours, of the paper's claims and of other published results.
+OURS, PAPER, OTHERS = dict(color=VERMILION, marker="D"), dict(color=BLUE, marker="s"), dict(color=GREY, marker="o")
+
+_SIZES = dict.fromkeys(
+    ("font.size", "axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize"), TYPE
+)
+_LINES = {"lines.markersize": 4, "lines.linewidth": 1.4, "axes.linewidth": 0.8, "hatch.linewidth": 0.6}
+_SHAPE = {"axes.spines.top": False, "axes.spines.right": False, "grid.color": "#e6e8eb", "grid.linewidth": 0.6}
+_TICKS = {"xtick.major.size": 0, "ytick.major.size": 0, "xtick.major.pad": 3, "ytick.major.pad": 3}
+_LEGEND = {"legend.frameon": False, "legend.handlelength": 2.2, "legend.columnspacing": 1.2, "figure.titlesize": TYPE}
+
+
+def use() -> None:
+    """Make this look matplotlib's default."""
+    sns.set_theme(style="whitegrid", rc=_SIZES | _LINES | _SHAPE | _TICKS | _LEGEND)
+
+
+def group_styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Colour, marker and dash (color, marker, ls) by group; the combinations of up to 49 groups differ."""
+    styles = {}
+    for n, name in enumerate(names):
+        shift = n // len(COLOURS)
+        marker = MARKERS[(n + shift) % len(MARKERS)]
+        styles[name] = dict(color=COLOURS[n % len(COLOURS)], marker=marker, ls=DASHES[(n + shift) % len(DASHES)])
+    return styles
+
+
+def legend_above(figure: Figure, handles: list, labels: list[str]) -> None:
+    """Put a legend above all panels, in as many columns as fit; the figure grows by its rows."""
+    widest = 0.45 + 0.075 * max(map(len, labels))  # inches, of a marker and a label
+    columns = max(1, min(len(labels), int(figure.get_figwidth() / widest)))
+    figure.set_figheight(figure.get_figheight() + 0.18 * -(-len(labels) // columns))
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns)

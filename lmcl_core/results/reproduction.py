@@ -1,0 +1,261 @@
+"""Compare results with the committed reference, within tolerances that were measured by repeating the same runs.
+
+Runs that differ only in rounding (precision, number of threads, a learning rate that differs by one millionth) give
+slightly different results. `measure_tolerances` estimates this spread, and `compare` uses it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ..common.command import exit_codes
+from ..common.errors import InputError, RunError
+from ..common.files import atomic_write
+from ..common.paths import reference_folder
+from .records import read_records
+
+#: Names of the quantities that are compared.
+KINDS = {
+    "plcc": "PLCC",
+    "srcc": "SRCC",
+    "rmse": "RMSE",
+    "hard_pair_share": "share of hard pairs",
+    "very_hard_pair_share": "share of very hard pairs",
+    "knn_mos_error": "label error of nearest neighbours",
+    "intra_image_spread": "intra-image spread",
+    "pairs_in_order": "share of level pairs in order",
+}
+#: Chance that every quantity of a run that differs only in rounding lies within its tolerance.
+LEVEL = 0.99
+#: Columns of 03_runs.csv that must agree between the results and the reference.
+_IDENTITY = ["recipe_hash", "data_hash", "split_hash"]
+_MACHINE = ["precision", "threads", "processor", "torch", "commit"]
+#: Figures of the report, as names without suffix.
+_FIGURES = ("02_crops_lmcl_split-00", "03_scores", "04_separation", "04_umap")
+
+
+def quantities(folder: Path) -> pd.DataFrame:
+    """The numbers of a benchmark's folder of results that are compared.
+
+    Args:
+        folder: holds 03_results.csv, and 04_separation.csv and 04_order_kept.csv if notebook 04 has run.
+
+    Returns:
+        Columns kind (a key of `KINDS`), cell (recipe and split) and value.
+
+    Raises:
+        InputError: a table is missing or damaged.
+    """
+    results = _read(folder / "03_results.csv").assign(recipe="lmcl").melt(["recipe", "split"], ["plcc", "srcc", "rmse"])
+    parts = [results.rename(columns=dict(variable="kind"))]
+    if (folder / "04_separation.csv").is_file():
+        kept = _read(folder / "04_order_kept.csv").groupby(["recipe", "split"])["pairs_in_order"].mean().reset_index()
+        parts += [
+            _read(folder / "04_separation.csv").rename(columns=dict(measure="kind")),
+            kept.rename(columns=dict(pairs_in_order="value")).assign(kind="pairs_in_order"),
+        ]
+    together = pd.concat(parts, ignore_index=True).dropna(subset=["value"])
+    cells = [f"{recipe}, split {split}" for recipe, split in zip(together["recipe"], together["split"])]
+    return together.assign(cell=cells)[["kind", "cell", "value"]]
+
+
+def recorded_quantities(records: pd.DataFrame) -> pd.DataFrame:
+    """PLCC, SRCC and RMSE of recorded runs, in the columns of `quantities`."""
+    cells = records.assign(cell=records["name"] + ", split " + records["split"].astype(str))
+    return cells.melt("cell", ["plcc", "srcc", "rmse"], "kind")
+
+
+def measure_tolerances(repeats: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tolerances from repetitions that differ only in rounding.
+
+    The standard deviation of a kind is pooled over its cells. The tolerance is the two-sided range of the difference of
+    two such runs; its level, with Bonferroni's correction, is `LEVEL` for all quantities together.
+
+    Args:
+        repeats: at least two tables from `quantities`; cells that one of them lacks are left out.
+
+    Returns:
+        One row per kind: kind, cells, repeats, sd, tolerance.
+
+    Raises:
+        InputError: fewer than two repetitions, or no common cell.
+    """
+    numbered = pd.concat([table.assign(repeat=n) for n, table in enumerate(repeats)]) if repeats else pd.DataFrame()
+    wide = numbered.pivot(index=["kind", "cell"], columns="repeat", values="value").dropna() if repeats else numbered
+    if len(repeats) < 2 or wide.empty:
+        raise InputError("tolerances need at least two repetitions with common splits: name more folders or records")
+    rows = []
+    for kind, part in wide.groupby("kind", sort=False):
+        sd = float(np.sqrt(part.var(axis=1).mean()))
+        range_of_one = stats.t.ppf(1 - (1 - LEVEL) / 2 / len(wide), len(part) * (len(repeats) - 1))
+        tolerance = np.sqrt(2) * sd * range_of_one
+        rows.append(dict(kind=kind, cells=len(part), repeats=len(repeats), sd=sd, tolerance=tolerance))
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Results beside the reference.
+
+    Attributes:
+        benchmark: name of the benchmark.
+        table: one row per quantity: quantity, reference, yours, difference, tolerance, verdict ("within", "outside").
+        machines: precision, threads, processor, torch and commit; one row for the reference, one for yours.
+    """
+
+    benchmark: str
+    table: pd.DataFrame
+    machines: pd.DataFrame
+
+    @property
+    def outside(self) -> int:
+        """Number of quantities outside their tolerance."""
+        return int((self.table["verdict"] == "outside").sum())
+
+    @property
+    def summary(self) -> str:
+        """The count of quantities within tolerance, in words."""
+        return f"{self.benchmark}: {len(self.table) - self.outside} of {len(self.table)} quantities within tolerance"
+
+    def to_text(self) -> str:
+        """Table, machines and summary, for a terminal."""
+        table = self.table.to_string(index=False, float_format="%.4f")
+        return "\n\n".join([table, self.machines.T.to_string(), self.summary])
+
+    def to_html(self, own: Path, reference: Path) -> str:
+        """A self-contained page: summary, figures of both folders side by side, table, machines."""
+        rows = "".join(
+            f"<h3>{name}</h3><div class=pair>{_image(reference / name, 'reference')}{_image(own / name, 'yours')}</div>"
+            for name in _FIGURES
+        )
+        title = html.escape(self.summary)
+        table = self.table.to_html(index=False, float_format="%.4f", border=0)
+        machines = self.machines.T.to_html(border=0)
+        return f"{_HEAD}<title>{title}</title><h1>{title}</h1>{table}<h2>Machines</h2>{machines}<h2>Figures</h2>{rows}"
+
+
+def compare(own: Path, reference: Path) -> Comparison:
+    """Compare a benchmark's folder of results with a reference folder, on the splits that both hold.
+
+    Raises:
+        InputError: a table is missing, or the reference belongs to another recipe, other data or no common split.
+    """
+    tables = {"reference": reference, "yours": own}
+    runs = {side: _read(folder / "03_runs.csv").set_index("split") for side, folder in tables.items()}
+    common = runs["reference"].index.intersection(runs["yours"].index)
+    if common.empty:
+        raise InputError(f"{own} and {reference} have no split in common: run splits {list(runs['reference'].index)}")
+    for column in _IDENTITY:
+        if (runs["reference"].loc[common, column] != runs["yours"].loc[common, column]).any():
+            what = column.replace("_hash", "")
+            raise InputError(f"{reference} was made with another {what} than {own}: compare results of one version")
+    values = quantities(reference).merge(quantities(own), on=["kind", "cell"], suffixes=("_reference", "_yours"))
+    values = values.merge(_read(reference / "tolerances.csv")[["kind", "tolerance"]], on="kind")
+    difference = values["value_yours"] - values["value_reference"]
+    table = pd.DataFrame(
+        {
+            "quantity": [f"{KINDS[kind]}, {cell}" for kind, cell in zip(values["kind"], values["cell"])],
+            "reference": values["value_reference"],
+            "yours": values["value_yours"],
+            "difference": difference,
+            "tolerance": values["tolerance"],
+            "verdict": np.where(difference.abs() <= values["tolerance"], "within", "outside"),
+        }
+    )
+    facts = {side: {name: _listed(run.loc[common, name]) for name in _MACHINE} for side, run in runs.items()}
+    return Comparison(own.name, table, pd.DataFrame.from_dict(facts, orient="index"))
+
+
+def has_reference(benchmark: str) -> bool:
+    """Whether the checkout holds results of a benchmark that others can be compared with."""
+    return all((reference_folder(benchmark) / name).is_file() for name in ("03_runs.csv", "tolerances.csv"))
+
+
+def report(own: Path, reference: Path, log: Callable[[str], None] = print) -> None:
+    """Compare, log the result, and write reproduction.csv and reproduction.html into the folder of results.
+
+    Args:
+        own: a benchmark's folder of results.
+        reference: the folder to compare with.
+        log: called with the comparison as text, and with the path of the page.
+
+    Raises:
+        InputError: as `compare`.
+        RunError: a quantity lies outside its tolerance, or a file cannot be written.
+    """
+    found = compare(own, reference)
+    _write(found.table, own / "reproduction.csv")
+    page = own / "reproduction.html"
+    with atomic_write(page) as path:
+        path.write_text(found.to_html(own, reference), encoding="utf-8")
+    log(found.to_text())
+    log(f"report: {page}")
+    if found.outside:
+        names = found.table.loc[found.table["verdict"] == "outside", "quantity"]
+        raise RunError(f"{found.benchmark}: outside tolerance: {'; '.join(names)}. The report shows both sides")
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """Read one table of results; InputError if it is missing or damaged."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: run lmcl reproduce, or restore the file")
+    try:
+        return pd.read_csv(path)
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}): run lmcl reproduce, or restore the file") from error
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    with atomic_write(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")
+
+
+def _listed(values: pd.Series) -> str:
+    """Distinct values, as text."""
+    return ", ".join(dict.fromkeys(values.fillna("not recorded").astype(str)))
+
+
+def _image(path: Path, side: str) -> str:
+    """One PNG inside the page, with a caption; a sentence if there is no such file."""
+    file = path.with_suffix(".png")
+    if not file.is_file():
+        return f"<p>{side}: no {file.name}</p>"
+    data = base64.b64encode(file.read_bytes()).decode()
+    return f'<figure><img alt="{file.stem}, {side}" src="data:image/png;base64,{data}"><figcaption>{side}</figure>'
+
+
+_HEAD = """<!doctype html><meta charset="utf-8"><style>
+body { font: 15px/1.5 sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
+td, th { padding: .2rem .8rem; text-align: right } td:first-child, th:first-child { text-align: left }
+tr:nth-child(even) { background: #f3f4f6 } .pair { display: flex; gap: 1rem } .pair > * { flex: 1; margin: 0 }
+img { width: 100% }
+</style>"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command ``python -m lmcl_core.results.reproduction``: write tolerances.csv of a benchmark's reference."""
+    parser = argparse.ArgumentParser("reproduction", description="Measure tolerances from repetitions.")
+    parser.add_argument("benchmark")
+    parser.add_argument("repeats", nargs="+", help="folders of results of that benchmark, or CSV files of records")
+    given = parser.parse_args(arguments)
+    with exit_codes("reproduction"):
+        tables = [
+            recorded_quantities(read_records(path)) if path.is_file() else quantities(path)
+            for path in map(Path, given.repeats)
+        ]
+        found = measure_tolerances(tables)
+        _write(found, reference_folder(given.benchmark) / "tolerances.csv")
+        print(found.to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
