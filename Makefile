@@ -14,13 +14,15 @@ NBVAL := $(IN_CHECKS) $(BIN)/python -m pytest --nbval-lax --nbval-current-env
 reproduce: $(READY)  ## reproduce the results on the demo in runs/, and compare them with figures/demo
 	$(BIN)/lmcl reproduce
 
-test: $(READY)  ## every test, then every committed notebook, in their own run and figure folders
-	$(PYTEST) tests --numprocesses auto --dist loadscope --no-loadscope-reorder
+test: $(READY)  ## every test, then every committed notebook, headless and in a browser, in their own folders
+	$(PYTEST) tests -m "not browser" --numprocesses auto --dist loadscope --no-loadscope-reorder
 	rm -rf "$(CHECKS)"
 	@# Notebook 04 compares two recipes: the runs of one are trained beside notebooks 02 and 03, which train the other.
 	for split in 0 1 2; do $(IN_CHECKS) $(BIN)/lmcl train --recipe no-manifold --split $$split || exit 1; done & \
 		$(NBVAL) notebooks/02* notebooks/03*; checked=$$?; wait $$! && exit $$checked
-	$(NBVAL) --numprocesses 2 --dist loadfile --no-loadscope-reorder $(addprefix notebooks/,04* 07* 06* 05* 01*)
+	$(NBVAL) --numprocesses 2 --dist loadfile --no-loadscope-reorder $(addprefix notebooks/,04* 07* 08* 06* 05* 01*)
+	@# In JupyterLab, with the runs that are finished now; skipped without chromium.
+	$(IN_CHECKS) LMCL_SCREENSHOTS="$(CHECKS)/screenshots" $(BIN)/python -m pytest tests/browser --numprocesses 2
 
 check: $(READY)  ## the quick tests
 	$(PYTEST) tests -m "not slow" --numprocesses auto --dist loadscope

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from .common.command import exit_codes, fail
+from .common.command import exit_codes, fail, parse_changes, parse_split
 from .common.errors import InputError, counted
 from .data.catalogue import BENCHMARKS
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -25,9 +25,23 @@ app = typer.Typer(
     "With --debug, an error shows its traceback.",
 )
 
-_NAMES = f"{', '.join(BENCHMARKS)}, or the path of own data"
-Name = Annotated[str, typer.Option("--benchmark", help=_NAMES)]
-Names = Annotated[str, typer.Option("--benchmark", help=f"{_NAMES}; several with commas, or all")]
+
+def _complete(module: str, names: str) -> Callable[[str], list[str]]:
+    """A function with which a shell completes the keys of a mapping of this package."""
+
+    def matching(incomplete: str) -> list[str]:
+        return [key for key in getattr(import_module(module, __package__), names) if key.startswith(incomplete)]
+
+    return matching
+
+
+_benchmarks = _complete(".data.catalogue", "BENCHMARKS")
+_recipes = _complete(".recipe", "VARIANTS")
+_weights = _complete(".runs.model_file", "BUNDLED")
+_ONE = f"{', '.join(BENCHMARKS)}, or the path of own data"
+_SEVERAL = f"{_ONE}; several with commas, or all: every benchmark found"
+Name = Annotated[str, typer.Option("--benchmark", help=_ONE, autocompletion=_benchmarks)]
+Names = Annotated[str, typer.Option("--benchmark", help=_SEVERAL, autocompletion=_benchmarks)]
 Root = Annotated[str, typer.Option("--data-root", help="the benchmark's folder, or its parent folder")]
 RunsDir = Annotated[str, typer.Option(help="folder of run folders; default: runs/ of the checkout")]
 FiguresDir = Annotated[str, typer.Option(help="folder of figures and tables; default: figures/ in the folder of runs")]
@@ -88,7 +102,9 @@ def reproduce(
 
 def _print_forecast(options: Any) -> None:
     from .batch.cluster import slurm_cluster
+    from .batch.reproduce import check_options
 
+    check_options(options, log=lambda line: None)  # wrong use is reported before torch is imported
     script = ""
     if options.scheduler == "slurm":  # first, because incomplete settings are an error
         with slurm_cluster() as cluster:
@@ -123,14 +139,14 @@ def compare(
 
 @app.command()
 def verify(
-    benchmark: Annotated[str, typer.Argument(help=_NAMES)],
+    benchmark: Annotated[str, typer.Argument(help=_ONE, autocompletion=_benchmarks)],
     data_root: Annotated[str, typer.Argument(help="the benchmark's folder, or its parent folder")] = "",
     deep: Annotated[bool, typer.Option("--deep", help="decode every image")] = False,
     show: Annotated[int, typer.Option(min=0, help="number of faults of one kind to print")] = 10,
 ) -> None:
     """Check a benchmark's folder. Print every fault with its fix or, if there are none, the splits and their hashes."""
     from .data.benchmarks import load_benchmark
-    from .data.verify import verify_benchmark
+    from .data.verify import split_lines, verify_benchmark
 
     faults = verify_benchmark(benchmark, data_root or None, deep)
     for kind, count in Counter(fault.kind for fault in faults).items():
@@ -144,28 +160,13 @@ def verify(
     table = load_benchmark(benchmark, data_root or None)
     kind = table.attrs["label_kind"]
     print(f"{benchmark}: {len(table)} images, no faults; labels from {table.attrs['label_file']}: {kind}")
-    for note in table.attrs["notes"]:
-        print(note)
-    _print_splits(table)
-
-
-def _print_splits(table: Any) -> None:
-    from .data.identity import split_hash
-    from .data.splits import make_split, shared_contents
-
-    first_of: dict[str, int | str] = {}  # by hash; few contents give equal splits
-    for index in [*range(10), *(["official"] if table["official_split"].notna().any() else [])]:
-        split = make_split(table, index)
-        digest = split_hash(table, split)
-        again = f"; equals split {first_of[digest]}, because there are few contents" if digest in first_of else ""
-        first_of.setdefault(digest, index)
-        counts = ", ".join(f"{len(part)} {name}" for name, part in zip(("train", "val", "test"), split) if len(part))
-        print(f"split {index}: {digest}  {counts}, {shared_contents(table, split)} contents shared{again}")
+    for line in [*table.attrs["notes"], *split_lines(table)]:
+        print(line)
 
 
 @app.command()
 def download(
-    benchmark: Annotated[str, typer.Argument(help="its name, such as kadid10k")],
+    benchmark: Annotated[str, typer.Argument(help="its name, such as kadid10k", autocompletion=_benchmarks)],
     folder: Annotated[str, typer.Argument(help="folder that will hold the benchmark's own folder")],
     yes: Annotated[bool, typer.Option("--yes", help="accept the owners' terms without a question")] = False,
 ) -> None:
@@ -180,7 +181,9 @@ def train(
     benchmark: Name = "demo",
     data_root: Root = "",
     split: Annotated[str, typer.Option(help="index of a numbered split, or official")] = "0",
-    recipe: Annotated[str, typer.Option(help="lmcl, no-manifold, or another variant of the ablation")] = "lmcl",
+    recipe: Annotated[
+        str, typer.Option(help="lmcl, no-manifold, or another variant of the ablation", autocompletion=_recipes)
+    ] = "lmcl",
     validation: Annotated[
         bool, typer.Option("--validation", help="test on a validation part: 15 % of all contents, cut from training")
     ] = False,
@@ -190,12 +193,14 @@ def train(
     changes: Set = None,
 ) -> None:
     """Train and test on one split, without a notebook. Repeat the command to resume a killed run."""
+    from .common.devices import check_device_name
     from .common.paths import runs_folder
     from .data.benchmarks import load_benchmark
     from .data.splits import make_split, validation_split
     from .recipe import Recipe, check_changes
     from .runs.folder import run_folder
 
+    check_device_name(device)
     fields, index = parse_changes(changes), parse_split(split)
     Recipe.for_benchmark("demo", recipe, **fields)  # wrong use is found before the demo is built
     check_changes({field: value for field, value in fields.items() if field != "name"}, [recipe])
@@ -216,27 +221,31 @@ def train(
 @app.command()
 def score(
     paths: Annotated[list[str], typer.Argument(help="images, or folders of images; with --out also s3://...")],
-    weights: Annotated[str, typer.Option(help="bundled name, model.safetensors, or a run folder")] = "livec",
-    form: Annotated[Literal["csv", "json"], typer.Option("--format", help="format of the printed rows")] = "csv",
+    weights: Annotated[
+        str, typer.Option(help="bundled name, model.safetensors, or a run folder", autocompletion=_weights)
+    ] = "livec",
+    form: Annotated[Literal["csv", "json"] | None, typer.Option("--format", help="of rows; default: csv")] = None,
     overlays: Annotated[str | None, typer.Option(help="folder for overlays of saliency and crop scores")] = None,
-    batch_size: Annotated[int, typer.Option(help="images per forward pass")] = _BATCH_SIZE,
+    batch_size: Annotated[int, typer.Option(min=1, help="images per forward pass")] = _BATCH_SIZE,
     out: Annotated[str | None, typer.Option(help="folder of Parquet files, scored in chunks on Dask")] = None,
     workers: Annotated[int, typer.Option(help="with --out: number of workers; 0: one per GPU or core")] = 0,
     scheduler: Annotated[str, typer.Option(help="with --out: tcp://HOST:PORT of a Dask scheduler, or slurm")] = "",
     device: Device = "auto",
 ) -> None:
     """Score images: image, score in MOS units, percentile. Unreadable images are listed on stderr, with exit code 1."""
+    from .common.devices import check_device_name
     from .runs.model_file import find_model
 
     if not all(path.strip() for path in paths):
         raise InputError("PATHS is empty: name a file or folder, or leave it out")
-    if out is not None and (overlays is not None or form != "csv" or batch_size != _BATCH_SIZE):
+    if out is not None and (overlays is not None or form is not None or batch_size != _BATCH_SIZE):
         raise InputError("--overlays, --format and --batch-size do not work with --out: leave one of them out")
     if out is None and (scheduler or workers):
         raise InputError("--scheduler and --workers need --out FOLDER, because they write the scores to files")
     if out is None and (address := next((path for path in paths if "://" in path), None)):
         raise InputError(f"{address} is an address: add --out FOLDER, or name files and folders")
     find_model(weights)
+    check_device_name(device)
     if out is not None:
         _score_on_cluster(paths, out, weights, scheduler, workers, device)
         return
@@ -247,14 +256,11 @@ def score(
 
 
 def _score_on_cluster(paths: list[str], out: str, weights: str, scheduler: str, workers: int, device: str) -> None:
-    from .batch.cluster import connect
-    from .common.devices import resolve_device
+    from .batch.cluster import check_cluster, connect
     from .scoring.many import score_many
 
-    if not scheduler:
-        resolve_device(device)  # raises before workers of this machine start
-    with connect(scheduler, workers) as client:
-        scored, faults = score_many(paths, out, weights, client=client, device=device, log=_log)
+    check_cluster(scheduler, workers)
+    scored, faults = score_many(paths, out, weights, cluster=connect(scheduler, workers), device=device, log=_log)
     print(f"{counted(scored, 'image')} scored, {faults} could not be read; scores in {out}")
     if faults:
         print(f"{counted(faults, 'image')} could not be read: column fault of {out} gives the reasons", file=sys.stderr)
@@ -266,52 +272,41 @@ def bench(
     benchmark: Name = "demo",
     data_root: Root = "",
     parts: Annotated[str, typer.Option(help="of store,training,scoring,loss,growth; default: all")] = "",
-    repeats: Annotated[int, typer.Option(help="repetitions of each measurement")] = 5,
-    images: Annotated[int, typer.Option(help="number of images; scoring uses at most 32")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="repetitions of each measurement")] = 5,
+    images: Annotated[int, typer.Option(min=8, help="number of images; scoring uses at most 32")] = 64,
     against: Annotated[str, typer.Option(help="with LIVEC: a checkout of DEIQT to time as well")] = "",
     figures_dir: FiguresDir = "",
     device: Device = "auto",
     changes: Set = None,
 ) -> None:
     """Time store, training, scoring and loss on this machine against plain loops, and how their costs grow."""
-    from .bench.measure import bench as run
-    from .bench.report import machine
+    from .bench.options import check_options
+    from .common.devices import check_device_name
     from .common.paths import figures_folder
     from .data.benchmarks import name_of
 
+    check_device_name(device)
     fields, folder = parse_changes(changes), Path(figures_folder("bench", figures_dir), name_of(benchmark))
     chosen = [part.strip() for part in parts.split(",")] if parts else []
+    check_options(benchmark, data_root, chosen, against, fields)
+    from .bench.measure import bench as run
+    from .bench.report import machine, three_digits
+
     tables = run(folder, benchmark, data_root, repeats, images, device, chosen, against, fields, log=_log)
     for table in tables:
         if len(table):
-            print(table.to_string(index=False, float_format=_three_digits, na_rep="-"))
+            print(table.to_string(index=False, float_format=three_digits, na_rep="-"))
     print(f"{machine(device)}; tables and figures are in {folder}")
 
 
-def _three_digits(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+@app.command()
+def doctor(
+    folders: Annotated[list[str] | None, typer.Argument(help="folders of benchmarks to look into")] = None,
+) -> None:
+    """Check packages, processor, memory, disk, weights, cache and data; exit 1 if `make reproduce` would stop."""
+    from .batch.doctor import doctor as run
 
-
-def parse_split(text: str) -> int | str:
-    """The value of ``--split``: an index of at most nine digits, or "official"; else raise `InputError`."""
-    if text == "official" or (text.isascii() and text.isdigit() and len(text) < 10):
-        return text if text == "official" else int(text)
-    raise InputError(f"--split is {text[:40]!r}: write a whole number of 0 or more (nine digits at most), or official")
-
-
-def parse_changes(pairs: list[str] | None) -> dict[str, Any]:
-    """Recipe fields from the FIELD=VALUE strings of ``--set``; a value is JSON, or else a string."""
-    changes = {}
-    for pair in pairs or []:
-        field, equals, text = pair.partition("=")
-        if not equals:
-            raise InputError(f"--set {pair!r}: write FIELD=VALUE, for example --set epochs=3")
-        try:
-            value = json.loads(text)
-        except ValueError:  # such as v2
-            value = text
-        changes[field] = text if field == "name" and not isinstance(value, str) else value  # such as 2024
-    return changes
+    run(folders or [], _log)
 
 
 def _log(line: str) -> None:
@@ -328,7 +323,7 @@ def main(arguments: list[str] | None = None) -> None:
         fail("lmcl", "standard output is closed, and results would be lost: redirect it to a file or /dev/null", 2)
     sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal's encoding lacks
     arguments = [argument for argument in arguments if argument != "--debug"]
-    if not arguments:
+    if not arguments and "_LMCL_COMPLETE" not in os.environ:  # by which a shell asks for completions
         app(["--help"], prog_name="lmcl", standalone_mode=False)
         sys.exit(2)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as with Ctrl-C when a queue ends the job

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -52,6 +53,33 @@ class Prediction(NamedTuple):
     def split(self) -> list[Prediction]:
         """One prediction per image."""
         return [Prediction(*(values[i : i + 1] for values in self)) for i in range(len(self.score))]
+
+
+class Explanation(NamedTuple):
+    """How a score comes about: the test crops of one image, and what the model computes of each.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB, the image as the model saw it, shrunk to `Scorer.short_side` if it was larger.
+        score: quality in MOS units, the sum of ``weights * crop_scores``.
+        percentile: share of the training images with a lower MOS, 0..100.
+        boxes: (K, 4) int64 test crops: top, left, height, width in pixels of `pixels`.
+        crop_scores: (K,) float64, in MOS units.
+        weights: (K,) float32 saliency weights, summing to 1.
+        saliency: (h, w) float32 map of the global view, summing to 1.
+        feature: (K, C) float32 pooled backbone feature of each crop.
+        embedding: (K, D) float32 unit vectors, the inputs of the manifold loss; None for packed weights, such as the
+            bundled ones, which have no embedding head.
+    """
+
+    pixels: np.ndarray
+    score: float
+    percentile: float
+    boxes: np.ndarray
+    crop_scores: np.ndarray
+    weights: np.ndarray
+    saliency: np.ndarray
+    feature: np.ndarray
+    embedding: np.ndarray | None
 
 
 def predict_images(
@@ -137,8 +165,8 @@ class Scorer:
     Args:
         model: a trained `QualityModel`.
         recipe: its recipe.
-        about: metadata written by `runs.model_file.save_model`: benchmark, its title, label_kind and mos_range,
-            mos_mean, mos_std, mos_percentiles of the training part, largest_short_side, packed.
+        about: metadata written by `runs.model_file.save_model`: benchmark, its title, axis, label_kind and
+            mos_range, mos_mean, mos_std, mos_percentiles of the training part, largest_short_side, packed.
         device: where to work.
     """
 
@@ -175,6 +203,33 @@ class Scorer:
         score = self.to_mos(torch.cat(parts)) if parts else np.empty(0)
         names = [str(item) if isinstance(item, (str, Path)) else str(n) for n, item in enumerate(inputs)]
         return pd.DataFrame(dict(image=names, score=score, percentile=self.percentile(score)))
+
+    @torch.no_grad()
+    def explain(self, picture: str | Path | Image.Image | np.ndarray) -> Explanation:
+        """Score one image and keep everything that the score is made of.
+
+        Args:
+            picture: one input of `score`.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        pixels = self.prepare(picture)
+        prediction = next(self.predict([pixels]))
+        score = float(self.to_mos(prediction.score)[0])
+        embedding = None
+        if not self.about["packed"]:
+            head = self.model.embedding_head(prediction.feature[0].to(self.device))
+            embedding = F.normalize(head.float(), dim=-1).cpu().numpy()
+        return Explanation(
+            pixels.numpy(),
+            score,
+            float(self.percentile(score)),
+            prediction.boxes[0].numpy(),
+            self.to_mos(prediction.crop_scores[0]),
+            *(values[0].numpy() for values in (prediction.weights, prediction.saliency, prediction.feature)),
+            embedding,
+        )
 
     def prepare(self, item: str | Path | Image.Image | np.ndarray) -> Tensor:
         """One input of `score` as an (H, W, 3) uint8 RGB tensor, shrunk if its short side exceeds `short_side`.

@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,8 @@ import torch
 from PIL import Image
 
 from lmcl_core import BENCHMARKS, QualityModel, Recipe, Split, load_benchmark, make_split, split_hash
-from lmcl_core.cli import main, parse_changes, parse_split
+from lmcl_core.cli import main
+from lmcl_core.common.command import parse_changes, parse_split
 from lmcl_core.runs.model_file import save_model
 
 
@@ -107,7 +107,7 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess:
 def test_help_names_every_command_and_each_has_its_own(lmcl):
     code, out, err = lmcl("--help")
     assert code == 0 and err == "" and "--debug" in out
-    for command in ("reproduce", "compare", "verify", "download", "train", "score", "bench"):
+    for command in ("reproduce", "compare", "verify", "download", "train", "score", "bench", "doctor"):
         assert command in out
         code, own, _ = lmcl(command, "--help")
         assert code == 0 and f"lmcl {command}" in own
@@ -138,7 +138,7 @@ def test_without_a_command_the_help_is_printed_with_exit_code_2(lmcl):
         (["score", "--weights", "a"], "paths"),
         (["bench", "--parts", "los"], "'los'"),
         (["bench", "--parts", ","], "unknown part '': choose one of"),
-        (["bench", "--images", "-5"], "images is -5: it must be at least 8"),
+        (["bench", "--images", "-5"], "Invalid value for '--images'"),
         (["reproduce", "--benchmark", "all", "--data-root", "/nowhere"], "/nowhere is not an existing folder"),
         (["reproduce", "--scheduler", ""], "--scheduler is empty: give it a value"),
         (["bench", "--figures-dir="], "--figures-dir is empty: give it a value"),
@@ -349,6 +349,21 @@ def test_a_name_that_is_not_utf_8_is_exact_in_json_and_escaped_in_csv(lmcl, weig
     assert code == 0 and rows(out)["image"].tolist() == [str(images / r"caf\udce9\r.png")]
 
 
+def test_a_terminal_gets_the_meaning_of_a_score_and_a_table_and_a_pipe_only_csv(weights, images):
+    pty = pytest.importorskip("pty")
+    (images / "text.jpg").write_text("no image")
+    command = [sys.executable, "-m", "lmcl_core", "score", "--weights", str(weights), str(images)]
+    ours, theirs = pty.openpty()
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, timeout=120)
+    seen = os.read(ours, 100_000).decode()
+    assert done.stdout.decode().startswith("image,score,percentile\n") and len(rows(done.stdout.decode())) == 3
+    assert "higher is better" in seen and "trained on LIVEC" in seen and "scoring:" in seen and "text.jpg" in seen
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, timeout=120)
+    lines = os.read(ours, 100_000).decode().splitlines()
+    assert lines[0] == " score  percentile  image" and lines[1].endswith(str(images / "a.png")) and len(lines) == 4
+    assert done.stderr.decode().startswith("score: ") and "\r" not in done.stderr.decode()
+
+
 def test_unreadable_images_are_listed_with_exit_code_1_and_the_others_scored(lmcl, weights, images):
     bmp = bytearray((images / "more" / "d.bmp").read_bytes())
     bmp[18:26] = (60000).to_bytes(4, "little") * 2
@@ -459,26 +474,46 @@ def test_wrong_use_of_score_is_named(refused, images, tmp_path, options, message
     assert not (images / "deep").exists()
 
 
-def test_wrong_use_of_score_imports_no_torch(images, tmp_path):
+WRONG = """
+reproduce --benchmark nosuch; reproduce --splits 0; reproduce --device nosuch; reproduce --set epoch=3
+reproduce --workers -1; reproduce --scheduler nosuch
+reproduce --dry-run --benchmark nosuch; reproduce --dry-run --splits 0; reproduce --dry-run --device nosuch
+verify nosuch; verify livec; verify demo --show -1; download nosuch DIR; download livec DIR
+train --benchmark nosuch; train --benchmark livec --data-root DIR; train --split x; train --recipe nosuch
+train --runs-dir FILE; train --device nosuch; train --set lr=x
+score DIR; score a.png --format xml; score a.png --weights nosuch; score a.png --overlays FILE
+score a.png --batch-size 0; score a.png --device nosuch; score a.png --workers 2
+score DIR --out new; score a.png --out FILE; score a.png --out new --workers -1
+score a.png --out new --scheduler nosuch; score a.png --out new --device nosuch
+bench --benchmark nosuch; bench --parts los; bench --parts store --against x; bench --against DIR; bench --repeats 0
+bench --images 1; bench --figures-dir FILE; bench --device nosuch; bench --set epoch=1
+"""
+
+
+def test_wrong_use_of_no_command_waits_for_torch(tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "a_file").touch()
+    text = WRONG.replace("DIR", str(tmp_path / "empty")).replace("FILE", str(tmp_path / "a_file"))
     code = (
-        "import sys; from lmcl_core.cli import main\n"
-        "try: main(['score', *sys.argv[1:]])\n"
-        "finally: assert not {'torch', 'matplotlib', 'distributed'} & set(sys.modules)"
+        "import contextlib, sys; from lmcl_core.cli import main\n"
+        "for line in sys.argv[1:]:\n"
+        "    with contextlib.suppress(SystemExit): main(line.split()); assert False\n"
+        "    print(f'{line}:', *{'torch', 'matplotlib', 'distributed'} & set(sys.modules))\n"
     )
-    for arguments in ([str(images), "--format", "xml"], [str(images), "--weights", "no"], [str(tmp_path / "empty")]):
-        done = python(code, *arguments)
-        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    commands = [line.strip() for line in re.split("[;\n]", text.strip())]
+    done = python(code, *commands)
+    assert done.returncode == 0 and not re.search(": (torch|matplotlib|distributed)", done.stdout), done.stdout
+    assert len(done.stderr.splitlines()) == len(commands) > 40, done.stderr
 
 
 def test_scores_from_a_cluster_are_counted_and_faults_exit_with_1(lmcl, images, monkeypatch):
     calls = []
 
     def score_many(paths, out, weights, **options):
-        calls.append((list(paths), out, weights, options["client"]))
+        calls.append((list(paths), out, weights, options["cluster"]))
         return 3, 1
 
-    monkeypatch.setattr("lmcl_core.batch.cluster.connect", lambda scheduler, workers: nullcontext((scheduler, workers)))
+    monkeypatch.setattr("lmcl_core.batch.cluster.connect", lambda *asked: asked)
     monkeypatch.setattr("lmcl_core.scoring.many.score_many", score_many)
     code, out, err = lmcl("score", images, "s3://bucket", "--out", "scores", "--workers", 2)
     assert code == 1 and "3 images scored, 1 could not be read" in out and "column fault" in err
@@ -493,6 +528,24 @@ def test_importing_the_package_and_help_import_no_large_library():
     )
     done = python(code)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_shell_completes_names_without_torch():
+    code = (
+        "import sys; from lmcl_core.cli import main\n"
+        "try: main([])\n"
+        "finally: assert not {'torch', 'matplotlib', 'distributed'} & set(sys.modules)"
+    )
+    for words, names in (
+        ("lmcl train --benchmark li", ["live", "livec", "livefb"]),
+        ("lmcl train --recipe no-m", ["no-manifold"]),
+        ("lmcl score --weights live", ["livec"]),
+    ):
+        asked = dict(_LMCL_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1))
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, timeout=120
+        )
+        assert done.stdout.split() == names, done.stderr
 
 
 @pytest.mark.slow

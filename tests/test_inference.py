@@ -212,6 +212,25 @@ def test_one_image_may_stand_without_a_list(scorer, tmp_path):
         assert len(scorer.score(item)) == 1
 
 
+def test_an_explanation_adds_up_to_the_score_and_holds_the_embedding_of_every_crop(scorer, model):
+    image = noise(150, 120, 3)  # larger than the model's largest short side
+    found, row = scorer.explain(image), scorer.score(image).iloc[0]
+    assert found.pixels.shape == (125, 100, 3) and (found.score, found.percentile) == (row["score"], row["percentile"])
+    assert (found.weights * found.crop_scores).sum() == pytest.approx(found.score, rel=1e-5)
+    for k, (top, left, height, width) in enumerate(found.boxes):
+        crop = torch.from_numpy(found.pixels[top : top + height, left : left + width])
+        out = model(resize_crop(crop, 32).permute(2, 0, 1)[None])
+        np.testing.assert_allclose(found.embedding[k], out.embedding[0].detach(), atol=1e-5)
+        np.testing.assert_allclose(found.feature[k], out.feature[0].detach(), atol=1e-5)
+    assert found.saliency.sum() == pytest.approx(1, rel=1e-5)
+
+
+def test_packed_weights_explain_a_score_without_embeddings(run, scorer, tmp_path):
+    pack(run, tmp_path / "packed.safetensors")
+    found = load(tmp_path / "packed.safetensors").explain(noise(70, 70, 3))
+    assert found.embedding is None and found.score == pytest.approx(score_of(scorer, noise(70, 70, 3)), abs=0.5)
+
+
 def test_no_image_gives_an_empty_table(scorer):
     assert list(scorer.score([]).columns) == ["image", "score", "percentile"] and len(scorer.score([])) == 0
 

@@ -106,6 +106,15 @@ def test_the_parameter_benchmark_may_be_a_path_and_is_used_only_to_load(path):
     assert set(used) <= set(loading)
 
 
+@everyone
+def test_it_holds_no_widgets_which_github_cannot_show(path):
+    book = nbformat.read(path, as_version=4)
+    assert "widgets" not in book.metadata
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+
+
 def nbval(path: Path) -> int:
     return subprocess.run(
         [

@@ -19,12 +19,12 @@ import pandas as pd
 import torch
 
 from ..common.devices import resolve_device
-from ..common.errors import InputError, unknown
+from ..common.errors import InputError
 from ..common.files import ensure_writable
 from ..data.benchmarks import load_benchmark
 from ..recipe import Recipe
 from ..runs.provenance import commit_in_words, provenance
-from . import report, rivals
+from . import options, report, rivals
 from .rivals import Contender
 
 LOSS_SIZES = (512, 2048, 8192)
@@ -54,7 +54,10 @@ def bench(
     cannot be written.
     """
     changes = changes or {}
-    _check(parts, repeats, images, against, changes)
+    for name, value, least in (("repeats", repeats, 1), ("images", images, 8)):
+        if value < least:
+            raise InputError(f"{name} is {value}: it must be at least {least}")
+    options.check_options(benchmark, data_root, parts, against, changes)
     ensure_writable(folder)
     table = load_benchmark(benchmark, data_root or None)
     recipe = Recipe.for_benchmark(table, **{"pretrained": False, **changes})
@@ -62,7 +65,7 @@ def bench(
     about |= dict(machine=report.machine(device), commit=commit_in_words(provenance()))
     device = resolve_device(device)
     if against:
-        rivals.import_deiqt(against, table)  # fail before anything is measured
+        rivals.import_deiqt(against)  # fail before anything is measured
     rows = np.linspace(0, len(table) - 1, min(images, len(table))).round().astype(int)
     table = table.iloc[rows].reset_index(drop=True)
     chosen, found = [part for part in PARTS if part in (parts or PARTS)], []
@@ -75,18 +78,6 @@ def bench(
                 found.append(turns.assign(**{"part": part, **columns}))
             report.save_table(pd.concat(found).assign(**about), folder, f"repetitions{name}_unfinished")
     return report.write(pd.concat(found, ignore_index=True).reindex(columns=COLUMNS), about, Path(folder), name)
-
-
-def _check(parts: Sequence[str], repeats: int, images: int, against: str, changes: Mapping[str, Any]) -> None:
-    for name, value, least in (("repeats", repeats, 1), ("images", images, 8)):
-        if value < least:
-            raise InputError(f"{name} is {value}: it must be at least {least}")
-    for part in parts:
-        if part not in PARTS:
-            raise unknown("part", part, PARTS)
-    for option, value, users in (("against", against, ["training"]), ("set", changes, ["growth", "store", "training"])):
-        if value and parts and not set(users) & set(parts):
-            raise InputError(f"--{option} has no effect on {', '.join(parts)}: add {' or '.join(users)}")
 
 
 def compare(
@@ -195,4 +186,4 @@ def _growth(table: pd.DataFrame, recipe: Recipe, device: str, against: str) -> I
         yield f"{name} {', '.join(map(str, makers))}", makers, 1, columns
 
 
-PARTS = dict(store=_store, training=_training, scoring=_scoring, loss=_loss, growth=_growth)
+PARTS = dict(zip(options.PARTS, (_store, _training, _scoring, _loss, _growth)))

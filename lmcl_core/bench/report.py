@@ -63,3 +63,8 @@ def exponents(curves: pd.DataFrame) -> pd.DataFrame:
         slope = np.polyfit(np.log(seconds.index.to_numpy(dtype=float)), np.log(seconds.to_numpy()), 1)[0]
         rows.append(dict(contender=name, smallest=seconds.index.min(), largest=seconds.index.max(), exponent=slope))
     return pd.DataFrame(rows)
+
+
+def three_digits(value: float) -> str:
+    """A number for a printed table: three significant digits, or whole thousands with commas."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

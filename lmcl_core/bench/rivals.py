@@ -111,7 +111,7 @@ def _plain_step(model: nn.Module, batches: Iterator, lr: float, device: str, hal
 
 def deiqt_training(folder: str | Path, table: pd.DataFrame, device: str) -> Contender:
     """The plain loop with DEIQT's dataset, transforms, loader and network; mixed precision on CUDA only, as there."""
-    dataset, build, deiqt = import_deiqt(folder, table)
+    dataset, build, deiqt = import_deiqt(folder)
     release = (Path(table.attrs["root"]) / table.attrs["label_file"]).parents[1]
     files = dataset.LIVECDATASET(str(release), range(1162), 10, None)
     names = {Path(image).name for image in table["image"]}
@@ -123,13 +123,11 @@ def deiqt_training(folder: str | Path, table: pd.DataFrame, device: str) -> Cont
     return _plain_step(model, chain.from_iterable(repeat(loader)), 2e-4, device, device == "cuda")
 
 
-def import_deiqt(folder: str | Path, table: pd.DataFrame) -> list[ModuleType]:
+def import_deiqt(folder: str | Path) -> list[ModuleType]:
     """Import the data, transform and network modules of a checkout of DEIQT (github.com/narthchin/DEIQT).
 
-    InputError: the table is not LIVEC, the folder is no such checkout, or a package that it needs is missing.
+    InputError: the folder is no such checkout, or a package that it needs is missing.
     """
-    if table.attrs["benchmark"] != "livec":
-        raise InputError("--against: DEIQT is timed on LIVEC only; add --benchmark livec --data-root DIR")
     sys.path.insert(0, str(resolve_path(folder)))
     try:
         return [import_module(name) for name in ("IQA.iqa_dataset", "IQA.build", "models.deiqt")]

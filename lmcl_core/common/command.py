@@ -1,13 +1,14 @@
-"""Exit codes and error messages of the command lines."""
+"""Exit codes, error messages and option values of the command lines."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .errors import InputError, RunError, system_error_message
 
@@ -45,3 +46,25 @@ def fail(program: str, message: str, code: int, debug: bool = False) -> NoReturn
         traceback.print_exc()
     print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
+
+
+def parse_split(text: str) -> int | str:
+    """The value of ``--split``: an index of at most nine digits, or "official"; else raise `InputError`."""
+    if text == "official" or (text.isascii() and text.isdigit() and len(text) < 10):
+        return text if text == "official" else int(text)
+    raise InputError(f"--split is {text[:40]!r}: write a whole number of 0 or more (nine digits at most), or official")
+
+
+def parse_changes(pairs: list[str] | None) -> dict[str, Any]:
+    """Recipe fields from the FIELD=VALUE strings of ``--set``; a value is JSON, or else a string."""
+    changes = {}
+    for pair in pairs or []:
+        field, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError(f"--set {pair!r}: write FIELD=VALUE, for example --set epochs=3")
+        try:
+            value = json.loads(text)
+        except ValueError:  # such as v2
+            value = text
+        changes[field] = text if field == "name" and not isinstance(value, str) else value  # such as 2024
+    return changes

@@ -9,14 +9,23 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import InputError
+from .errors import InputError, unknown
 
 if TYPE_CHECKING:
     import torch
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def check_device_name(device: str) -> None:
+    """Raise `InputError` for a name that is no device on any machine, without importing torch."""
+    if device not in DEVICES:
+        raise unknown("device", device, DEVICES)
+
 
 def resolve_device(device: str) -> str:
     """The device to use; "auto" means the first available of cuda, mps, cpu. InputError: it is not available."""
+    check_device_name(device)
     import torch  # imported here, because planning commands do not need it
 
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}

@@ -19,6 +19,7 @@ from PIL import Image
 from ..common.errors import InputError, save_failed
 from ..common.files import file_lock
 from ..common.paths import cache_folder
+from ..common.progress import bar
 from .distortions import DISTORTIONS, LEVELS
 
 VERSION = 2  # part of the cached folder's name; raise it when images or labels change
@@ -104,7 +105,8 @@ def _build_into(folder: Path, photographs: dict[str, np.ndarray]) -> None:
     try:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             work = [(folder, content, photographs[content], name) for content in photographs for name in DISTORTIONS]
-            rows = [row for rows in pool.map(_distort, *zip(*work)) for row in rows]
+            distorted = bar(pool.map(_distort, *zip(*work)), len(work), "building the demo")
+            rows = [row for rows in distorted for row in rows]
     finally:
         torch.set_num_threads(threads)
     pd.DataFrame(rows).to_csv(folder / LABEL_FILE, index=False, float_format="%.4f")

@@ -12,13 +12,14 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from ..common.errors import InputError, RunError, first_line, save_failed, unknown
 from ..common.files import LockedError, ensure_writable, file_lock
 from ..common.paths import resolve_path
+from ..common.progress import bar, meter
 from .catalogue import BENCHMARKS
 from .labels import find
 
@@ -158,7 +159,8 @@ def _fetch(source: Source, work: Path, log: Callable[[str], None]) -> tuple[Path
     """Download and check an archive; the hub client's own download does not resume across processes."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers, disable_progress_bars
+    from tqdm.utils import CallbackIOWrapper
 
     with _hub_errors(source, work):
         remote = get_hf_file_metadata(hf_hub_url(REPOSITORY, source.archive, repo_type="dataset"))
@@ -172,16 +174,30 @@ def _fetch(source: Source, work: Path, log: Callable[[str], None]) -> tuple[Path
     log(f"downloading {source.archive}: {present / 1e9:.2f} GB of {size / 1e9:.2f} GB are here")
     url = hf_hub_url(REPOSITORY, source.archive, repo_type="dataset", revision=remote.commit_hash)
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # a compressed response cannot be resumed
-    with _hub_errors(source, part), open(part, "ab") as file:
-        http_get(url, file, resume_size=present, headers=headers, expected_size=remote.size)
-    with open(part, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    disable_progress_bars("huggingface_hub.http_get")  # it shows none in a log
+    with (
+        _hub_errors(source, part),
+        open(part, "ab") as file,
+        closing(meter(size, "downloading", "B", present)) as shown,
+    ):
+        counted = CallbackIOWrapper(shown.update, file, "write")
+        http_get(url, counted, resume_size=present, headers=headers, expected_size=remote.size)
+    digest = _sha256(part)
     if not re.fullmatch("[0-9a-f]{64}", remote.etag or ""):
         log(f"the mirror states no SHA-256 for {source.archive}: only its size was checked")
     elif digest != remote.etag:
         part.unlink()
         raise RunError(f"{source.archive} does not have the SHA-256 that {REPOSITORY} states: run the command again")
     return part, dict(repository=REPOSITORY, file=source.archive, commit=remote.commit_hash, sha256=digest)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file, closing(meter(path.stat().st_size, "checking SHA-256", "B")) as shown:
+        while block := file.read(2**20):
+            digest.update(block)
+            shown.update(len(block))
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -225,7 +241,8 @@ def extract(archive: Path, target: Path) -> None:
         with tarfile.open(archive) as file:
             _check_members(file, archive, target)
             file.extraction_filter = getattr(tarfile, "data_filter", None)  # a second check; not in Python 3.11.3
-            file.extractall(target)
+            members = file.getmembers()
+            file.extractall(target, bar(members, len(members), "unpacking"))
     except InputError:
         raise
     except (*_DAMAGED, OSError) as error:
@@ -238,7 +255,7 @@ def extract(archive: Path, target: Path) -> None:
 def _check_members(file: tarfile.TarFile, archive: Path, target: Path) -> None:
     """Refuse unsafe members, too many of them, and more data than fits on the disk."""
     needed = 0
-    for count, member in enumerate(file, start=1):
+    for count, member in enumerate(bar(file, None, "checking the archive"), start=1):
         path = PureWindowsPath(member.name)  # treats both / and \ as separators, and knows drive letters
         fault = None
         if path.anchor or ".." in path.parts:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..common.errors import InputError
 
@@ -149,7 +149,8 @@ def _unreadable(name: object, error: Exception) -> InputError:
         return InputError(f"image {name} cannot be read: {error.strerror}; check the path and this process's limits")
     if Path(str(name)).suffix.lower() in _UNSUPPORTED_SUFFIXES:
         return InputError(f"unreadable image {name}: this format is not supported; convert it, for example to PNG")
-    return InputError(f"unreadable image {name} ({error}): it is damaged or not an image; fetch this file again")
+    reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+    return InputError(f"unreadable image {name} ({reason}): it is damaged or not an image; fetch this file again")
 
 
 def upright_size(path: Path) -> tuple[int, int]:

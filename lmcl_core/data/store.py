@@ -143,7 +143,7 @@ def _build(paths: Sequence[Path], index: Path, short_side: int | None, log: Log)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         decoded = prefetch_map(lambda path: shrink(decode(path), short_side), paths, threads, 8 * threads)
         unsynced = 0
-        for path, size, pixels in zip(paths, sizes, bar(decoded, len(paths), "decoding")):
+        for path, size, pixels in bar(zip(paths, sizes, decoded), len(paths), "decoding"):
             if pixels.shape[:2] != size:
                 raise InputError(f"unreadable image {path}: header and pixels disagree; fetch this file again")
             unsynced += file.write(np.ascontiguousarray(pixels))

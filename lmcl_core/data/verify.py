@@ -1,4 +1,4 @@
-"""Check a benchmark's folder and report every fault with its fix."""
+"""Check a benchmark's folder and report every fault with its fix; describe its splits."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from ..common.progress import bar
 from .benchmarks import locate, read
 from .catalogue import Benchmark
 from .faults import Fault, FaultError, bad_scores
+from .identity import split_hash
 from .images import DAMAGED
 from .readers import Reading, images_beside
+from .splits import make_split, shared_contents
 
 #: Last bytes of a complete file, searched for in its last kilobyte.
 _ENDINGS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # MPO: JPEG files of some phones
@@ -67,7 +70,7 @@ def _file_faults(benchmark: Benchmark, folder: Path, missing: list[str], extra: 
 def _unreadable_images(benchmark: Benchmark, folder: Path, images: list[str], deep: bool) -> Iterator[Fault]:
     with ThreadPoolExecutor() as pool:
         reasons = pool.map(lambda image: image_fault(folder / image, deep), images)
-        for image, reason in zip(images, bar(reasons, len(images), f"{benchmark.title}: images")):
+        for image, reason in zip(images, bar(reasons, len(images), f"checking {benchmark.title}")):
             if reason:
                 fix = "change its permissions" if reason == _FORBIDDEN else "download this file again"
                 yield Fault("unreadable_image", str(folder / image), f"{reason}: {fix}")
@@ -147,3 +150,15 @@ def _wrong_direction(reading: Reading) -> str | None:
     if len(graded) and np.sum((level - level.mean()) * (mos - mos.mean())) > 0:
         return "scores rise with the level of distortion; they must fall"
     return None
+
+
+def split_lines(table: pd.DataFrame) -> Iterator[str]:
+    """Describe each numbered split, and the official one if there is one, in a line: hash, counts, shared contents."""
+    first_of: dict[str, int | str] = {}  # by hash; few contents give equal splits
+    for index in [*range(10), *(["official"] if table["official_split"].notna().any() else [])]:
+        split = make_split(table, index)
+        digest = split_hash(table, split)
+        again = f"; equals split {first_of[digest]}, because there are few contents" if digest in first_of else ""
+        first_of.setdefault(digest, index)
+        counts = ", ".join(f"{len(part)} {name}" for name, part in zip(("train", "val", "test"), split) if len(part))
+        yield f"split {index}: {digest}  {counts}, {shared_contents(table, split)} contents shared{again}"

@@ -11,6 +11,7 @@ import torch
 
 from ..common.errors import InputError, first_line
 from ..common.files import atomic_write
+from ..common.progress import bar
 from ..data.benchmarks import BENCHMARKS
 from ..data.identity import data_hash
 from ..data.splits import Split
@@ -60,7 +61,8 @@ def predict(folder: str | Path, table: pd.DataFrame, rows: np.ndarray, device: s
     if kept.is_file():
         return _read_kept(kept, len(rows))
     store = ImageStore.open(table, short_side)
-    predictions = scorer.predict(store.image(int(row)) for row in rows)
+    images = (store.image(int(row)) for row in bar(rows, len(rows), f"scoring {table.attrs['benchmark']}"))
+    predictions = scorer.predict(images)
     pred = scorer.to_mos(torch.cat([prediction.score for prediction in predictions]))
     scores = table[["image", "mos"]].iloc[rows].reset_index(drop=True).assign(pred=pred)
     with atomic_write(kept) as path:

@@ -12,6 +12,7 @@ import torch
 
 from ..common.errors import InputError
 from ..common.files import atomic_write
+from ..common.progress import bar
 from ..data.identity import data_hash, name_order, rows_of
 from ..data.store import ImageStore
 from ..hard_examples import Features
@@ -55,8 +56,8 @@ def _hash(run: Path, table: pd.DataFrame) -> str:
 def _compute(run: str | Path, table: pd.DataFrame, predictions: pd.DataFrame, device: str) -> Features:
     scorer = load(run, device)
     store = ImageStore.open(table, scorer.recipe.short_side)
-    images = (store.image(int(row)) for row in rows_of(table, predictions["image"]))
-    predicted = Prediction.concatenate(scorer.predict(images))
+    rows = bar(rows_of(table, predictions["image"]), len(predictions), "features")
+    predicted = Prediction.concatenate(scorer.predict(store.image(int(row)) for row in rows))
     return Features(
         predictions["image"].to_numpy(dtype=str),
         predictions["mos"].to_numpy(),

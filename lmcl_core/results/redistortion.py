@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..common.errors import InputError
+from ..common.progress import bar
 from ..data.distortions import ALL_DISTORTIONS, KINDS, LEVELS
 from ..data.identity import rows_of
 from ..data.store import ImageStore
@@ -44,7 +45,8 @@ def score_redistorted(run: str | Path, table: pd.DataFrame, count: int = 10, dev
     names = tested["image"].head(count).tolist()
     store = ImageStore.open(table, scorer.recipe.short_side)
     originals = [store.image(int(row)).numpy() for row in rows_of(table, names)]
-    predictions = scorer.predict(_versions(names, originals))
+    versions = len(names) * (1 + len(ALL_DISTORTIONS) * LEVELS)
+    predictions = scorer.predict(bar(_versions(names, originals), versions, "scoring distorted images"))
     scores = scorer.to_mos(torch.cat([part.score for part in predictions])).reshape(len(names), -1)
     rows = []
     for image, (undistorted, *distorted) in zip(names, scores):

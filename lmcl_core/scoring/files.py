@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
-from torch import Tensor
-
 from ..common.errors import InputError
 from ..common.prefetch import prefetch_map
 from ..data.images import load_rgb, images_below
-from ..inference import Prediction, Scorer
+
+if TYPE_CHECKING:  # wrong use is reported before torch is imported
+    from torch import Tensor
+
+    from ..inference import Prediction, Scorer
 
 
 class FileScore(NamedTuple):
@@ -76,7 +78,7 @@ def score_files(
 
 def _score(scorer: Scorer, images: Iterator[tuple], batch_size: int) -> Iterator[FileScore]:
     while batch := list(islice(images, batch_size)):
-        readable = [pixels for _, pixels in batch if isinstance(pixels, Tensor)]
+        readable = [pixels for _, pixels in batch if not isinstance(pixels, InputError)]
         predictions = iter(next(scorer.predict(readable, batch_size)).split() if readable else [])
         for file, pixels in batch:
             if isinstance(pixels, InputError):

@@ -15,6 +15,7 @@ import re
 import threading
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +29,16 @@ from pyarrow import parquet
 
 from ..common.errors import InputError, RunError, counted
 from ..common.files import atomic_write
+from ..common.progress import above_bar, bar
 from ..common.tasks import as_finished, task_error
 from ..data.images import SCORED_SUFFIXES, from_bytes
-from ..inference import Scorer, load
 from ..runs.model_file import BUNDLED, find_model
 from .files import image_files, score_files
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from ..inference import Scorer
 
 CHUNK = 256  #: images per task, and per Parquet file
 _IDENTITY = "_order.json"  # hashes of the weights and of the list of images; Parquet readers skip files named "_..."
@@ -49,7 +52,7 @@ def score_many(
     out: str | Path,
     weights: str | Path = "livec",
     *,
-    client: Client,
+    cluster: AbstractContextManager[Client],
     device: str = "auto",
     log: Callable[[str], None] = print,
 ) -> tuple[int, int]:
@@ -57,8 +60,8 @@ def score_many(
 
     `sources` are images or folders of images, and `out` is the folder of ``part-NNNNN.parquet`` (columns image, score,
     percentile, fault); all are paths or addresses of fsspec that every worker reaches. `weights` and `device` are as in
-    `load`; `client` is connected to any Dask scheduler; `log` is called with one line per chunk. Returns the number of
-    scored images, and of unreadable ones.
+    `load`; `cluster` gives a Dask client when it is entered, after all checks; `log` is called with the number of
+    images and with each chunk that fails. Returns the number of scored images, and of unreadable ones.
 
     Raises:
         InputError: a source without images, an address that cannot be reached, or a folder of other files or scores.
@@ -76,7 +79,8 @@ def score_many(
     if not missing:
         return len(images), 0
     _write(out, _IDENTITY, json.dumps(identity).encode())
-    faults = _run(client, missing, (out, weights, identity["weights"], device), log)
+    with cluster as client:
+        faults = _run(client, missing, (out, weights, identity["weights"], device), log)
     if lost := set(chunks) - _check_folder(out, identity):
         fix = "name a folder that this machine and all workers share"
         raise RunError(f"{out} lacks {min(lost)}, which a worker wrote: {fix}")
@@ -90,14 +94,13 @@ def _run(client: Client, chunks: dict[str, list[str]], settings: tuple, log: Cal
     def submit(name: str):
         return client.submit(_score_chunk, chunks[name], name, *settings, key=f"{name} {call}", retries=1, pure=False)
 
-    for done, (name, future) in enumerate(as_finished(client, chunks, submit), start=1):
-        result = counted(len(chunks[name]), "image")
+    for name, future in bar(as_finished(client, chunks, submit), len(chunks), "scoring chunks"):
         if error := future.exception():
             failed[name] = task_error(error)
-            result = f"FAILED: {failed[name]}"
+            with above_bar():
+                log(f"{name}: FAILED: {failed[name]}")
         else:
             faults += future.result()
-        log(f"{name}: {result} ({done} of {len(chunks)})")
     if failed:
         count = f"{len(failed)} of {counted(len(chunks), 'chunk')} failed"
         raise RunError(f"{count} ({next(iter(failed.values()))}); call again to score the missing ones")
@@ -128,6 +131,8 @@ def _is_finished(out: str, name: str, images: list[str]) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _scorer(weights: str, digest: str, device: str) -> Scorer:
+    from ..inference import load  # imports torch, which listing images does not need
+
     if _digest(weights) != digest:
         raise InputError(f"a worker finds other weights at {weights}: copy this machine's file there")
     return load(weights, device)

@@ -1,4 +1,4 @@
-"""Output of ``lmcl score``: rows as CSV or JSON on standard output, and overlays of saliency and crop scores."""
+"""Output of ``lmcl score``: rows as a table, CSV or JSON on standard output; overlays of saliency and crop scores."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from PIL import Image
 from ..common.errors import InputError, save_failed
 from ..common.files import atomic_write, ensure_writable
 from ..common.paths import resolve_path
+from ..common.progress import above_bar, bar
 from ..data.images import images_below
 
 if TYPE_CHECKING:  # wrong use of the command is reported before torch and matplotlib are imported
@@ -28,6 +29,8 @@ if TYPE_CHECKING:  # wrong use of the command is reported before torch and matpl
 
     from ..inference import Scorer
     from .files import FileScore
+
+DENSITY = 4  #: end of the colour scale of saliency, as a multiple of a uniform map
 
 
 def _print(text: str) -> None:
@@ -58,18 +61,30 @@ def _json() -> Iterator[Callable[[dict[str, Any]], None]]:
         _print("[]\n" if next(separators) == "[" else "\n]\n")
 
 
+@contextmanager
+def _table() -> Iterator[Callable[[dict[str, Any]], None]]:
+    def write(row: dict[str, Any]) -> None:
+        name = "".join(letter if letter.isprintable() else "?" for letter in row["image"])
+        with above_bar():
+            _print(f"{row['score']:6.1f}  {row['percentile']:10.0f}  {name}\n")
+
+    _print(" score  percentile  image\n")
+    yield write
+
+
 #: Output formats: context managers that return a function, which prints one row (image, score, percentile).
-WRITERS = {"csv": _csv, "json": _json}
+WRITERS = {"csv": _csv, "json": _json, "table": _table}
 
 
 def print_scores(
-    paths: Sequence[str], weights: str, form: str, overlays: str | None, batch_size: int, device: str
+    paths: Sequence[str], weights: str, form: str | None, overlays: str | None, batch_size: int, device: str
 ) -> int:
     """Print one row per image as soon as it is scored, and faults on stderr; return the number of unreadable files.
 
-    `paths` are images, and folders at any depth; `weights` and `device` are as in `load`; `form` is a key of `WRITERS`;
-    `overlays` is a folder for overlays, or None. InputError: a folder without images, or arguments that `Overlays`,
-    `load` or `score_files` refuse. RunError: a row or an overlay cannot be written.
+    `paths` are images, and folders at any depth; `weights` and `device` are as in `load`; `form` is a key of `WRITERS`,
+    or None: "table" on a terminal, else "csv"; `overlays` is a folder for overlays, or None. A terminal also gets the
+    `meaning` of the scores, on stderr. InputError: a folder without images, or arguments that `Overlays`, `load` or
+    `score_files` refuse. RunError: a row or an overlay cannot be written.
     """
     folder = None if overlays is None else Overlays(resolve_path(overlays), paths)
     for path in paths:
@@ -80,18 +95,35 @@ def print_scores(
 
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are expected
     scorer, faults = load(weights, device), 0
-    if scorer.about["benchmark"] == "demo":
+    is_read = sys.stdout.isatty()
+    if is_read or sys.stderr.isatty():
+        print(meaning(scorer), file=sys.stderr)
+    elif scorer.about["benchmark"] == "demo":
         print(f"note: these weights predict the demo's labels, {scorer.about['label_kind']}", file=sys.stderr)
-    with WRITERS[form]() as write:
-        for number, scored in enumerate(score_files(scorer, image_files(paths), batch_size)):
+    files = list(image_files(paths))
+    with WRITERS[form or ("table" if is_read else "csv")]() as write:
+        scores = bar(score_files(scorer, files, batch_size), len(files), "scoring")
+        for number, scored in enumerate(scores):
             if scored.fault is not None:
                 faults += 1
-                print(" ".join(scored.fault.split()), file=sys.stderr)
+                with above_bar():
+                    print(" ".join(scored.fault.split()), file=sys.stderr)
                 continue
             write(dict(image=scored.image, score=round(scored.score, 4), percentile=round(scored.percentile, 2)))
             if folder is not None:
                 folder.save(scorer, scored, number)
     return faults
+
+
+def meaning(scorer: Scorer) -> str:
+    """Three lines about a model's scores: their scale, its training data, and what it does not know."""
+    about, (low, high) = scorer.about, scorer.about["mos_range"]
+    title, scale = about["title"], f"{about['axis']} ({about['label_kind']})"
+    return (
+        f"score: predicted {scale}; higher is better; {low:g} to {high:g} in {title}\n"
+        f"model: {scorer.recipe.backbone}, trained on {title}; percentile: % of training images with a lower MOS\n"
+        f"limits: it does not know images or distortions of other kinds than those of {title}"
+    )
 
 
 class Overlays:
@@ -115,15 +147,20 @@ class Overlays:
 
         RunError: it cannot be saved.
         """
-        figure = score_overlay(scored, scorer.to_mos(scored.prediction.crop_scores[0]))
+        figure = score_overlay(scorer, scored)
         with atomic_write(self.folder / f"{number:05d}_{Path(scored.image).stem[:60]}.png") as path:
             figure.savefig(path, format="png", dpi=figure.dpi, bbox_inches="tight", metadata={"Software": None})
 
 
-def score_overlay(scored: FileScore, crop_scores: np.ndarray) -> Figure:
-    """Draw a scored image, its saliency map, and at each pixel the mean of the (K,) scores (MOS units) of its crops."""
+def score_overlay(scorer: Scorer, scored: FileScore) -> Figure:
+    """Draw a scored image, its saliency map, and at each pixel the mean score (MOS units) of the crops that cover it.
+
+    All images of a model share the colours: scores span the MOS of its benchmark, saliency 0 to `DENSITY`.
+    """
     from matplotlib.figure import Figure
 
+    crop_scores = scorer.to_mos(scored.prediction.crop_scores[0])  # (K,)
+    low, high = scorer.about["mos_range"]
     height, width = scored.pixels.shape[:2]
     total, count = np.zeros((height, width)), np.zeros((height, width))
     for (top, left, h, w), score in zip(scored.prediction.boxes[0].tolist(), crop_scores):
@@ -141,8 +178,11 @@ def score_overlay(scored: FileScore, crop_scores: np.ndarray) -> Figure:
         axis.imshow(scored.pixels.numpy(), extent=extent)
         axis.axis("off")
         axis.set_title(title, fontsize=9)
-    saliency = scored.prediction.saliency[0].numpy()
-    axes[1].imshow(saliency, cmap="magma", alpha=0.6, interpolation="bilinear", extent=extent)
-    scores = axes[2].imshow(mean, cmap="viridis", alpha=0.7, extent=extent)
-    figure.colorbar(scores, ax=axes[2], shrink=0.8, label="crop score")
+    density = scored.prediction.saliency[0].numpy() * scored.prediction.saliency[0].numel()
+    style = dict(cmap="magma", alpha=0.6, interpolation="bilinear", vmin=0, vmax=DENSITY)
+    density = axes[1].imshow(density, extent=extent, **style)
+    scores = axes[2].imshow(mean, cmap="viridis", alpha=0.7, extent=extent, vmin=low, vmax=high)
+    figure.colorbar(density, ax=axes[1], shrink=0.8, extend="max", label="density (uniform: 1)")
+    title = scorer.about["title"]
+    figure.colorbar(scores, ax=axes[2], shrink=0.8, extend="both", label=f"crop scores; scale: MOS of {title}")
     return figure

@@ -216,7 +216,7 @@ def test_it_is_trained_summed_up_and_its_weights_score_without_it(own, tmp_path)
     assert run_set.folder(0) == tmp_path / "runs" / "mine" / "lmcl" / "split-00" and run_set.finished([0]) == [0]
     summary = tables.summarize_splits({"mine": tables.by_split(run_set, [0])}).set_index("benchmark")
     assert list(summary.index)[-1] == "mine" and summary.loc["mine", ["title", "splits"]].tolist() == ["My pictures", 1]
-    assert "My pictures" in tables.paper_table(summary.reset_index())["benchmark"].tolist()
+    assert "My pictures" in tables.paper_table(summary.reset_index()).frame["benchmark"].tolist()
     assert set(choose_variants(table, "all", dict(epochs=1))) >= {"lmcl", "quality"}
     assert cross_dataset.unseen("livec", table, split).tolist() == list(range(12))
     assert cross_dataset.unseen("mine", table, split).tolist() == split.test.tolist()

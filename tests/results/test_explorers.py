@@ -1,17 +1,21 @@
-"""The explorer holds every image once, and both feature spaces."""
+"""Explorers follow their controls, never show an old figure beside new values, and are one figure without a user."""
 
 from __future__ import annotations
 
 import base64
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from IPython.core.formatters import DisplayFormatter
+from matplotlib.figure import Figure
 from PIL import Image
 
-from lmcl_core.results.explorers import VEGA_LITE, thumbnail, umap_explorer
+from lmcl_core import InputError
+from lmcl_core.results import explorers
+from lmcl_core.results.explorers import VEGA_LITE, Explorer, PictureChooser, slider, thumbnail, umap_explorer
 
 DATA = pd.DataFrame(
     dict(
@@ -20,10 +24,132 @@ DATA = pd.DataFrame(
         x=[0.0, 1, 2, 5, 6, 7],
         y=[0.0, 1, 2, 8, 9, 10],
         mos=[10.0, 20, 30] * 2,
-        pred=0.0,
         hard=[True, False, False, False, False, True],
+        partner=["b", "a", "b", "c", "c", "a"],
     )
 )
+GREY = np.full((40, 50, 3), 128, dtype=np.uint8)
+
+
+def small(**values) -> Figure:
+    figure = Figure(figsize=(1, 1))
+    figure.suptitle(str(values))
+    return figure
+
+
+def test_the_figure_follows_the_controls():
+    seen = []
+    explorer = Explorer(lambda **values: seen.append(values) or small(**values), dict(level=slider("level", 3, 0, 5)))
+    explorer.panel()
+    first = explorer.picture.value
+    explorer.widgets["level"].value = 4
+    assert seen == [dict(level=3), dict(level=4)]
+    assert Image.open(io.BytesIO(explorer.picture.value)).format == "PNG" and explorer.picture.value != first
+    assert explorer.message.value == ""
+
+
+def test_an_error_replaces_the_figure_and_a_new_figure_replaces_the_error():
+    def draw(level):
+        assert explorer.picture.value == b"" and explorer.picture.layout.display == "none", "the old figure is gone"
+        if level == 4:
+            raise InputError("level <4> is out of range: choose another")
+        return small(level=level)
+
+    explorer = Explorer(draw, dict(level=slider("level", 3, 0, 5)))
+    explorer.panel()
+    explorer.widgets["level"].value = 4
+    assert explorer.message.value == "<b>level &lt;4&gt; is out of range: choose another</b>"
+    assert explorer.picture.value == b"" and explorer.picture.layout.display == "none"
+    explorer.widgets["level"].value = 5
+    assert explorer.message.value == "" and explorer.picture.value and explorer.picture.layout.display == ""
+
+
+def test_an_unexpected_error_is_shown_in_one_line_and_not_swallowed():
+    explorer = Explorer(lambda level: small() if level < 4 else 1 / 0, dict(level=slider("level", 3, 0, 5)))
+    explorer.panel()
+    with pytest.raises(ZeroDivisionError):
+        explorer.widgets["level"].value = 4
+    assert explorer.message.value == "<b>ZeroDivisionError: division by zero</b>" and explorer.picture.value == b""
+
+
+def test_without_a_user_it_is_the_figure_of_the_first_values_and_builds_no_widget(monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr(explorers, "display", lambda figure, metadata: shown.append((figure.get_suptitle(), metadata)))
+    explorer = Explorer(lambda level: small(level=level), dict(level=slider("level", 3, 0, 5)), "a level")
+    explorer._ipython_display_()
+    assert shown == [("{'level': 3}", {"image/png": dict(alt="a level")})] and explorer.widgets == {}
+
+    def refuse(level):
+        raise InputError("no such level")
+
+    Explorer(refuse, dict(level=slider("level", 3, 0, 5)))._ipython_display_()
+    assert len(shown) == 1 and capsys.readouterr().out == "no such level\n"
+
+
+@pytest.mark.parametrize("allow_stdin", [True, False])
+def test_a_user_is_there_where_cells_may_ask_for_input(monkeypatch, allow_stdin):
+    shell = SimpleNamespace(get_parent=lambda: dict(content=dict(allow_stdin=allow_stdin)))
+    monkeypatch.setattr(explorers, "get_ipython", lambda: shell)
+    assert explorers.has_user() is allow_stdin
+
+
+def test_there_is_no_user_outside_a_kernel():
+    assert explorers.has_user() is False
+
+
+def test_buttons_walk_from_one_end_to_the_other():
+    import ipywidgets
+
+    control = ipywidgets.IntSlider(1, 1, 2)
+    before, _, after = explorers.buttons(control).children
+    for button, value in ((before, 1), (after, 2), (after, 2), (before, 1)):
+        button.click()
+        assert control.value == value
+
+
+@pytest.fixture
+def chooser():
+    """A chooser of two pictures, the names that were drawn, and the widgets: list, upload, path."""
+    chooser, drawn = PictureChooser({"grey": GREY, "black": 0 * GREY}, 20), []
+
+    def draw(picture):
+        drawn.append(picture)
+        return small(shape=chooser.read(picture).shape)
+
+    explorer = Explorer(draw, dict(picture=chooser.control))
+    controls = explorer.panel().children[0].children[0].children
+    return chooser, explorer, drawn, controls
+
+
+def test_an_upload_or_a_path_is_added_and_chosen(chooser, tmp_path):
+    chooser, explorer, drawn, (choice, _, path) = chooser
+    Image.fromarray(GREY[:30]).save(tmp_path / "mine.png")
+    choice.value = "black"
+    path.value = str(tmp_path / "mine.png")
+    content = memoryview((tmp_path / "mine.png").read_bytes())
+    for _ in range(2):  # the second one may be another file of the same name
+        chooser._uploaded(dict(new=[dict(name="mine.png", content=content)]))
+    assert drawn == ["grey", "black", str(tmp_path / "mine.png"), "mine.png", "mine.png'"] and choice.value == drawn[-1]
+    assert chooser.read("mine.png").shape == (20, 33, 3) and explorer.message.value == ""
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_an_empty_upload_changes_nothing(chooser):
+    chooser, explorer, drawn, (choice, _, path) = chooser
+    chooser._uploaded(dict(new=[]))
+    path.value = "  "
+    assert drawn == ["grey"]
+    chooser._uploaded(dict(new=[dict(name="empty.png", content=b"")]))
+    assert "unreadable image empty.png" in explorer.message.value and explorer.picture.value == b""
+    path.value = "no_such.png"
+    assert "missing image no_such.png" in explorer.message.value
+    choice.value = "black"
+    assert explorer.message.value == "" and explorer.picture.value
+
+
+def test_numbers_are_read_from_text():
+    assert explorers.numbers("1, 1,1.5") == (1, 1, 1.5)
+    with pytest.raises(InputError, match="'1; 2' is not a list of numbers: write them like 1, 1, 1.5"):
+        explorers.numbers("1; 2")
 
 
 @pytest.mark.parametrize("shape", [(500, 300, 3), (20, 200, 3), (10, 10, 3)])
@@ -38,12 +164,13 @@ def test_a_thumbnail_is_a_small_image_of_the_same_aspect_ratio(shape):
 
 def test_the_chart_has_one_panel_a_space_and_one_row_an_image():
     chart = umap_explorer(DATA, {"a": "data:a", "b": "data:b", "c": "data:c"}, "MOS").spec
-    assert [panel["title"] for panel in chart["hconcat"]] == ["without", "with"]
+    panels, large = chart["vconcat"]
+    assert len(panels["hconcat"]) == 2 and len(large["hconcat"]) == 3, "the image, and its partner in each space"
     (rows,) = chart["datasets"].values()
     by_name = {row["image"]: row for row in rows}
     assert set(by_name) == {"a", "b", "c"} and by_name["b"]["shown"] == "data:b"
     assert [by_name["c"][key] for key in ("x_0", "y_0", "x_1", "y_1", "mos")] == [2, 2, 7, 10, 30]
-    assert (by_name["c"]["hard_0"], by_name["c"]["hard_1"]) == (False, True)
+    assert [by_name["c"][key] for key in ("hard_0", "hard_1", "partner_0", "partner_1")] == [False, True, "b", "a"]
 
 
 def test_an_image_without_a_thumbnail_is_left_out():
@@ -54,7 +181,3 @@ def test_an_image_without_a_thumbnail_is_left_out():
 def test_jupyterlab_renders_the_chart_without_a_network():
     shown = DisplayFormatter().format(umap_explorer(DATA, {"a": "data:a"}, "MOS"))[0]
     assert set(shown) == {VEGA_LITE, "text/plain"} and "vega-lite/v5" in shown[VEGA_LITE]["$schema"]
-
-
-def test_the_same_data_give_the_same_chart():
-    assert umap_explorer(DATA, {"a": "data:a"}, "MOS").spec == umap_explorer(DATA, {"a": "data:a"}, "MOS").spec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from PIL import Image
 from lmcl_core import InputError
 from lmcl_core.inference import Prediction
 from lmcl_core.scoring.files import FileScore
-from lmcl_core.scoring.output import WRITERS, Overlays, score_overlay
+from lmcl_core.scoring.output import DENSITY, WRITERS, Overlays, meaning, score_overlay
 
 ROWS = [dict(image='a "b",\r\n.png', score=51.5, percentile=40.0), dict(image="c.png", score=1.0, percentile=0.0)]
 
@@ -44,8 +45,18 @@ def scored() -> FileScore:
     return FileScore("a.png", 50.0, 40.0, None, torch.zeros(8, 6, 3, dtype=torch.uint8), prediction)
 
 
+class Scorer:
+    """A model of LIVEC whose standardised scores are MOS."""
+
+    about = dict(title="LIVEC", axis="MOS", label_kind="people's mean opinion score, 0 to 100", mos_range=(3.42, 92.43))
+    recipe = SimpleNamespace(backbone="resnet")
+
+    def to_mos(self, score):
+        return score.numpy()
+
+
 def test_an_overlay_shows_the_mean_score_of_the_crops_that_cover_a_pixel(scored):
-    figure = score_overlay(scored, np.array([1.0, 3.0]))
+    figure = score_overlay(Scorer(), scored)
     mean = np.ma.filled(figure.axes[2].images[1].get_array(), np.nan)
     assert mean.shape == (8, 6) and (mean[0, 0], mean[3, 3], mean[5, 5]) == (1, 2, 3) and np.isnan(mean[7, 5])
     assert [axes.get_title() for axes in figure.axes[:3]] == [
@@ -55,11 +66,24 @@ def test_an_overlay_shows_the_mean_score_of_the_crops_that_cover_a_pixel(scored)
     ]
 
 
-def test_overlays_are_numbered_and_not_saved_among_the_scored_images(scored, tmp_path):
-    class Scorer:
-        def to_mos(self, score):
-            return score.numpy()
+def test_overlays_of_a_model_share_one_scale_of_scores_and_one_of_saliency(scored):
+    figure = score_overlay(Scorer(), scored)
+    assert figure.axes[2].images[1].get_clim() == (3.42, 92.43)  # not the range of this image's crops
+    assert figure.axes[1].images[1].get_clim() == (0, DENSITY)
+    assert float(figure.axes[1].images[1].get_array().max()) == 4.0  # 4 cells, each of density 1 in the fixture
+    assert [axes.get_ylabel() for axes in figure.axes[3:]] == [
+        "density (uniform: 1)",
+        "crop scores; scale: MOS of LIVEC",
+    ]
 
+
+def test_a_model_says_its_scale_training_data_and_limits():
+    scale, model, limits = meaning(Scorer()).splitlines()
+    assert "0 to 100" in scale and "higher is better" in scale and "3.42 to 92.43" in scale
+    assert "resnet trained on LIVEC" in model and "other kinds than those of LIVEC" in limits
+
+
+def test_overlays_are_numbered_and_not_saved_among_the_scored_images(scored, tmp_path):
     Overlays(tmp_path / "new", [tmp_path / "images"]).save(Scorer(), scored, 7)
     assert Image.open(tmp_path / "new" / "00007_a.png").width > 100
     for folder, message in ((tmp_path / "new" / "below", "inside"), (tmp_path / "new" / "00007_a.png", "a file")):
