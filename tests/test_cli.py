@@ -354,6 +354,7 @@ def test_a_terminal_gets_the_meaning_of_a_score_and_a_table_and_a_pipe_only_csv(
     (images / "text.jpg").write_text("no image")
     command = [sys.executable, "-m", "lmcl_core", "score", "--weights", str(weights), str(images)]
     ours, theirs = pty.openpty()
+    pytest.importorskip("termios").tcsetwinsize(theirs, (24, 100))
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, timeout=120)
     seen = os.read(ours, 100_000).decode()
     assert done.stdout.decode().startswith("image,score,percentile\n") and len(rows(done.stdout.decode())) == 3

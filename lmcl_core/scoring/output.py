@@ -121,7 +121,7 @@ def meaning(scorer: Scorer) -> str:
     title, scale = about["title"], f"{about['axis']} ({about['label_kind']})"
     return (
         f"score: predicted {scale}; higher is better; {low:g} to {high:g} in {title}\n"
-        f"model: {scorer.recipe.backbone}, trained on {title}; percentile: % of training images with a lower MOS\n"
+        f"model: {scorer.recipe.backbone}, trained on {title}; percentile: % of its images with a lower MOS\n"
         f"limits: it does not know images or distortions of other kinds than those of {title}"
     )
 
@@ -153,11 +153,13 @@ class Overlays:
 
 
 def score_overlay(scorer: Scorer, scored: FileScore) -> Figure:
-    """Draw a scored image, its saliency map, and at each pixel the mean score (MOS units) of the crops that cover it.
+    """Draw a scored image with its test crops, its saliency map, and at each pixel the mean score of its crops.
 
-    All images of a model share the colours: scores span the MOS of its benchmark, saliency 0 to `DENSITY`.
+    The crop with the highest saliency has a thick frame. All images of a model share the colours: scores span the MOS
+    of its benchmark, saliency 0 to `DENSITY`.
     """
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
     crop_scores = scorer.to_mos(scored.prediction.crop_scores[0])  # (K,)
     low, high = scorer.about["mos_range"]
@@ -167,7 +169,7 @@ def score_overlay(scorer: Scorer, scored: FileScore) -> Figure:
         total[top : top + h, left : left + w] += score
         count[top : top + h, left : left + w] += 1
     mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
-    figure = Figure(figsize=(6.9, min(2.5 * height / width, 8) + 0.6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(6.9, min(2.3 * height / width, 8) + 0.9), dpi=100, layout="constrained")
     titles = (
         f"score {scored.score:.1f}, percentile {scored.percentile:.0f}",
         "saliency",
@@ -178,11 +180,21 @@ def score_overlay(scorer: Scorer, scored: FileScore) -> Figure:
         axis.imshow(scored.pixels.numpy(), extent=extent)
         axis.axis("off")
         axis.set_title(title, fontsize=9)
+    salient = int(scored.prediction.weights[0].argmax())
+    for k, (top, left, h, w) in enumerate(scored.prediction.boxes[0].tolist()):
+        frame = dict(lw=2.5, ec="#E69F00", zorder=3) if k == salient else dict(lw=0.7, ec="white")
+        axes[0].add_patch(Rectangle((left, top), w, h, fill=False, **frame))
     density = scored.prediction.saliency[0].numpy() * scored.prediction.saliency[0].numel()
     style = dict(cmap="magma", alpha=0.6, interpolation="bilinear", vmin=0, vmax=DENSITY)
     density = axes[1].imshow(density, extent=extent, **style)
     scores = axes[2].imshow(mean, cmap="viridis", alpha=0.7, extent=extent, vmin=low, vmax=high)
-    figure.colorbar(density, ax=axes[1], shrink=0.8, extend="max", label="density (uniform: 1)")
-    title = scorer.about["title"]
-    figure.colorbar(scores, ax=axes[2], shrink=0.8, extend="both", label=f"crop scores; scale: MOS of {title}")
+    bars = ((axes[1], density, "max", "density, 1 = uniform"), (axes[2], scores, "both", "MOS"))
+    for axis, drawn, extend, label in bars:
+        bar = figure.colorbar(drawn, ax=axis, location="bottom", shrink=0.9, extend=extend)
+        bar.set_label(label, size=9)
+        bar.ax.tick_params(labelsize=9)
+    below = figure.colorbar(scores, ax=axes[0], location="bottom", shrink=0.9).ax  # as high as the two bars
+    below.clear()
+    below.axis("off")
+    below.text(0.5, 0.0, "test crops, the salient one orange", transform=below.transAxes, ha="center", fontsize=9)
     return figure

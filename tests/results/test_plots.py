@@ -10,6 +10,7 @@ from lmcl_core.results.plots import (
     against_published,
     benchmark_overview,
     cross_matrix,
+    method_by_split,
     metric_bars,
     paired_differences,
     redistorted_curves,
@@ -168,3 +169,13 @@ def test_thumbnails_are_placed_at_their_points_in_every_panel():
     panels = umap_thumbnails(data, images, "MOS", most=2).axes[:2]
     assert [len(axes.artists) for axes in panels] == [2, 2]
     assert [tuple(box.xy) for box in panels[1].artists] == [(3, 3), (5, 5)]
+
+
+def test_method_and_quality_loss_are_told_apart_on_every_split():
+    rows = [(r, n, v) for r, values in (("lmcl", (0.8, 0.9)), ("quality", (0.85, 0.7))) for n, v in enumerate(values)]
+    axes = method_by_split(pd.DataFrame(rows, columns=["recipe", "split", "plcc"])).axes[0]
+    assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == {
+        "quality loss alone": [0.85, 0.7],
+        "the method": [0.8, 0.9],
+    }
+    assert len({line.get_marker() for line in axes.lines}) == 2

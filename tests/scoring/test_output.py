@@ -48,7 +48,7 @@ def scored() -> FileScore:
 class Scorer:
     """A model of LIVEC whose standardised scores are MOS."""
 
-    about = dict(title="LIVEC", axis="MOS", label_kind="people's mean opinion score, 0 to 100", mos_range=(3.42, 92.43))
+    about = dict(title="LIVEC", axis="MOS", label_kind="mean opinion score, 0 to 100", mos_range=(3.42, 92.43))
     recipe = SimpleNamespace(backbone="resnet")
 
     def to_mos(self, score):
@@ -80,7 +80,7 @@ def test_overlays_of_a_model_share_one_scale_of_scores_and_one_of_saliency(score
 def test_a_model_says_its_scale_training_data_and_limits():
     scale, model, limits = meaning(Scorer()).splitlines()
     assert "0 to 100" in scale and "higher is better" in scale and "3.42 to 92.43" in scale
-    assert "resnet trained on LIVEC" in model and "other kinds than those of LIVEC" in limits
+    assert "resnet, trained on LIVEC" in model and "other kinds than those of LIVEC" in limits
 
 
 def test_overlays_are_numbered_and_not_saved_among_the_scored_images(scored, tmp_path):
