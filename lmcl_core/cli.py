@@ -39,7 +39,7 @@ _benchmarks = _complete(".data.catalogue", "BENCHMARKS")
 _recipes = _complete(".recipe", "VARIANTS")
 _weights = _complete(".runs.model_file", "BUNDLED")
 _ONE = f"{', '.join(BENCHMARKS)}, or the path of own data"
-_SEVERAL = "one name, several with commas, or all: every benchmark found"
+_SEVERAL = f"{_ONE}; several with commas, or all: every benchmark found"
 Name = Annotated[str, typer.Option("--benchmark", help=_ONE, autocompletion=_benchmarks)]
 Names = Annotated[str, typer.Option("--benchmark", help=_SEVERAL, autocompletion=_benchmarks)]
 Root = Annotated[str, typer.Option("--data-root", help="the benchmark's folder, or its parent folder")]
@@ -129,10 +129,12 @@ def compare(
 ) -> None:
     """Compare results with the committed reference; exit code 1 if one lies outside its tolerance."""
     from .common.paths import figures_folder, reference_folder
+    from .data.benchmarks import name_of
     from .results.reproduction import report
 
-    folder = figures_folder(benchmark, reference) if reference else reference_folder(benchmark)
-    report(figures_folder(benchmark, figures_dir), folder, _log)
+    name = name_of(benchmark)
+    folder = figures_folder(name, reference) if reference else reference_folder(name)
+    report(figures_folder(name, figures_dir), folder, _log)
 
 
 @app.command()

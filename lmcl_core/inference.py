@@ -165,8 +165,8 @@ class Scorer:
     Args:
         model: a trained `QualityModel`.
         recipe: its recipe.
-        about: metadata written by `runs.model_file.save_model`: benchmark, its title, label_kind and mos_range,
-            mos_mean, mos_std, mos_percentiles of the training part, largest_short_side, packed.
+        about: metadata written by `runs.model_file.save_model`: benchmark, its title, axis, label_kind and
+            mos_range, mos_mean, mos_std, mos_percentiles of the training part, largest_short_side, packed.
         device: where to work.
     """
 

@@ -10,7 +10,6 @@ import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple, get_args, get_type_hints
 
@@ -19,7 +18,7 @@ import pandas as pd
 from .common.errors import InputError, unknown
 from .data.benchmarks import load_benchmark
 from .data.identity import data_hash, split_hash
-from .data.own import preset_by_size
+from .data.images import median_short_side
 from .data.splits import Split
 
 #: Settings that differ from the defaults of `Recipe`, by benchmark.
@@ -183,7 +182,7 @@ class Recipe:
             raise InputError(str(error)) from error
 
     @classmethod
-    def for_benchmark(cls, benchmark: str | Path | pd.DataFrame, recipe: str = "lmcl", /, **changes: Any) -> Recipe:
+    def for_benchmark(cls, benchmark: str | pd.DataFrame, recipe: str = "lmcl", /, **changes: Any) -> Recipe:
         """The preset of a benchmark, or that preset with changes.
 
         The recipe has the name of its variant. If the changes alter the hash, the first six digits of the hash are
@@ -224,7 +223,7 @@ class Recipe:
             raise InputError(f'recipe changes {changes!r} are not a JSON object: write for example {{"epochs": 1}}')
         return dict(parsed)
 
-    def differences(self, benchmark: str | Path | pd.DataFrame) -> dict[str, Any]:
+    def differences(self, benchmark: str | pd.DataFrame) -> dict[str, Any]:
         """Fields, without the name, that differ from the preset of the recipe's variant, or of "lmcl" for other names.
 
         Args:
@@ -261,28 +260,35 @@ class Recipe:
         )
 
 
-def _preset(benchmark: str | Path | pd.DataFrame, variant: str) -> Recipe:
-    """A variant's recipe on a benchmark."""
-    fields = BENCHMARK_PRESETS.get(_name(benchmark))
-    if fields is None:
-        fields = preset_by_size(benchmark if isinstance(benchmark, pd.DataFrame) else load_benchmark(benchmark))
-    return Recipe.from_dict({**fields, **VARIANTS[variant].changes})
+def preset_by_size(images: int, short_side: int) -> dict[str, Any]:
+    """Settings for own data from the number of images and their median short side in pixels; not tuned.
+
+    epochs is 7 up to 2,000 images, 4 up to 5,000, 3 up to 20,000 and 2 above; batch_images is 32 above 5,000 images.
+    If the side exceeds 640, images are shrunk to 512; if it is below 224, crop_size is the largest multiple of 32 that
+    fits, at least 32.
+    """
+    epochs = next((epochs for most, epochs in ((2_000, 7), (5_000, 4), (20_000, 3)) if images <= most), 2)
+    sides = dict(short_side=512 if short_side > 640 else None, crop_size=min(224, max(32, short_side // 32 * 32)))
+    return dict(epochs=epochs, batch_images=16 if images <= 5_000 else 32, **sides)
 
 
-def _name(benchmark: str | Path | pd.DataFrame) -> str:
-    return benchmark.attrs["benchmark"] if isinstance(benchmark, pd.DataFrame) else str(benchmark)
+def _preset(benchmark: str | pd.DataFrame, variant: str) -> Recipe:
+    """A variant's recipe on a benchmark, as `Recipe.for_benchmark` describes it."""
+    is_table = isinstance(benchmark, pd.DataFrame)
+    settings = BENCHMARK_PRESETS.get(benchmark.attrs["benchmark"] if is_table else str(benchmark))
+    if settings is None:
+        table = benchmark if is_table else load_benchmark(benchmark)
+        settings = preset_by_size(len(table), median_short_side(table))
+    return Recipe.from_dict({**settings, **VARIANTS[variant].changes})
 
 
 def variants_of(benchmark: str | pd.DataFrame) -> tuple[str, ...]:
     """Names of the variants that differ from a benchmark's preset, and "lmcl", which is the preset.
 
-    Args:
-        benchmark: a name, or a table of `load_benchmark`. Without a preset it is compared with the defaults, because
-            `preset_by_size` sets no field that defines a variant.
+    `benchmark` is as in `Recipe.for_benchmark`.
     """
-    preset = Recipe.from_dict(BENCHMARK_PRESETS.get(_name(benchmark), {}))
-    hashes = {name: Recipe.from_dict(variant.changes, preset).hash for name, variant in VARIANTS.items()}
-    return tuple(name for name, found in hashes.items() if name == "lmcl" or found != preset.hash)
+    hashes = {name: _preset(benchmark, name).hash for name in VARIANTS}
+    return tuple(name for name, found in hashes.items() if name == "lmcl" or found != hashes["lmcl"])
 
 
 def check_changes(changes: Mapping[str, Any], variants: Iterable[str] = tuple(VARIANTS)) -> None:

@@ -94,15 +94,6 @@ def test_it_is_small_and_names_no_place_on_a_machine(path):
 
 
 @everyone
-def test_it_holds_no_widgets_which_github_cannot_show(path):
-    book = nbformat.read(path, as_version=4)
-    assert "widgets" not in book.metadata
-    for cell in code_cells(path):
-        for output in cell.outputs:
-            assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
-
-
-@everyone
 def test_the_parameter_benchmark_may_be_a_path_and_is_used_only_to_load(path):
     """Folders of runs and figures are named after the table's benchmark."""
     loading, used = [], []
@@ -113,6 +104,15 @@ def test_the_parameter_benchmark_may_be_a_path_and_is_used_only_to_load(path):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in LOADERS:
                 loading += [one for one in node.args if isinstance(one, ast.Name)]
     assert set(used) <= set(loading)
+
+
+@everyone
+def test_it_holds_no_widgets_which_github_cannot_show(path):
+    book = nbformat.read(path, as_version=4)
+    assert "widgets" not in book.metadata
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
 
 
 def nbval(path: Path) -> int:

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from lmcl_core import BENCHMARKS, InputError, Recipe
-from lmcl_core.data.own import preset_by_size
 from lmcl_core.recipe import _ADDED_LATER, BENCHMARK_PRESETS, VARIANTS, variants_of
 
 FIELDS = [field.name for field in dataclasses.fields(Recipe)]
@@ -175,9 +174,11 @@ def test_own_data_have_a_preset_by_number_and_size_of_their_images(tmp_path, cou
     Image.new("RGB", size).save(tmp_path / "a.png")
     table = pd.DataFrame(dict(image=["a.png"] * count))
     table.attrs = dict(benchmark="mine", root=str(tmp_path))
-    assert preset_by_size(table) == expected
-    preset = dataclasses.replace(Recipe.from_dict(expected), name="no-manifold", manifold_weight=0.0)
-    assert Recipe.for_benchmark(table, "no-manifold") == preset
+    recipe = Recipe.for_benchmark(table)
+    assert recipe == Recipe.from_dict(expected) and recipe.differences(table) == {}
+    assert Recipe.for_benchmark(table, "no-manifold") == Recipe.from_dict(
+        {**expected, "name": "no-manifold", "manifold_weight": 0.0}
+    )
     assert variants_of(table) == variants_of("live")
 
 

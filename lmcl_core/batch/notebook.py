@@ -153,19 +153,19 @@ def _fingerprint(job: Job, tables: Mapping[str, pd.DataFrame]) -> str:
         *("".join(cell["source"]) for cell in source["cells"]),
         json.dumps(parameters, sort_keys=True),
         *(data_hash(tables[name]) for name in job.benchmarks),
-        *(path.read_text() for path in [*_run_records(job), *job.reads_files]),
+        *(path.read_text() for path in [*_run_records(job, tables), *job.reads_files]),
     ]
     inputs = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     return json.dumps(dict(inputs=inputs, figures=_figure_hashes(job)), indent=2)
 
 
-def _run_records(job: Job) -> list[Path]:
+def _run_records(job: Job, tables: Mapping[str, pd.DataFrame]) -> list[Path]:
     """The ``run.json`` of every run that a notebook reads; no notebook reads validation runs."""
     changes = Recipe.parse_changes(job.parameters.get("recipe_changes", {}))
     found: list[Path] = []
     for name in job.benchmarks:
         for variant in job.reads_runs:
-            recipe = Recipe.for_benchmark(name, variant, **changes)
+            recipe = Recipe.for_benchmark(tables[name], variant, **changes)
             found += (Path(job.parameters["runs_dir"]) / name / recipe.name).glob("split-*/run.json")
     return sorted(path for path in found if not path.parent.name.endswith("-val"))
 

@@ -54,8 +54,8 @@ class ReproduceOptions:
     scheduler: str = ""
     ablation: bool = False
 
-    def recipes(self, benchmark: str) -> tuple[str, ...]:
-        """Names of the recipes that are trained on a benchmark."""
+    def recipes(self, benchmark: str | pd.DataFrame) -> tuple[str, ...]:
+        """Names of the recipes that are trained on a benchmark, given as in `Recipe.for_benchmark`."""
         return variants_of(benchmark) if self.ablation else COMPARED
 
     def data_parameters(self, benchmark: str) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def reproduce(options: ReproduceOptions, log: Callable[[str], None] = print) -> 
     failed: dict[str, Exception] = {}
     with ExitStack() as stack:
         client = None
-        for stage in plan(options, list(tables)):
+        for stage in plan(options, recipes):
             runnable = [job for job in stage if not lacks_input(job, failed)]
             for job in stage:
                 if job not in runnable:
@@ -172,15 +172,20 @@ def check_options(
     tables, missing = choose_benchmarks(options.benchmark, options.data_root or None)
     for name, reason in missing.items():
         log(f"{name}: left out: {reason}")
-    recipes = {
-        name: {recipe: Recipe.for_benchmark(table, recipe, **options.changes) for recipe in options.recipes(name)}
-        for name, table in tables.items()
-    }
+    recipes = recipes_of(options, tables)
     if not options.overwrite:  # a folder that holds another run is an error now rather than after hours
         for name, table in tables.items():
             for recipe in recipes[name].values():
                 trained_splits(table, recipe, options.runs_dir, splits)
     return tables, recipes
+
+
+def recipes_of(options: ReproduceOptions, benchmarks: Mapping[str, str | pd.DataFrame]) -> dict[str, dict[str, Recipe]]:
+    """Recipes by benchmark and variant; the values of `benchmarks` are as in `Recipe.for_benchmark`."""
+    return {
+        name: {variant: Recipe.for_benchmark(one, variant, **options.changes) for variant in options.recipes(one)}
+        for name, one in benchmarks.items()
+    }
 
 
 def trained_splits(table: pd.DataFrame, recipe: Recipe, runs_dir: str, splits: Iterable[int]) -> list[int]:
@@ -197,20 +202,21 @@ def _is_trained(folder: Path, table: pd.DataFrame, recipe: Recipe, split: int) -
     return runs.finished_run(folder, recipe.identity(table, make_split(table, split))) is not None
 
 
-def plan(options: ReproduceOptions, benchmarks: list[str]) -> Iterator[list[Job]]:
+def plan(options: ReproduceOptions, recipes: Mapping[str, Mapping[str, Recipe]]) -> Iterator[list[Job]]:
     """Yield the notebooks in stages; the jobs of one stage are independent of each other.
 
     Args:
         options: what to run.
-        benchmarks: names of those that can be read.
+        recipes: from `recipes_of`, of the benchmarks that can be read.
     """
+    benchmarks = list(recipes)
     folder, count = runs_folder(options.runs_dir), dict(splits=options.splits)
     checks = {
         name: _job("01_data_preparation", folder / name, options.data_parameters(name) | count, draws="01_*")
         for name in benchmarks
     }
     yield list(checks.values())
-    trainings = {name: _trainings(options, name, needs=((checks[name].title,),)) for name in benchmarks}
+    trainings = {name: _trainings(options, name, recipes[name], ((checks[name].title,),)) for name in benchmarks}
     yield [job for jobs in trainings.values() for job in jobs]
     ablation = dict(draws="05_*", reads_runs=tuple(VARIANTS), reads_files=_ledger())
     no_training, records = dict(train_missing=False), dict(variants="all", recorded="")
@@ -230,14 +236,15 @@ def plan(options: ReproduceOptions, benchmarks: list[str]) -> Iterator[list[Job]
     ]
 
 
-def _trainings(options: ReproduceOptions, benchmark: str, needs: tuple[tuple[str, ...], ...]) -> list[Job]:
+def _trainings(
+    options: ReproduceOptions, benchmark: str, recipes: Mapping[str, Recipe], needs: tuple[tuple[str, ...], ...]
+) -> list[Job]:
     jobs = []
     for split in range(options.splits):
-        for recipe in options.recipes(benchmark):
-            name = Recipe.for_benchmark(benchmark, recipe, **options.changes).name
-            folder = runs.run_folder(runs_folder(options.runs_dir), benchmark, name, split)
-            parameters = options.run_parameters(benchmark) | dict(recipe=recipe, split=split)
-            figures = f"02_*{name}_split-{split:02d}.*"
+        for variant, recipe in recipes.items():
+            folder = runs.run_folder(runs_folder(options.runs_dir), benchmark, recipe.name, split)
+            parameters = options.run_parameters(benchmark) | dict(recipe=variant, split=split)
+            figures = f"02_*{recipe.name}_split-{split:02d}.*"
             jobs.append(_job("02_training", folder, parameters, needs, figures, trains=True))
     return jobs
 

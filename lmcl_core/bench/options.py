@@ -24,6 +24,6 @@ def check_options(
             raise InputError(f"--{option} has no effect on {', '.join(parts)}: add {' or '.join(users)}")
     if against and benchmark != "livec":
         raise InputError("--against: DEIQT is timed on LIVEC only; add --benchmark livec --data-root DIR")
-    Recipe.for_benchmark(benchmark, **changes)
+    Recipe.for_benchmark("demo", **changes)
     if benchmark != "demo" or data_root:
         load_benchmark(benchmark, data_root or None)

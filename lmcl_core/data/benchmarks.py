@@ -235,7 +235,7 @@ def choose_benchmarks(names: str, root: str | Path | None = None) -> tuple[dict[
     if not (folder := resolve_path(root)).is_dir():
         raise InputError(f"{folder} is not an existing folder: name the folder that holds all benchmarks")
     own, broken = _own_below(folder)
-    tables, reasons = {}, {folder: str(error) for folder, error in broken.items()}
+    tables, reasons = {}, {place: str(error) for place, error in broken.items()}
     for name in [*(name for name in BENCHMARKS if name != "demo"), *own]:
         try:
             tables[name] = load_benchmark(name, root)

@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from ..common.errors import InputError
 
 if TYPE_CHECKING:  # functions import torch themselves, because reading labels does not need it
+    import pandas as pd
     from torch import Tensor
 
 SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png"}  #: image files of the benchmarks
@@ -160,6 +161,13 @@ def upright_size(path: Path) -> tuple[int, int]:
         except DAMAGED as error:
             raise _unreadable(path, error) from error
         return image.size if turned else image.size[::-1]
+
+
+def median_short_side(table: pd.DataFrame, sample: int = 30) -> int:
+    """Median short side in pixels of at most `sample` images of a table, from their headers alone."""
+    rows = np.linspace(0, len(table) - 1, min(sample, len(table))).astype(int)
+    paths = [Path(table.attrs["root"]) / image for image in table["image"].iloc[rows]]
+    return int(np.median([min(upright_size(path)) for path in paths]))
 
 
 def shrunk(height: int, width: int, short_side: int | None) -> tuple[int, int]:

@@ -14,14 +14,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ..common.errors import InputError, unknown
 from ..common.paths import resolve_path
 from .catalogue import BENCHMARKS, Benchmark
 from .faults import Fault, FaultError
-from .images import upright_size
 from .labels import numbers
 from .own_rows import read_rows
 from .readers import Reading, images_beside, label_table
@@ -224,28 +222,3 @@ def _normal(name: str) -> str:
 def _is_outside(name: str) -> bool:
     """Whether a path from `_normal` is absolute, leads out of its folder, or is none."""
     return name.startswith(("/", "../")) or name in (".", "..") or name[1:2] == ":" or "\0" in name
-
-
-def preset_by_size(table: pd.DataFrame) -> dict[str, Any]:
-    """Recipe fields of own data that differ from the defaults, by the number and the median short side of its images.
-
-    Like the presets of the large named benchmarks, they are untuned. Up to 2,000 images the defaults hold; up to 5,000
-    images epochs is 4, up to 20,000 it is 3, above it is 2; above 5,000 images batch_images is 32. If the median short
-    side exceeds 640 pixels, short_side is 512; if it is below 224, crop_size is the largest multiple of 32 within it,
-    but at least 32.
-
-    Raises:
-        InputError: an image is missing or unreadable. At most 100 headers are read.
-    """
-    sample = table["image"].iloc[np.linspace(0, len(table) - 1, min(100, len(table))).astype(int)]
-    side = int(np.median([min(upright_size(Path(table.attrs["root"]) / image)) for image in sample]))
-    found: dict[str, Any] = {}
-    if len(table) > 2_000:
-        found["epochs"] = next((epochs for most, epochs in ((5_000, 4), (20_000, 3)) if len(table) <= most), 2)
-    if len(table) > 5_000:
-        found["batch_images"] = 32
-    if side > 640:
-        found["short_side"] = 512
-    if side < 224:
-        found["crop_size"] = max(32, side // 32 * 32)
-    return found

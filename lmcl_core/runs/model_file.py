@@ -59,6 +59,7 @@ def save_model(
         recipe=recipe,
         benchmark=about.name,
         title=about.title,
+        axis=about.axis,
         label_kind=about.label_kind,
         mos_range=list(table.attrs["mos_range"]),
         mos_mean=mos_mean,
@@ -100,7 +101,7 @@ def find_model(weights: str | Path) -> Path:
 def read_model(weights: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
     """Path, state dict (floating-point tensors as float32) and metadata of a file of `save_model` or `pack`.
 
-    Title and label_kind of the training benchmark, which earlier versions did not write, are added from the catalogue.
+    Title, axis and label_kind of the training benchmark, which earlier versions did not write, come from the catalogue.
     `weights` is as in `lmcl_core.load`. InputError: there is no such file, or it is damaged or of another program.
     """
     path = find_model(weights)
@@ -117,7 +118,7 @@ def read_model(weights: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, 
     if missing := _METADATA - set(metadata):
         raise InputError(f"weights at {path} lack {', '.join(sorted(missing))}: train or fetch them again")
     if (known := BENCHMARKS.get(metadata["benchmark"])) is not None:
-        metadata = dict(title=known.title, label_kind=known.label_kind) | metadata
+        metadata = dict(title=known.title, axis=known.axis, label_kind=known.label_kind) | metadata
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     return path, state, metadata
 

@@ -117,9 +117,10 @@ def print_scores(
 
 def meaning(scorer: Scorer) -> str:
     """Three lines about a model's scores: their scale, its training data, and what it does not know."""
-    (low, high), title, kind = (scorer.about[key] for key in ("mos_range", "title", "label_kind"))
+    about, (low, high) = scorer.about, scorer.about["mos_range"]
+    title, scale = about["title"], f"{about['axis']} ({about['label_kind']})"
     return (
-        f"score: predicted {kind}; higher is better; {low:g} to {high:g} in {title}\n"
+        f"score: predicted {scale}; higher is better; {low:g} to {high:g} in {title}\n"
         f"model: {scorer.recipe.backbone}, trained on {title}; percentile: % of its images with a lower MOS\n"
         f"limits: it does not know images or distortions of other kinds than those of {title}"
     )

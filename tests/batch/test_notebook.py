@@ -75,7 +75,7 @@ def test_a_finished_notebook_is_recognised_until_one_of_its_inputs_or_figures_ch
     mine = runs / "livec" / Recipe.for_benchmark("livec", lr=0.1).name / "split-00" / "run.json"
     mine.parent.mkdir(parents=True)
     mine.write_text("{}")
-    assert module._run_records(job) == [record] and module._run_records(changed) == [mine]
+    assert module._run_records(job, tables) == [record] and module._run_records(changed, tables) == [mine]
     changed = tables["livec"].assign(mos=1.0)
     changed.attrs = tables["livec"].attrs
     assert not is_finished(job, {"livec": changed})

@@ -16,7 +16,7 @@ from lmcl_core import InputError, Recipe, RunError, load_benchmark, make_split, 
 from lmcl_core.batch import check_parameters
 from lmcl_core.batch.forecast import forecast
 from lmcl_core.batch.notebook import Job, run_notebook
-from lmcl_core.batch.reproduce import ReproduceOptions, compare_with_reference, lacks_input, plan, reproduce
+from lmcl_core.batch.reproduce import ReproduceOptions, compare_with_reference, lacks_input, plan, recipes_of, reproduce
 from lmcl_core.common.paths import reference_folder
 from lmcl_core.recipe import VARIANTS, variants_of
 from lmcl_core.results.records import update_records
@@ -36,7 +36,11 @@ def tiny_run(base: Path, variant: str) -> Path:
 
 
 def jobs_of(chosen: ReproduceOptions, *benchmarks: str) -> list[Job]:
-    return [job for stage in plan(chosen, list(benchmarks)) for job in stage]
+    return [job for stage in stages_of(chosen, *benchmarks) for job in stage]
+
+
+def stages_of(chosen: ReproduceOptions, *benchmarks: str) -> list[list[Job]]:
+    return list(plan(chosen, recipes_of(chosen, {name: name for name in benchmarks})))
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +275,7 @@ def test_a_killed_main_process_loses_no_epoch(tmp_path):
 
 
 def test_several_benchmarks_share_one_table_and_keep_their_own_folders(tmp_path):
-    stages = list(plan(options(tmp_path, splits=2), ["demo", "livec"]))
+    stages = stages_of(options(tmp_path, splits=2), "demo", "livec")
     assert [len(stage) for stage in stages] == [2, 8, 4]
     places = [job.output.relative_to(tmp_path / "runs").as_posix() for job in stages[2]]
     assert places == [
@@ -285,13 +289,12 @@ def test_several_benchmarks_share_one_table_and_keep_their_own_folders(tmp_path)
 def test_own_data_keep_their_path_in_notebooks_and_their_name_in_folders(own, tmp_path, monkeypatch):
     monkeypatch.chdir(own.parent)
     own = own.rename(own.parent / "mine")  # a path that looks like the name
-    jobs = jobs_of(options(tmp_path, benchmark=f"livec, {own.name}", data_root=str(tmp_path)), "livec", "mine")
+    chosen = options(tmp_path, benchmark=f"livec, {own.name}", data_root=str(tmp_path))
+    recipes = recipes_of(chosen, dict(livec="livec", mine=load_benchmark(own)))
+    jobs = [job for stage in plan(chosen, recipes) for job in stage]
     assert {job.parameters["benchmark"] for job in jobs} == {"livec", str(own), f"livec,{own}"}
-    assert {str(job.output.relative_to(tmp_path / "runs").parent) for job in jobs} > {
-        "all",
-        "mine",
-        "mine/lmcl/split-00",
-    }
+    places = {str(job.output.relative_to(tmp_path / "runs").parent) for job in jobs}
+    assert places > {"all", "mine", f"mine/{recipes['mine']['lmcl'].name}/split-00"}
     assert {tuple(job.benchmarks) for job in jobs} == {("livec",), ("mine",), ("livec", "mine")}
 
 
@@ -301,7 +304,7 @@ def test_every_job_sets_only_parameters_that_its_notebook_has(tmp_path):
 
 
 def test_the_ablation_trains_every_variant_and_runs_notebook_05(tmp_path):
-    stages = list(plan(options(tmp_path, ablation=True, changes={}), ["demo", "livec"]))
+    stages = stages_of(options(tmp_path, ablation=True, changes={}), "demo", "livec")
     assert [len(stage) for stage in stages] == [2, len(variants_of("demo")) + len(variants_of("livec")), 6]
     trained = {job.parameters["recipe"] for job in stages[1]}
     assert trained == set(VARIANTS)  # each on at least one of them

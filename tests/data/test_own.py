@@ -210,7 +210,7 @@ def test_all_finds_own_data_beside_named_benchmarks(own, livec):
 
 def test_it_is_trained_summed_up_and_its_weights_score_without_it(own, tmp_path):
     table = load_benchmark(own)
-    split, recipe = make_split(table, 0), Recipe.for_benchmark(table, **TINY)
+    split, recipe = make_split(table, 0), Recipe.for_benchmark(table, name="lmcl", **TINY)
     run_set = tables.RunSet(table, recipe, tmp_path / "runs")
     train(table, split, recipe, run_set.folder(0), "cpu", log=lambda line: None)
     assert run_set.folder(0) == tmp_path / "runs" / "mine" / recipe.name / "split-00" and run_set.finished([0]) == [0]

@@ -48,7 +48,7 @@ def scored() -> FileScore:
 class Scorer:
     """A model of LIVEC whose standardised scores are MOS."""
 
-    about = dict(benchmark="livec", mos_range=(3.42, 92.43), title="LIVEC", label_kind="MOS, 0 to 100")
+    about = dict(title="LIVEC", axis="MOS", label_kind="mean opinion score, 0 to 100", mos_range=(3.42, 92.43))
     recipe = SimpleNamespace(backbone="resnet")
 
     def to_mos(self, score):
