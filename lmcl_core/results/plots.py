@@ -169,7 +169,7 @@ def paired_differences(data: pd.DataFrame, baseline: str) -> Figure:
 def method_by_split(data: pd.DataFrame) -> Figure:
     """PLCC of the method and of the quality loss alone on every split; `data` has the columns recipe, split, plcc."""
     wide = data.pivot(index="split", columns="recipe", values="plcc")
-    figure, [axes] = panels(2.0)
+    figure, [axes] = panels(2.3)
     axes.vlines(wide.index, wide["quality"], wide["lmcl"], color=GREY, lw=1)
     for recipe, label, style in (("quality", "quality loss alone", WITHOUT), ("lmcl", "the method", WITH)):
         axes.plot(wide.index, wide[recipe], label=label, **{**style, "ls": "none"})

@@ -27,10 +27,7 @@ from ..losses import LocalManifoldContrastiveLoss
 from ..model import QualityModel
 from ..recipe import Recipe
 from .features import features_of_run
-from .figures import BLUE
-
-ORANGE = "#d9792b"  #: of the salient crop, and of what is chosen
-
+from .palette import BLUE, SCREEN_DPI, VERMILION
 
 #: Reads the picture of a name.
 Read = Callable[[str], np.ndarray]
@@ -137,11 +134,11 @@ def draw_crops(picture: np.ndarray, view: CropView, title: str) -> Figure:
     figure, (left, middle, matrix, bars) = _row((2.9, 2.9, 2.5, 2.7), 3.3, title)
     left.imshow(picture)
     for k, (top, start, height, width) in enumerate(view.boxes.tolist()):
-        colour, line = (ORANGE, 3) if k == view.salient else ("white", 1.4)
+        colour, line = (VERMILION, 3) if k == view.salient else ("white", 1.4)
         left.add_patch(Rectangle((start, top), width - 1, height - 1, fill=False, ec=colour, lw=line))
-        box = dict(fc=ORANGE if k == view.salient else "#444", ec="none", pad=1)
-        left.text(start + 3, top + 3, f"{k}: {view.density[k]:.2f}", color="white", va="top", fontsize=7, bbox=box)
-    left.set_title("crop: density; orange = salient", fontsize=9)
+        box = dict(fc=VERMILION if k == view.salient else "#444", ec="none", pad=1)
+        left.text(start + 3, top + 3, f"{k}: {view.density[k]:.2f}", color="white", va="top", fontsize=9, bbox=box)
+    left.set_title("crop: density; filled = salient", fontsize=9)
     _overlay(middle, picture, view.saliency)
     matrix.imshow(view.similarity, cmap="RdBu_r", vmin=-1, vmax=1)
     numbers = range(len(view.boxes))
@@ -149,12 +146,12 @@ def draw_crops(picture: np.ndarray, view: CropView, title: str) -> Figure:
         for j in numbers:
             text = f"{view.similarity[i, j]:.2f}"
             dark = abs(view.similarity[i, j]) > 0.6
-            matrix.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+            matrix.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if dark else "black")
     matrix.set_title("cosine similarity of embeddings", fontsize=9)
     matrix.set(xticks=numbers, yticks=numbers, xlabel="crop")
     matrix.grid(False)
-    drawn = bars.barh(list(view.terms), list(view.terms.values()), color=[BLUE, BLUE, ORANGE, ORANGE])
-    bars.bar_label(drawn, fmt=" %.3f", fontsize=8)
+    drawn = bars.barh(list(view.terms), list(view.terms.values()), color=[BLUE, BLUE, VERMILION, VERMILION])
+    bars.bar_label(drawn, fmt=" %.3f", fontsize=9)
     bars.invert_yaxis()
     bars.margins(x=0.25)
     bars.set_title("manifold loss, by equation", fontsize=9)
@@ -187,7 +184,7 @@ def draw_level(levels: Sequence[Explanation], distortion: str, level: int) -> Fi
     _overlay(middle, shown.pixels, shown.saliency)
     scores = [one.score for one in levels]
     curve.plot(range(len(levels)), scores, color=BLUE, marker="o", ms=4)
-    curve.scatter(level, shown.score, color=ORANGE, s=90, zorder=3)
+    curve.scatter(level, shown.score, color=VERMILION, s=90, zorder=3)
     curve.set(xlabel=f"level of {distortion}", xticks=range(len(levels)))
     curve.set_title("score in MOS units", fontsize=9)
     return figure
@@ -289,7 +286,7 @@ def draw_umap(read: Read, data: pd.DataFrame, label: str) -> Figure:
         partner, hard = part.loc[image, ["partner", "hard"]]
         shown.append((partner, f"{'hard pair' if hard else 'nearest'}, {name}"))
         pair = part.loc[[image, partner]]
-        axis.plot(pair["x"], pair["y"], color=ORANGE, marker="o", mfc="none", ms=11, mew=2)
+        axis.plot(pair["x"], pair["y"], color=VERMILION, marker="o", mfc="none", ms=11, mew=2)
         axis.set(title=name, xticks=[], yticks=[])
     for axis, (name, role) in zip(axes[len(spaces) :], shown):
         axis.imshow(read(name))
@@ -301,7 +298,7 @@ def draw_umap(read: Read, data: pd.DataFrame, label: str) -> Figure:
 
 def _row(widths: Sequence[float], height: float, title: str) -> tuple[Figure, list[Axes]]:
     """A figure of panels side by side, of the given widths in inches."""
-    figure = Figure(figsize=(sum(widths), height), dpi=72, layout="constrained")
+    figure = Figure(figsize=(sum(widths), height), dpi=SCREEN_DPI, layout="constrained")
     figure.suptitle(title, fontsize=10)
     return figure, list(figure.subplots(1, len(widths), gridspec_kw=dict(width_ratios=widths)))
 

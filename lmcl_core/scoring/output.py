@@ -149,7 +149,7 @@ class Overlays:
         """
         figure = score_overlay(scorer, scored)
         with atomic_write(self.folder / f"{number:05d}_{Path(scored.image).stem[:60]}.png") as path:
-            figure.savefig(path, format="png", dpi=figure.dpi, bbox_inches="tight", metadata={"Software": None})
+            figure.savefig(path, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
 
 
 def score_overlay(scorer: Scorer, scored: FileScore) -> Figure:
@@ -165,7 +165,7 @@ def score_overlay(scorer: Scorer, scored: FileScore) -> Figure:
     low, high = scorer.about["mos_range"]
     height, width = scored.pixels.shape[:2]
     mean = _mean_of_crops(height, width, scored.prediction.boxes[0].tolist(), crop_scores)
-    figure = Figure(figsize=(6.9, min(2.3 * height / width, 8) + 0.9), dpi=100, layout="constrained")
+    figure = Figure(figsize=(6.9, min(2.3 * height / width, 8) + 0.9), dpi=200, layout="constrained")
     titles = (
         f"score {scored.score:.1f}, percentile {scored.percentile:.0f}",
         "saliency",
