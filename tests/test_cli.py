@@ -141,6 +141,8 @@ def test_without_a_command_the_help_is_printed_with_exit_code_2(lmcl):
         (["bench", "--images", "-5"], "Invalid value for '--images'"),
         (["reproduce", "--benchmark", "all", "--data-root", "/nowhere"], "/nowhere is not an existing folder"),
         (["reproduce", "--scheduler", ""], "--scheduler is empty: give it a value"),
+        (["reproduce", "--runs-dir", __file__], "is a file: choose a folder"),
+        (["reproduce", "--figures-dir", __file__], "is a file: choose a folder"),
         (["bench", "--figures-dir="], "--figures-dir is empty: give it a value"),
         (["bench", "--parts", "store", "--against", "x"], "training"),
     ],

@@ -163,6 +163,7 @@ def check_options(
     Raises:
         InputError: bad options or data, or a run folder that holds another run.
     """
+    runs_folder(options.runs_dir), options.figures  # a file is refused before the demo is built
     splits = numbered_splits(options.splits)
     check_cluster(options.scheduler, options.workers)
     check_changes(options.changes, VARIANTS if options.ablation else ())
