@@ -190,7 +190,7 @@ class Recipe:
 
         Args:
             benchmark: a table of `lmcl_core.load_benchmark`, a key of `lmcl_core.BENCHMARKS`, or the path of a folder
-                with a ``benchmark.toml``. The preset of such own data comes from `data.own.preset_by_size`.
+                with a ``benchmark.toml``. The preset of such own data comes from `preset_by_size`.
             recipe: a key of `VARIANTS`, such as "lmcl" (the method) or "no-manifold".
             **changes: fields to set on top of the preset; a field that defines the variant is ignored and keeps the
                 variant's value. A name given here is kept as it is.

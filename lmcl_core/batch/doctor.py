@@ -41,13 +41,13 @@ def doctor(folders: Sequence[str] = (), log: Callable[[str], None] = print) -> N
         log(str(finding))
         faults += finding.level == "fault"
     if faults:
-        raise RunError(f"{counted(faults, 'fault')} found: `make reproduce` would stop; mend them as stated above")
+        raise RunError(f"{counted(faults, 'fault')} found: `make reproduce` would stop; fix them as stated above")
 
 
 def _python() -> Iterator[Finding]:
     version = platform.python_version()
     good = (3, 11) <= sys.version_info < (3, 14)
-    fix = "" if good else ": install 3.11 to 3.13, then `make PYTHON=python3.11`"
+    fix = "" if good else ": install Python 3.11 to 3.13, then run `make environment PYTHON=python3.11`"
     yield Finding("ok" if good else "fault", f"Python {version}{fix}")
 
 
@@ -64,7 +64,7 @@ def _packages() -> Iterator[Finding]:
         try:
             found = metadata.version(name)
         except metadata.PackageNotFoundError:
-            fix = f"run `make environment`, or `pip install '{name}{sign}{wanted}'`"
+            fix = f"run `rm -f .venv/ready && make environment`, or `pip install '{name}{sign}{wanted}'`"
             findings.append(Finding("fault", f"{name} is not installed: {fix}"))
             continue
         if _numbers(found) != _numbers(wanted) if sign == "==" else _numbers(found) < _numbers(wanted):
@@ -85,10 +85,10 @@ def _torch() -> Iterator[Finding]:
 
         device = resolve_device("auto")
     except Exception as error:  # a broken installation raises many unrelated types
-        yield Finding("fault", f"torch cannot be imported ({first_line(error)}): run `make environment`")
+        yield Finding("fault", f"torch cannot be imported ({first_line(error)}): run `rm -f .venv/ready && make environment`")
         return
     name = torch.cuda.get_device_name() if device == "cuda" else device
-    text = f"GPU: {name}" if device != "cpu" else "no GPU: the demo needs none, training on large benchmarks is slow"
+    text = f"GPU: {name}" if device != "cpu" else "no GPU: the demo needs none, but training on large benchmarks is slow"
     yield Finding("note" if device == "cpu" else "ok", text)
     if computes_in_bfloat16("cpu"):
         yield Finding("ok", "the processor computes in bfloat16")
@@ -102,7 +102,7 @@ def _machine() -> Iterator[Finding]:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
         short = memory < _MEMORY_GB
-        fix = f": the demo needs about {_MEMORY_GB} GB, close other programs" if short else ""
+        fix = f": {_MEMORY_GB} GB are recommended, close other programs" if short else ""
         yield Finding("note" if short else "ok", f"{memory:.0f} GB of memory{fix}")
 
 

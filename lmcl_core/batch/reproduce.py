@@ -85,7 +85,8 @@ def reproduce(options: ReproduceOptions, log: Callable[[str], None] = print) -> 
     """Run the notebooks in the order data, training of every split and recipe, results.
 
     With benchmark "all", unreadable benchmarks are reported and left out. A failed training is tried once more. If a
-    notebook fails, only notebooks that need its results are left out. A repeated call runs only what is missing.
+    notebook fails, only notebooks that need its results are left out. A repeated call runs only what is missing. At the end, the
+    results are compared with the committed reference, where there is one.
 
     Args:
         options: what to run.
@@ -95,8 +96,8 @@ def reproduce(options: ReproduceOptions, log: Callable[[str], None] = print) -> 
         The executed notebooks, in order.
 
     Raises:
-        InputError: bad options or data, found before anything runs.
-        RunError: notebooks failed; the message gives notebook, cell and error.
+        InputError: bad options or data, found before anything runs; or results that cannot be compared.
+        RunError: notebooks failed (the message gives notebook, cell and error), or a quantity is outside its tolerance.
     """
     tables, recipes = check_options(options, log)
     if "demo" in tables:

@@ -28,7 +28,7 @@ def meter(count: int | None, title: str, unit: str = "", done: int = 0) -> tqdm 
     """Progress of work that is not a loop over items: call ``update(n)`` as it advances, and ``close()`` at the end.
 
     `unit` "B" counts bytes, and `done` is what is finished at the start. A notebook that papermill, nbconvert or nbval
-    executes shows nothing, so that its outputs stay the same, and nor do other processes than rank 0.
+    executes shows nothing, so that its outputs stay the same, and processes other than rank 0 show nothing.
     """
     in_lab, in_kernel = "JPY_SESSION_NAME" in os.environ, _in_kernel()
     visible = os.environ.get("RANK", "0") == "0"

@@ -169,7 +169,7 @@ def _row_faults(rows: pd.DataFrame, places: dict[int, str], about: dict[str, Any
             yield Fault("bad_label_row", places[number], f"{problem}: correct or remove the row")
         key = row["image"].lower()
         if key and key in first_place:
-            problem = f"{row['image']!r} also stands in {first_place[key]}: remove one of the two rows"
+            problem = f"{row['image']!r} is also in {first_place[key]}: remove one of the two rows"
             yield Fault("bad_label_row", places[number], problem)
         first_place.setdefault(key, places[number].rpartition(": ")[2])
         low, high = about["mos_range"]
@@ -182,7 +182,7 @@ def _problems(row: dict[str, Any], columns: dict[str, str]) -> Iterator[str]:
     if not row["image"]:
         yield f"column {columns['image']!r} is empty"
     elif _is_outside(row["image"]):
-        yield f"{row['image']!r} is no path inside the folder of {FILE}"
+        yield f"{row['image']!r} is not a path inside the folder of {FILE}"
     if not math.isfinite(row["mos_number"]):
         yield f"{row['mos']!r} in column {columns['mos']!r} is not a number"
     if row.get("content") == "":

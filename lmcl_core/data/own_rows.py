@@ -32,7 +32,7 @@ def read_rows(path: Path, columns: Mapping[str, str], needed: set[str]) -> pd.Da
     """
     kind = path.suffix.lower()
     if kind not in _READERS:
-        raise InputError(f"labels are in {path}: save them as {', '.join(_READERS)}, and correct the TOML file")
+        raise InputError(f"labels are in {path}: save them as {', '.join(_READERS)}, and correct benchmark.toml")
     cells = [(number, row) for number, row in _read(path, kind) if any(row)]
     if len(cells) < 2:
         what = "no row below the header" if cells else "it is empty"
@@ -55,7 +55,7 @@ def read_rows(path: Path, columns: Mapping[str, str], needed: set[str]) -> pd.Da
 
 def _read(path: Path, kind: str) -> Cells:
     if not path.is_file():
-        raise FaultError(Fault("missing_label_file", str(path), "put it there, or correct labels in the TOML file"))
+        raise FaultError(Fault("missing_label_file", str(path), "put it there, or correct labels in benchmark.toml"))
     try:
         return _READERS[kind](path)
     except ImportError as error:
@@ -101,9 +101,9 @@ def _positions(path: Path, header: list[str], columns: Mapping[str, str], needed
     counts = {name: found.count(name.lower()) for name in used.values()}
     if missing := [name for name, count in counts.items() if count == 0]:
         seen = first_few([repr(cell[:40]) for cell in header], 8)
-        fix = "add it, or name the right column in [columns] of the TOML file"
+        fix = "add it, or name the right column in [columns] of benchmark.toml"
         fix = "separate the cells by commas" if len(header) == 1 else fix
         raise FaultError(Fault("bad_label_column", f"{path}: {', '.join(missing)}", f"found only {seen}: {fix}"))
     if double := [name for name, count in counts.items() if count > 1]:
-        raise FaultError(Fault("bad_label_column", f"{path}: {', '.join(double)}", "it stands there twice: remove one"))
+        raise FaultError(Fault("bad_label_column", f"{path}: {', '.join(double)}", "the column is there more than once: keep one"))
     return {key: found.index(name.lower()) for key, name in used.items()}

@@ -54,7 +54,7 @@ def group_styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def legend_above(figure: Figure, handles: list, labels: list[str]) -> None:
-    """Put a legend above all panels, in as many columns as fit; the figure grows by its rows."""
+    """Put a legend above all panels, in as many columns as fit; the figure grows by its height."""
     widest = 0.45 + 0.075 * max(map(len, labels))  # inches, of a marker and a label
     columns = max(1, min(len(labels), int(figure.get_figwidth() / widest)))
     figure.set_figheight(figure.get_figheight() + 0.18 * -(-len(labels) // columns))

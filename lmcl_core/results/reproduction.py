@@ -34,7 +34,8 @@ KINDS = {
     "intra_image_spread": "intra-image spread",
     "pairs_in_order": "share of level pairs in order",
 }
-#: Chance that every quantity of a run that differs only in rounding lies within its tolerance.
+#: Smallest chance that all quantities of a run that differs only in rounding lie within their tolerances, for as many
+#: quantities as the repetitions have.
 LEVEL = 0.99
 #: Columns of 03_runs.csv that must agree between the results and the reference.
 _IDENTITY = ["recipe_hash", "data_hash", "split_hash"]
@@ -145,6 +146,8 @@ class Comparison:
 
 def compare(own: Path, reference: Path) -> Comparison:
     """Compare a benchmark's folder of results with a reference folder, on the splits that both hold.
+
+    Quantities without a tolerance are left out.
 
     Raises:
         InputError: a table is missing, or the reference belongs to another recipe, other data or no common split.

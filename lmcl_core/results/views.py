@@ -138,7 +138,7 @@ def draw_crops(picture: np.ndarray, view: CropView, title: str) -> Figure:
         left.add_patch(Rectangle((start, top), width - 1, height - 1, fill=False, ec=colour, lw=line))
         box = dict(fc=VERMILION if k == view.salient else "#444", ec="none", pad=1)
         left.text(start + 3, top + 3, f"{k}: {view.density[k]:.2f}", color="white", va="top", fontsize=9, bbox=box)
-    left.set_title("crop: density; filled = salient", fontsize=9)
+    left.set_title("number: density of a crop; red = salient", fontsize=9)
     _overlay(middle, picture, view.saliency)
     matrix.imshow(view.similarity, cmap="RdBu_r", vmin=-1, vmax=1)
     numbers = range(len(view.boxes))
@@ -199,7 +199,7 @@ def feature_spaces(folders: Mapping[str, Path], table: pd.DataFrame, device: str
     if missing := [name for name, folder in folders.items() if not (folder / "run.json").is_file()]:
         raise InputError(
             f"hard pairs and UMAP need finished runs, but there is none of {' and '.join(missing)}: "
-            "run notebook 04, which trains them, or `lmcl train --recipe NAME`"
+            "run notebook 04 on this benchmark, which trains them"
         )
     return {name: features_of_run(folder, table, device) for name, folder in folders.items()}
 
@@ -273,7 +273,7 @@ def umap_table(spaces: Mapping[str, Features], neighbours: int, gap: float) -> p
 def draw_umap(read: Read, data: pd.DataFrame, label: str) -> Figure:
     """UMAP panels in which an image and its partner in each space are marked; the image and its partners, large.
 
-    It is the first image of a hard pair. `data` is from `umap_table`; `label` is the label of the MOS.
+    The image is the first that is in a hard pair, or the first of all if there is none. `data` is from `umap_table`; `label` is the label of the MOS.
     """
     image = data.sort_values("hard", ascending=False, kind="stable")["image"].iloc[0]
     spaces = {name: part.set_index("image") for name, part in data.groupby("recipe", sort=False)}

@@ -72,7 +72,8 @@ def verdict(low: float, high: float, limit: float, higher: str = "higher", lower
 
 
 def conclusion(labels: Iterable[str], verdicts: Iterable[str]) -> str:
-    """One line for each kind of `verdict`, with the labels of the rows that have it, or "all" if all are undecided."""
+    """One line for each kind of `verdict`, with the labels of its rows; "undecided: all N" if more than 3 are, and no
+    others."""
     groups: dict[str, list[str]] = {}
     for label, found in zip(labels, verdicts):
         kind, _, reach = found.partition(" larger than ")
@@ -88,8 +89,9 @@ def trend(name: str, values: Sequence[float]) -> str:
     first, last = values[0], values[-1]
     if len(values) < 2:
         return f"{name}: {first:.3f}"
-    change = "decreased" if last < first else "increased" if last > first else "did not change:"
-    return f"{name} {change} from {first:.3f} to {last:.3f}"
+    if f"{first:.3f}" == f"{last:.3f}":
+        return f"{name} stayed at {last:.3f}"
+    return f"{name} {'decreased' if last < first else 'increased'} from {first:.3f} to {last:.3f}"
 
 
 def falling(data: pd.DataFrame, group: str, value: str) -> str:
