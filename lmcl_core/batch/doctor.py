@@ -17,6 +17,7 @@ from typing import NamedTuple
 from ..common.errors import InputError, RunError, counted, first_line
 from ..common.paths import cache_folder, project_folder, runs_folder
 
+_REPAIR = "run `rm -f .venv/ready && make environment`"
 _MEMORY_GB, _DISK_GB = 4, 1  # the demo's notebooks need about 2 GB and 0.2 GB
 
 
@@ -64,7 +65,7 @@ def _packages() -> Iterator[Finding]:
         try:
             found = metadata.version(name)
         except metadata.PackageNotFoundError:
-            fix = f"run `rm -f .venv/ready && make environment`, or `pip install '{name}{sign}{wanted}'`"
+            fix = f"{_REPAIR}, or `pip install '{name}{sign}{wanted}'`"
             findings.append(Finding("fault", f"{name} is not installed: {fix}"))
             continue
         if _numbers(found) != _numbers(wanted) if sign == "==" else _numbers(found) < _numbers(wanted):
@@ -85,10 +86,10 @@ def _torch() -> Iterator[Finding]:
 
         device = resolve_device("auto")
     except Exception as error:  # a broken installation raises many unrelated types
-        yield Finding("fault", f"torch cannot be imported ({first_line(error)}): run `rm -f .venv/ready && make environment`")
+        yield Finding("fault", f"torch cannot be imported ({first_line(error)}): {_REPAIR}")
         return
     name = torch.cuda.get_device_name() if device == "cuda" else device
-    text = f"GPU: {name}" if device != "cpu" else "no GPU: the demo needs none, but training on large benchmarks is slow"
+    text = f"GPU: {name}" if device != "cpu" else "no GPU: the demo needs none, but large benchmarks train slowly"
     yield Finding("note" if device == "cpu" else "ok", text)
     if computes_in_bfloat16("cpu"):
         yield Finding("ok", "the processor computes in bfloat16")

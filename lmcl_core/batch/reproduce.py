@@ -85,8 +85,8 @@ def reproduce(options: ReproduceOptions, log: Callable[[str], None] = print) -> 
     """Run the notebooks in the order data, training of every split and recipe, results.
 
     With benchmark "all", unreadable benchmarks are reported and left out. A failed training is tried once more. If a
-    notebook fails, only notebooks that need its results are left out. A repeated call runs only what is missing. At the end, the
-    results are compared with the committed reference, where there is one.
+    notebook fails, only notebooks that need its results are left out. A repeated call runs only what is missing.
+    At the end, the results are compared with the committed reference, where there is one.
 
     Args:
         options: what to run.

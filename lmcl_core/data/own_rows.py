@@ -105,5 +105,6 @@ def _positions(path: Path, header: list[str], columns: Mapping[str, str], needed
         fix = "separate the cells by commas" if len(header) == 1 else fix
         raise FaultError(Fault("bad_label_column", f"{path}: {', '.join(missing)}", f"found only {seen}: {fix}"))
     if double := [name for name, count in counts.items() if count > 1]:
-        raise FaultError(Fault("bad_label_column", f"{path}: {', '.join(double)}", "the column is there more than once: keep one"))
+        where, fix = f"{path}: {', '.join(double)}", "the column is there more than once: keep one"
+        raise FaultError(Fault("bad_label_column", where, fix))
     return {key: found.index(name.lower()) for key, name in used.items()}

@@ -273,7 +273,8 @@ def umap_table(spaces: Mapping[str, Features], neighbours: int, gap: float) -> p
 def draw_umap(read: Read, data: pd.DataFrame, label: str) -> Figure:
     """UMAP panels in which an image and its partner in each space are marked; the image and its partners, large.
 
-    The image is the first that is in a hard pair, or the first of all if there is none. `data` is from `umap_table`; `label` is the label of the MOS.
+    The image is the first that is in a hard pair, or the first of all if there is none.
+    `data` is from `umap_table`; `label` is the label of the MOS.
     """
     image = data.sort_values("hard", ascending=False, kind="stable")["image"].iloc[0]
     spaces = {name: part.set_index("image") for name, part in data.groupby("recipe", sort=False)}

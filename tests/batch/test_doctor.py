@@ -26,7 +26,7 @@ def test_a_missing_package_is_a_fault_and_another_version_a_note(monkeypatch):
 
     monkeypatch.setattr(metadata, "version", version)
     found = list(doctor._packages())
-    assert levels(found, "papermill is not installed: run `make environment`") == ["fault"]
+    assert levels(found, "papermill is not installed: run `rm -f .venv/ready") == ["fault"]
     assert levels(found, "timm is 0.1, environment.yml has ==") == ["note"] and not levels(found, "numpy")
 
 
