@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import metadata
 from itertools import chain
@@ -109,7 +110,10 @@ def _machine() -> Iterator[Finding]:
 
 def _disks() -> Iterator[Finding]:
     cache = cache_folder()
-    used = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()) / 1e9
+    used = 0.0
+    for path in cache.rglob("*"):
+        with suppress(FileNotFoundError):  # a training may replace a file meanwhile
+            used += path.stat().st_size / 1e9
     yield Finding("ok", f"cache {cache}: {used:.2f} GB; files in its store/ may be deleted at any time")
     places = [("cache", cache, "LMCL_CACHE")]
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..common.errors import RunError, save_failed
 from ..common.files import atomic_write
 from ..common.paths import project_folder
-from ..data.benchmarks import name_of
+from ..data.benchmarks import benchmark, name_of
 from ..data.identity import data_hash
 from ..recipe import Recipe
 from .parameters import check_parameters
@@ -152,11 +152,25 @@ def _fingerprint(job: Job, tables: Mapping[str, pd.DataFrame]) -> str:
     parts = [
         *("".join(cell["source"]) for cell in source["cells"]),
         json.dumps(parameters, sort_keys=True),
-        *(data_hash(tables[name]) for name in job.benchmarks),
+        *(_facts(tables[name]) for name in job.benchmarks),
+        *_package_hashes(),
         *(path.read_text() for path in [*_run_records(job, tables), *job.reads_files]),
     ]
     inputs = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     return json.dumps(dict(inputs=inputs, figures=_figure_hashes(job)), indent=2)
+
+
+def _facts(table: pd.DataFrame) -> str:
+    """What a notebook shows of a benchmark: its data, every column of its labels, and what is said about it."""
+    labels = table.drop(columns=["image", "mos"]).to_csv(index=False)
+    return "\n".join([data_hash(table), labels, str(benchmark(table))])
+
+
+def _package_hashes() -> list[str]:
+    """Hashes of the package's modules and tables, which change results when they change."""
+    package = project_folder() / "lmcl_core"
+    files = sorted([*package.rglob("*.py"), *package.rglob("*.csv")])
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
 
 
 def _run_records(job: Job, tables: Mapping[str, pd.DataFrame]) -> list[Path]:

@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 
 from ..common.devices import resolve_device
-from ..common.errors import RunError, counted
+from ..common.errors import InputError, RunError, counted
 from ..common.paths import figures_folder, project_folder, reference_folder, resolve_path, runs_folder
 from ..data.benchmarks import choose_benchmarks, name_of
-from ..data.own import own_folder
 from ..data.catalogue import BENCHMARKS
+from ..data.own import own_folder
 from ..data.splits import make_split, numbered_splits
 from ..recipe import COMPARED, VARIANTS, Recipe, check_changes, variants_of
 from ..runs import folder as runs
@@ -73,7 +73,7 @@ class ReproduceOptions:
     @property
     def figures(self) -> Path:
         """The folder that holds one folder of figures and tables per benchmark."""
-        return figures_folder("", self.figures_dir or (runs_folder(self.runs_dir) / "figures" if self.runs_dir else ""))
+        return figures_folder("", self.figures_dir, self.runs_dir)
 
     def run_parameters(self, benchmark: str) -> dict[str, Any]:
         """Parameters of every notebook that trains or reads runs."""
@@ -115,9 +115,6 @@ def reproduce(options: ReproduceOptions, log: Callable[[str], None] = print) -> 
             for job in finished:
                 log(f"{job.title}: finished before")
             todo = [job for job in runnable if job not in finished]
-            for job in todo:
-                if options.overwrite and job.trains:
-                    runs.discard(job.output.parent)
             if todo:
                 client = client or stack.enter_context(connect(options.scheduler, options.workers))
                 failed |= run_jobs(client, todo, lambda job: mark_finished(job, tables), log)
@@ -135,18 +132,25 @@ def compare_with_reference(options: ReproduceOptions, names: Iterable[str], log:
     """Report how the results of some benchmarks agree with the committed reference, where there is one.
 
     Raises:
-        InputError: the results or the reference cannot be compared.
-        RunError: a quantity lies outside its tolerance.
+        RunError: a quantity lies outside its tolerance, or the results cannot be compared.
     """
     from ..results import reproduction  # imports scipy
 
+    problems = []
     for name in names:
+        own = options.figures / name
+        reproduction.discard(own)  # a report of earlier results
         if options.changes:
             log(f"{name}: not compared with the reference, because recipe fields were changed")
         elif not reproduction.has_reference(name):
             log(f"{name}: {reference_folder(name)} holds no results to compare with")
         else:
-            reproduction.report(options.figures / name, reference_folder(name), log)
+            try:
+                reproduction.report(own, reference_folder(name), log)
+            except (InputError, RunError) as error:
+                problems.append(str(error))
+    if problems:
+        raise RunError("; ".join(problems))
 
 
 def check_options(
@@ -164,10 +168,12 @@ def check_options(
     Raises:
         InputError: bad options or data, or a run folder that holds another run.
     """
-    runs_folder(options.runs_dir), options.figures  # a file is refused before the demo is built
+    runs_folder(options.runs_dir)  # a file is refused before the demo is built
+    if options.figures.resolve() == reference_folder("").resolve():
+        raise InputError(f"{options.figures} holds the reference results: choose another --figures-dir")
     splits = numbered_splits(options.splits)
     check_cluster(options.scheduler, options.workers)
-    check_changes(options.changes, VARIANTS if options.ablation else ())
+    check_changes(options.changes, VARIANTS if options.ablation else COMPARED)
     if not options.scheduler and options.device != "auto":
         resolve_device(options.device)
     Recipe.from_dict(options.changes)  # before the demo is built
@@ -245,7 +251,9 @@ def _trainings(
     for split in range(options.splits):
         for variant, recipe in recipes.items():
             folder = runs.run_folder(runs_folder(options.runs_dir), benchmark, recipe.name, split)
-            parameters = options.run_parameters(benchmark) | dict(recipe=variant, split=split)
+            parameters = options.run_parameters(benchmark) | dict(
+                recipe=variant, split=split, overwrite=options.overwrite
+            )
             figures = f"02_*{recipe.name}_split-{split:02d}.*"
             jobs.append(_job("02_training", folder, parameters, needs, figures, trains=True))
     return jobs

@@ -33,12 +33,14 @@ def runs_folder(chosen: str | Path = "") -> Path:
     return _folder(chosen, "LMCL_RUNS") or project_folder() / "runs"
 
 
-def figures_folder(benchmark: str, chosen: str | Path = "") -> Path:
-    """A benchmark's folder of figures and tables, in `chosen`, else ``$LMCL_FIGURES``, else ``figures`` of all runs.
+def figures_folder(benchmark: str, chosen: str | Path = "", runs: str | Path = "") -> Path:
+    """A benchmark's folder of figures and tables: in `chosen`, else ``$LMCL_FIGURES``, else ``figures`` of the runs.
+
+    `runs` is the folder of all runs, as in `runs_folder`.
 
     InputError: `benchmark` is a path instead of a name.
     """
-    return (_folder(chosen, "LMCL_FIGURES") or runs_folder() / "figures") / plain_name(benchmark)
+    return (_folder(chosen, "LMCL_FIGURES") or runs_folder(runs) / "figures") / plain_name(benchmark)
 
 
 def reference_folder(benchmark: str) -> Path:

@@ -238,7 +238,7 @@ def choose_benchmarks(names: str, root: str | Path | None = None) -> tuple[dict[
     tables, reasons = {}, {place: str(error) for place, error in broken.items()}
     for name in [*(name for name in BENCHMARKS if name != "demo"), *own]:
         try:
-            tables[name] = load_benchmark(name, root)
+            tables[name] = load_benchmark(own[name][0] if len(own.get(name, ())) == 1 else name, root)
         except InputError as error:
             reasons[name] = str(error)
     if not tables:

@@ -41,7 +41,7 @@ _KEYS: dict[str, tuple[type, str]] = {
 #: Columns of a label file, of which the first two are needed.
 COLUMNS = ("image", "mos", "content", "distortion", "level", "official_split")
 #: Names of other benchmarks, and of other folders in runs/ and figures/.
-_RESERVED = {*BENCHMARKS, "all", "bench", "figures"}
+_RESERVED = {*BENCHMARKS, "all", "bench", "figures", "own", "repeats"}
 _PARTS = ("train", "val", "test")
 
 
@@ -82,7 +82,7 @@ def read_toml(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     try:
         about = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:  # not UTF-8, or not TOML: the reason names the line
+    except (ValueError, RecursionError) as error:  # not UTF-8, or not TOML: the reason names the line
         raise InputError(f"{path} is not a TOML file in UTF-8 ({error}): correct it; {HELP}") from error
     for key in about:
         if key not in _KEYS:
@@ -114,7 +114,7 @@ def _check_name(path: Path, name: str) -> None:
 
 def _range(path: Path, values: list[Any]) -> tuple[float, float]:
     is_number = [isinstance(value, (int, float)) and not isinstance(value, bool) for value in values]
-    if len(values) != 2 or not all(is_number) or not all(map(math.isfinite, values)):
+    if len(values) != 2 or not all(is_number) or not all(abs(value) < 1e300 for value in values):
         raise InputError(f"{path}: mos_range is {values!r}: write the lowest and the highest value, such as [0, 100]")
     if values[0] >= values[1]:
         raise InputError(f"{path}: mos_range is {values!r}: the first value must be the lower one")
@@ -187,7 +187,7 @@ def _problems(row: dict[str, Any], columns: dict[str, str]) -> Iterator[str]:
         yield f"{row['mos']!r} in column {columns['mos']!r} is not a number"
     if row.get("content") == "":
         yield f"column {columns['content']!r} is empty"
-    if row.get("level") and not float(row["level_number"]).is_integer():
+    if row.get("level") and not (float(row["level_number"]).is_integer() and abs(row["level_number"]) < 2**53):
         yield f"{row['level']!r} in column {columns['level']!r} is not a whole number"
     if row.get("official_split") and row["official_split"].lower() not in _PARTS:
         yield f"{row['official_split']!r} in column {columns['official_split']!r} is not {', '.join(_PARTS)}"

@@ -6,9 +6,9 @@ slightly different results. `measure_tolerances` estimates this spread, and `com
 
 from __future__ import annotations
 
-import argparse
 import base64
 import html
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..common.command import exit_codes
+from ..common.command import Parser, exit_codes
 from ..common.errors import InputError, RunError
 from ..common.files import atomic_write
 from ..common.paths import reference_folder
-from .records import read_records
+from .records import read_records, read_rows
 
 #: Names of the quantities that are compared.
 KINDS = {
@@ -39,6 +39,13 @@ KINDS = {
 LEVEL = 0.99
 #: Columns of 03_runs.csv that must agree between the results and the reference.
 _IDENTITY = ["recipe_hash", "data_hash", "split_hash"]
+_COLUMNS = {
+    "03_results": ["split", "plcc", "srcc", "rmse"],
+    "03_runs": ["split", *_IDENTITY],
+    "04_separation": ["recipe", "split", "measure", "value"],
+    "04_order_kept": ["recipe", "split", "pairs_in_order"],
+    "tolerances": ["kind", "tolerance"],
+}
 _MACHINE = ["precision", "threads", "processor", "torch", "commit"]
 #: Figures of the report, as names without suffix.
 _FIGURES = ("02_crops_lmcl_split-00", "03_scores", "04_separation", "04_umap")
@@ -90,6 +97,8 @@ def measure_tolerances(repeats: Sequence[pd.DataFrame]) -> pd.DataFrame:
     Raises:
         InputError: fewer than two repetitions, or no common cell.
     """
+    if any(table.duplicated(["kind", "cell"]).any() for table in repeats):
+        raise InputError("a repetition has several rows of one run: name records of one benchmark and data set")
     numbered = pd.concat([table.assign(repeat=n) for n, table in enumerate(repeats)]) if repeats else pd.DataFrame()
     wide = numbered.pivot(index=["kind", "cell"], columns="repeat", values="value").dropna() if repeats else numbered
     if len(repeats) < 2 or wide.empty:
@@ -152,6 +161,8 @@ def compare(own: Path, reference: Path) -> Comparison:
     Raises:
         InputError: a table is missing, or the reference belongs to another recipe, other data or no common split.
     """
+    if own.resolve() == reference.resolve():
+        raise InputError(f"{own} is the reference itself: name the folder of other results")
     tables = {"reference": reference, "yours": own}
     runs = {side: _read(folder / "03_runs.csv").set_index("split") for side, folder in tables.items()}
     common = runs["reference"].index.intersection(runs["yours"].index)
@@ -161,7 +172,9 @@ def compare(own: Path, reference: Path) -> Comparison:
         if (runs["reference"].loc[common, column] != runs["yours"].loc[common, column]).any():
             what = column.replace("_hash", "")
             raise InputError(f"{reference} was made with another {what} than {own}: compare results of one version")
-    values = quantities(reference).merge(quantities(own), on=["kind", "cell"], suffixes=("_reference", "_yours"))
+    expected = quantities(reference)
+    expected = expected[expected["cell"].str.rpartition(" ")[2].isin(common.astype(str))]
+    values = expected.merge(quantities(own), how="left", on=["kind", "cell"], suffixes=("_reference", "_yours"))
     values = values.merge(_read(reference / "tolerances.csv")[["kind", "tolerance"]], on="kind")
     difference = values["value_yours"] - values["value_reference"]
     table = pd.DataFrame(
@@ -181,6 +194,12 @@ def compare(own: Path, reference: Path) -> Comparison:
 def has_reference(benchmark: str) -> bool:
     """Whether the checkout holds results of a benchmark that others can be compared with."""
     return all((reference_folder(benchmark) / name).is_file() for name in ("03_runs.csv", "tolerances.csv"))
+
+
+def discard(own: Path) -> None:
+    """Delete the report in a folder of results, if there is one."""
+    for name in ("reproduction.csv", "reproduction.html"):
+        (own / name).unlink(missing_ok=True)
 
 
 def report(own: Path, reference: Path, log: Callable[[str], None] = print) -> None:
@@ -210,11 +229,9 @@ def report(own: Path, reference: Path, log: Callable[[str], None] = print) -> No
 def _read(path: Path) -> pd.DataFrame:
     """Read one table of results; InputError if it is missing or damaged."""
     if not path.is_file():
-        raise InputError(f"{path} does not exist: run lmcl reproduce, or restore the file")
-    try:
-        return pd.read_csv(path)
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}): run lmcl reproduce, or restore the file") from error
+        fix = "make tolerances" if path.stem == "tolerances" else "lmcl reproduce"
+        raise InputError(f"{path} does not exist: run {fix}, or restore the file")
+    return read_rows(path, _COLUMNS[path.stem], "table of results")
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
@@ -224,7 +241,7 @@ def _write(table: pd.DataFrame, path: Path) -> None:
 
 def _listed(values: pd.Series) -> str:
     """Distinct values, as text."""
-    return ", ".join(dict.fromkeys(values.fillna("not recorded").astype(str)))
+    return ", ".join(dict.fromkeys(values.replace("", None).fillna("not recorded").astype(str)))
 
 
 def _image(path: Path, side: str) -> str:
@@ -246,11 +263,12 @@ img { width: 100% }
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command ``python -m lmcl_core.results.reproduction``: write tolerances.csv of a benchmark's reference."""
-    parser = argparse.ArgumentParser("reproduction", description="Measure tolerances from repetitions.")
+    parser = Parser("lmcl_core.results.reproduction", "Measure tolerances from repetitions.")
     parser.add_argument("benchmark")
     parser.add_argument("repeats", nargs="+", help="folders of results of that benchmark, or CSV files of records")
-    given = parser.parse_args(arguments)
-    with exit_codes("reproduction"):
+    arguments = sys.argv[1:] if arguments is None else arguments
+    with exit_codes("reproduction", "--debug" in arguments):
+        given = parser.parse_args(arguments)
         tables = [
             recorded_quantities(read_records(path)) if path.is_file() else quantities(path)
             for path in map(Path, given.repeats)

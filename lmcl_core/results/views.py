@@ -27,7 +27,7 @@ from ..losses import LocalManifoldContrastiveLoss
 from ..model import QualityModel
 from ..recipe import Recipe
 from .features import features_of_run
-from .palette import BLUE, SCREEN_DPI, VERMILION
+from .palette import BLUE, PHOTO_DPI, VERMILION
 
 #: Reads the picture of a name.
 Read = Callable[[str], np.ndarray]
@@ -299,7 +299,7 @@ def draw_umap(read: Read, data: pd.DataFrame, label: str) -> Figure:
 
 def _row(widths: Sequence[float], height: float, title: str) -> tuple[Figure, list[Axes]]:
     """A figure of panels side by side, of the given widths in inches."""
-    figure = Figure(figsize=(sum(widths), height), dpi=SCREEN_DPI, layout="constrained")
+    figure = Figure(figsize=(sum(widths), height), dpi=PHOTO_DPI, layout="constrained")
     figure.suptitle(title, fontsize=10)
     return figure, list(figure.subplots(1, len(widths), gridspec_kw=dict(width_ratios=widths)))
 

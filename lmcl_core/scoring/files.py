@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
+
 from ..common.errors import InputError
 from ..common.prefetch import prefetch_map
-from ..data.images import load_rgb, images_below
+from ..data.images import images_below, load_rgb
 
 if TYPE_CHECKING:  # wrong use is reported before torch is imported
     from torch import Tensor

@@ -126,3 +126,22 @@ def test_the_command_exits_with_the_verdict(tmp_path, capsys):
             main(["compare", "--figures-dir", str(own.parent), "--reference", str(base.parent)])
         assert stopped.value.code == code
     assert "7 of 8" in capsys.readouterr().out
+
+
+def test_a_quantity_that_is_missing_or_no_number_is_outside(tmp_path):
+    base, own = reference(tmp_path / "reference" / "demo"), write(tmp_path / "own" / "demo")
+    (own / "04_separation.csv").unlink()
+    found = compare(own, base)
+    assert found.outside == 2 and len(found.table) == 8  # the neighbours' error and the order of levels
+
+
+def test_results_are_not_compared_with_themselves(tmp_path):
+    base = reference(tmp_path / "reference" / "demo")
+    with pytest.raises(InputError, match="is the reference itself"):
+        compare(base, base)
+
+
+def test_only_common_splits_are_expected(tmp_path):
+    base = reference(tmp_path / "reference" / "demo")
+    found = compare(write(tmp_path / "own" / "demo", plcc=(0.7,), first=1), base)
+    assert found.outside == 0 and [name for name in found.table["quantity"] if "split 0" in name] == []
