@@ -226,8 +226,7 @@ def test_a_folder_that_holds_another_run_is_refused_before_anything_runs(walked,
 def test_runs_of_a_changed_recipe_lie_beside_the_others(tmp_path):
     runs = []
     for lr in (1e-3, 2e-3):
-        stages = plan(options(tmp_path, changes={**TINY, "lr": lr}), ["demo"])
-        job = list(stages)[1][0]
+        job = stages_of(options(tmp_path, changes={**TINY, "lr": lr}), "demo")[1][0]
         run_notebook(job)
         runs.append(job.output.with_name("run.json"))
     recipes = [json.loads(path.read_text())["recipe"] for path in runs]

@@ -18,7 +18,7 @@ def test_every_cell_runs(open_page, notebook):
     page = open_page(notebook)
     page.run_all()
     assert page.outputs("error") == []
-    assert page.outputs("display_data") + page.outputs("execute_result")
+    assert page.outputs("stream")  # every notebook prints something
 
 
 class Explorer:
