@@ -120,7 +120,7 @@ def _locate_own(name: str, root: str | Path | None) -> tuple[Benchmark, Path, Pa
         raise next(iter(broken.values()))
     if os.sep in name or os.path.isdir(name):
         problem = f"{name} holds no {FILE}" if os.path.isdir(name) else f"there is no folder {name}"
-        raise InputError(f"{problem}: name a folder with that file ({HELP}), or a benchmark: {', '.join(BENCHMARKS)}")
+        raise InputError(f"{problem}: name a folder with a {FILE} ({HELP}), or a benchmark: {', '.join(BENCHMARKS)}")
     raise InputError(f"{unknown('benchmark', name, [*BENCHMARKS, *found])} (own data: the folder of its {FILE})")
 
 

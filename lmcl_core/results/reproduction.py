@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ _COLUMNS = {
     "04_order_kept": ["recipe", "split", "pairs_in_order"],
     "tolerances": ["kind", "tolerance"],
 }
+_NUMBERS = ("plcc", "srcc", "rmse", "value", "pairs_in_order", "tolerance")
 _MACHINE = ["precision", "threads", "processor", "torch", "commit"]
 #: Figures of the report, as names without suffix.
 _FIGURES = ("02_crops_lmcl_split-00", "03_scores", "04_separation", "04_umap")
@@ -118,7 +120,8 @@ class Comparison:
 
     Attributes:
         benchmark: name of the benchmark.
-        table: one row per quantity: quantity, reference, yours, difference, tolerance, verdict ("within", "outside").
+        table: one row per quantity: quantity, reference, yours, difference, tolerance, verdict ("within",
+            "outside", "missing").
         machines: precision, threads, processor, torch and commit; one row for the reference, one for yours.
     """
 
@@ -128,8 +131,8 @@ class Comparison:
 
     @property
     def outside(self) -> int:
-        """Number of quantities outside their tolerance."""
-        return int((self.table["verdict"] == "outside").sum())
+        """Number of quantities that are missing or outside their tolerance."""
+        return int((self.table["verdict"] != "within").sum())
 
     @property
     def summary(self) -> str:
@@ -146,6 +149,7 @@ class Comparison:
         rows = "".join(
             f"<h3>{name}</h3><div class=pair>{_image(reference / name, 'reference')}{_image(own / name, 'yours')}</div>"
             for name in _FIGURES
+            if any((folder / f"{name}.png").is_file() for folder in (own, reference))
         )
         title = html.escape(self.summary)
         table = self.table.to_html(index=False, float_format="%.4f", border=0)
@@ -161,6 +165,10 @@ def compare(own: Path, reference: Path) -> Comparison:
     Raises:
         InputError: a table is missing, or the reference belongs to another recipe, other data or no common split.
     """
+    if not (reference / "03_runs.csv").is_file():
+        raise InputError(
+            f"{reference} holds no reference results (03_runs.csv): the checkout has them for demo and livec"
+        )
     if own.resolve() == reference.resolve():
         raise InputError(f"{own} is the reference itself: name the folder of other results")
     tables = {"reference": reference, "yours": own}
@@ -176,15 +184,17 @@ def compare(own: Path, reference: Path) -> Comparison:
     expected = expected[expected["cell"].str.rpartition(" ")[2].isin(common.astype(str))]
     values = expected.merge(quantities(own), how="left", on=["kind", "cell"], suffixes=("_reference", "_yours"))
     values = values.merge(_read(reference / "tolerances.csv")[["kind", "tolerance"]], on="kind")
-    difference = values["value_yours"] - values["value_reference"]
+    yours = values["value_yours"].astype(float)
+    difference = yours - values["value_reference"]
+    is_within = np.where(difference.abs() <= values["tolerance"], "within", "outside")
     table = pd.DataFrame(
         {
             "quantity": [f"{KINDS[kind]}, {cell}" for kind, cell in zip(values["kind"], values["cell"])],
             "reference": values["value_reference"],
-            "yours": values["value_yours"],
+            "yours": yours,
             "difference": difference,
             "tolerance": values["tolerance"],
-            "verdict": np.where(difference.abs() <= values["tolerance"], "within", "outside"),
+            "verdict": np.where(yours.isna(), "missing", is_within),
         }
     )
     facts = {side: {name: _listed(run.loc[common, name]) for name in _MACHINE} for side, run in runs.items()}
@@ -222,8 +232,8 @@ def report(own: Path, reference: Path, log: Callable[[str], None] = print) -> No
     log(found.to_text())
     log(f"report: {page}")
     if found.outside:
-        names = found.table.loc[found.table["verdict"] == "outside", "quantity"]
-        raise RunError(f"{found.benchmark}: outside tolerance: {'; '.join(names)}. The report shows both sides")
+        names = found.table.loc[found.table["verdict"] != "within", "quantity"]
+        raise RunError(f"{found.benchmark}: missing or outside tolerance: {'; '.join(names)}. See both sides in {page}")
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -231,7 +241,14 @@ def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         fix = "make tolerances" if path.stem == "tolerances" else "lmcl reproduce"
         raise InputError(f"{path} does not exist: run {fix}, or restore the file")
-    return read_rows(path, _COLUMNS[path.stem], "table of results")
+    table = read_rows(path, _COLUMNS[path.stem], "table of results")
+    if table.empty:
+        raise InputError(f"{path} has no rows: run lmcl reproduce, or restore the file")
+    for column in set(_NUMBERS) & set(table):
+        wrong = table[column][pd.to_numeric(table[column], errors="coerce").isna() & table[column].notna()]
+        if len(wrong):
+            raise InputError(f"{path}: {column} is {wrong.iloc[0]!r} in row {wrong.index[0] + 1}: restore the file")
+    return table
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
@@ -241,7 +258,8 @@ def _write(table: pd.DataFrame, path: Path) -> None:
 
 def _listed(values: pd.Series) -> str:
     """Distinct values, as text."""
-    return ", ".join(dict.fromkeys(values.replace("", None).fillna("not recorded").astype(str)))
+    listed = ", ".join(dict.fromkeys(values.replace("", None).fillna("not recorded").astype(str)))
+    return re.sub(r"\b([0-9a-f]{7})[0-9a-f]{33}\b", r"\1", listed)  # commits
 
 
 def _image(path: Path, side: str) -> str:

@@ -79,14 +79,14 @@ def test_the_report_is_one_page_that_shows_both_sides(tmp_path):
     report(own, base, lines.append)
     page = (own / "reproduction.html").read_text()
     assert page.count("data:image/png;base64,") == 2 and "http" not in page
-    assert "8 of 8 quantities within tolerance" in page and "yours: no 04_umap.png" in page
+    assert "8 of 8 quantities within tolerance" in page and "04_umap" not in page
     assert len(pd.read_csv(own / "reproduction.csv")) == 8
     assert "8 of 8" in lines[0] and lines[1].endswith("reproduction.html")
 
 
 def test_what_lies_outside_is_named(tmp_path):
     base = reference(tmp_path / "reference" / "demo")
-    with pytest.raises(RunError, match="outside tolerance: PLCC, lmcl, split 1[.]"):
+    with pytest.raises(RunError, match="missing or outside tolerance: PLCC, lmcl, split 1[.]"):
         report(write(tmp_path / "own" / "demo", plcc=(0.8, 0.6)), base, lambda line: None)
 
 
@@ -133,6 +133,14 @@ def test_a_quantity_that_is_missing_or_no_number_is_outside(tmp_path):
     (own / "04_separation.csv").unlink()
     found = compare(own, base)
     assert found.outside == 2 and len(found.table) == 8  # the neighbours' error and the order of levels
+    assert set(found.table["verdict"]) == {"within", "missing"} and "nan" in found.to_text().lower()
+
+
+def test_a_cell_that_is_no_number_is_named(tmp_path):
+    own = write(tmp_path / "own" / "demo")
+    (own / "03_results.csv").write_text("split,plcc,srcc,rmse\n0,0.8,0.5,3\n1,abc,0.5,3\n")
+    with pytest.raises(InputError, match="03_results.csv: plcc is 'abc' in row 2"):
+        compare(own, reference(tmp_path / "reference" / "demo"))
 
 
 def test_results_are_not_compared_with_themselves(tmp_path):
