@@ -54,13 +54,13 @@ def read_columns(path: Path, columns: Sequence[str], fix: str = AGAIN) -> pd.Dat
     best, header = [], []
     for grid in grids:
         for place, row in enumerate(grid[:_HEADER_ROWS]):
-            heads = [_text(cell).lower() for cell in row]
+            heads = [cell_text(cell).lower() for cell in row]
             if set(wanted) <= set(heads) and len(grid) - place > len(best):
                 best, header = grid[place + 1 :] or [[]], heads
     if not header:
         raise FaultError(_missing_column(path, grids, columns, fix))
     positions = [header.index(name) for name in wanted]
-    cells = [[_text(row[i]) if i < len(row) else "" for i in positions] for row in best]
+    cells = [[cell_text(row[i]) if i < len(row) else "" for i in positions] for row in best]
     return pd.DataFrame([row for row in cells if any(row)], columns=list(columns), dtype=str)
 
 
@@ -150,14 +150,14 @@ def _readable(path: Path, what: str, fix: str) -> Iterator[None]:
 def _missing_column(path: Path, grids: list[list[list[object]]], columns: Sequence[str], fix: str) -> Fault:
     """Fault for a table in which no row has all columns: names those missing from the row that has the most of them."""
     wanted = {name.lower() for name in columns}
-    rows = [[_text(cell) for cell in row if _text(cell)] for grid in grids for row in grid[:_HEADER_ROWS]]
+    rows = [[cell_text(cell) for cell in row if cell_text(cell)] for grid in grids for row in grid[:_HEADER_ROWS]]
     header = max(rows, key=lambda row: sum(cell.lower() in wanted for cell in row), default=[])
     missing = [name for name in columns if name.lower() not in {cell.lower() for cell in header}]
     seen = f"found only {first_few([repr(cell[:40]) for cell in header], 8)}: " if header else ""
     return Fault("bad_label_column", f"{path}: {', '.join(missing) or columns[0]}", f"{seen}{fix}")
 
 
-def _text(cell: object) -> str:
+def cell_text(cell: object) -> str:
     """Text of a cell: 1600 and 1600.0 both become "1600", an empty cell becomes ""."""
     if pd.isna(cell):
         return ""

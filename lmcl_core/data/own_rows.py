@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..common.errors import InputError, first_line
 from .faults import Fault, FaultError, first_few
+from .labels import cell_text
 
 Cells = list[tuple[int, list[str]]]  # number of the line or row in the file, and its cells
 
@@ -75,23 +76,16 @@ def _read_csv(path: Path) -> Cells:
 
 def _read_excel(path: Path) -> Cells:
     sheet = pd.read_excel(path, header=None, dtype=object, keep_default_na=False)
-    return [(n, list(map(_text, row))) for n, row in enumerate(sheet.to_numpy(dtype=object).tolist(), 1)]
+    return [(n, list(map(cell_text, row))) for n, row in enumerate(sheet.to_numpy(dtype=object).tolist(), 1)]
 
 
 def _read_parquet(path: Path) -> Cells:
     table = pd.read_parquet(path)
     rows = zip(*(table[column].astype(object) for column in table)) if len(table) else ()
-    return [(0, list(map(str, table))), *((n, list(map(_text, row))) for n, row in enumerate(rows, 1))]
+    return [(0, list(map(str, table))), *((n, list(map(cell_text, row))) for n, row in enumerate(rows, 1))]
 
 
 _READERS = {".csv": _read_csv, ".xlsx": _read_excel, ".parquet": _read_parquet}
-
-
-def _text(cell: object) -> str:
-    """Text of a cell: 3.0 becomes "3", as spreadsheets have no integers; a missing value becomes ""."""
-    if pd.isna(cell):
-        return ""
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
 
 
 def _positions(path: Path, header: list[str], columns: Mapping[str, str], needed: set[str]) -> dict[str, int]:

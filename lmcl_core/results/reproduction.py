@@ -22,6 +22,7 @@ from ..common.command import Parser, exit_codes
 from ..common.errors import InputError, RunError
 from ..common.files import atomic_write
 from ..common.paths import reference_folder
+from ..runs.folder import write_csv
 from .records import read_records, read_rows
 
 #: Names of the quantities that are compared.
@@ -225,7 +226,7 @@ def report(own: Path, reference: Path, log: Callable[[str], None] = print) -> No
         RunError: a quantity lies outside its tolerance, or a file cannot be written.
     """
     found = compare(own, reference)
-    _write(found.table, own / "reproduction.csv")
+    write_csv(own / "reproduction.csv", found.table, "%.6g")
     page = own / "reproduction.html"
     with atomic_write(page) as path:
         path.write_text(found.to_html(own, reference), encoding="utf-8")
@@ -249,11 +250,6 @@ def _read(path: Path) -> pd.DataFrame:
         if len(wrong):
             raise InputError(f"{path}: {column} is {wrong.iloc[0]!r} in row {wrong.index[0] + 1}: restore the file")
     return table
-
-
-def _write(table: pd.DataFrame, path: Path) -> None:
-    with atomic_write(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
 
 
 def _listed(values: pd.Series) -> str:
@@ -292,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for path in map(Path, given.repeats)
         ]
         found = measure_tolerances(tables)
-        _write(found, reference_folder(given.benchmark) / "tolerances.csv")
+        write_csv(reference_folder(given.benchmark) / "tolerances.csv", found, "%.6g")
         print(found.to_string(index=False))
 
 
