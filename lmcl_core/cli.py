@@ -46,6 +46,12 @@ Root = Annotated[str, typer.Option("--data-root", help="the benchmark's folder, 
 RunsDir = Annotated[str, typer.Option(help="folder of run folders; default: runs/ of the checkout")]
 FiguresDir = Annotated[str, typer.Option(help="folder of figures and tables; default: figures/ in the folder of runs")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
+Network = Annotated[
+    str,
+    typer.Option(
+        help="lite0, clip-b16-frozen, clip-b16, deit3-s", autocompletion=_complete(".backbones.networks", "NETWORKS")
+    ),
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="change a recipe field; may be repeated")
 ]
@@ -184,6 +190,7 @@ def train(
     recipe: Annotated[
         str, typer.Option(help="lmcl, no-manifold, or another variant of the ablation", autocompletion=_recipes)
     ] = "lmcl",
+    network: Network = "lite0",
     validation: Annotated[
         bool, typer.Option("--validation", help="test on a validation part: 15 % of all contents, cut from training")
     ] = False,
@@ -201,12 +208,11 @@ def train(
     from .runs.folder import run_folder
 
     check_device_name(device)
-    fields, index = parse_changes(changes), parse_split(split)
-    Recipe.for_benchmark("demo", recipe, **fields)  # wrong use is found before the demo is built
+    fields, index, runs = parse_changes(changes), parse_split(split), runs_folder(runs_dir)
+    Recipe.for_benchmark("demo", recipe, network=network, **fields)  # wrong use is found before the demo is built
     check_changes({field: value for field, value in fields.items() if field != "name"}, [recipe])
-    runs = runs_folder(runs_dir)
     table = load_benchmark(benchmark, data_root or None)
-    settings = Recipe.for_benchmark(table, recipe, **fields)
+    settings = Recipe.for_benchmark(table, recipe, network=network, **fields)
     parts = validation_split(table, index) if validation else make_split(table, index)
     folder = run_folder(runs, table.attrs["benchmark"], settings.name, parts.index)
     from .common.distributed import rank
@@ -214,8 +220,9 @@ def train(
 
     result = run(table, parts, settings, folder, device, resume=not overwrite, log=_log)
     if rank() == 0:
-        part = "validation" if validation else "test"
-        print(f"{folder}: {part} SRCC {result['srcc']:.4f}  PLCC {result['plcc']:.4f}  (last epoch)")
+        print(
+            f"{folder}: {'validation' if validation else 'test'} SRCC {result['srcc']:.4f}  PLCC {result['plcc']:.4f}  (last epoch)"
+        )
 
 
 @app.command()

@@ -134,6 +134,28 @@ def fixed_boxes(sampler: CropSampler, height: int, width: int, crops: int) -> Te
     return torch.cat([replace(sampler, scales=(s,)).grid(height, width, count) for s, count in counts.items()])
 
 
+def bank_boxes(
+    sampler: CropSampler, heights: Sequence[int] | Tensor, widths: Sequence[int] | Tensor, drawn: int, crops: int
+) -> Tensor:
+    """Boxes of the frozen regime: `drawn` random crops of each image, always the same ones, then `fixed_boxes`.
+
+    Args:
+        sampler: gives size and scales.
+        heights: (n,) image heights in pixels, >= 1.
+        widths: (n,) image widths in pixels, >= 1.
+        drawn: number of random crops, >= 0.
+        crops: as in `fixed_boxes`.
+
+    Returns:
+        (n, drawn + K, 4) int64 boxes.
+    """
+    fixed = [fixed_boxes(sampler, int(height), int(width), crops) for height, width in zip(heights, widths)]
+    if not drawn:
+        return torch.stack(fixed)
+    random = replace(sampler, crops=drawn).sample(heights, widths, torch.Generator().manual_seed(0))
+    return torch.cat([random, torch.stack(fixed)], dim=1)
+
+
 def crops_by_scale(scales: Sequence[float], crops: int) -> dict[float, int]:
     """Number of fixed test crops at each distinct scale; `crops` as in `fixed_boxes`."""
     first = scales[0]

@@ -5,7 +5,7 @@ Shapes: `n` images, `K` test crops per image, `S` crop side, `C` backbone channe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from .backbones.bank import FrozenBackbone, open_bank
+from .backbones.weights import weights_digest
 from .common.devices import autocast, keep_freed_memory, resolve_device
 from .common.errors import InputError, first_line
-from .crops import CropSampler, crop_saliency, crop_weights, fixed_boxes
+from .crops import CropSampler, bank_boxes, crop_saliency, crop_weights, fixed_boxes
 from .data.images import load_rgb, resize_crop
-from .model import QualityModel
+from .data.store import ImageStore
+from .model import FrozenModel, QualityModel
 from .recipe import Recipe
 from .runs.model_file import read_model
 
@@ -82,8 +85,64 @@ class Explanation(NamedTuple):
     embedding: np.ndarray | None
 
 
+def sampler_of(recipe: Recipe) -> CropSampler:
+    """The crop sampler of a recipe."""
+    return CropSampler(recipe.crop_size, recipe.crops, recipe.scales, recipe.flip)
+
+
+class CropBank:
+    """Crops of every image of a table with stored features, for a recipe with a frozen backbone.
+
+    Args:
+        store: the table's images.
+        recipe: backbone, crop size, scales, numbers of crops.
+        device: where features are computed, if they are not there.
+        log: as in `open_bank`.
+
+    Attributes:
+        boxes: (n, K, 4) int64 boxes of all K crops; the last ones are the fixed test crops.
+        tests: number of test crops.
+    """
+
+    def __init__(
+        self, store: ImageStore, recipe: Recipe, device: torch.device, log: Callable[[str], None] = lambda line: None
+    ) -> None:
+        sizes = store.heights, store.widths
+        self.boxes = bank_boxes(sampler_of(recipe), *sizes, recipe.bank_crops, recipe.test_crops)
+        self.tests, self.store, self.recipe = self.boxes.shape[1] - recipe.bank_crops, store, recipe
+        backbone = recipe.backbone, recipe.crop_size, recipe.pretrained
+        self.features = open_bank(store, self.boxes, backbone, device, log)
+
+    def gather(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Crops `columns` (b, k) of images `rows` (b,): boxes (b, k, 4), features (b, k + 1, F), tokens (b, h, w, C).
+
+        Features and tokens are float16; the last feature is that of the whole view.
+        """
+        boxes = self.boxes[rows[:, None], columns]
+        columns = torch.cat([columns, torch.full((len(rows), 1), self.boxes.shape[1])], dim=1)
+        crops = torch.from_numpy(self.features.crops[rows[:, None].numpy(), columns.numpy()])
+        tokens = torch.from_numpy(self.features.tokens[rows.numpy()])
+        side = round(tokens.shape[1] ** 0.5)
+        return boxes, crops, tokens.unflatten(1, (side, side))
+
+    @torch.no_grad()
+    def predict(self, model: FrozenModel, rows: np.ndarray, batch_size: int = 64) -> Iterator[Prediction]:
+        """Predict images by their positions in the table, as `predict_images` does from pixels."""
+        device, first = model.mean.device, self.recipe.bank_crops
+        for part in torch.as_tensor(rows).split(batch_size):
+            columns = torch.arange(first, first + self.tests).expand(len(part), -1)
+            boxes, crops, tokens = self.gather(part, columns)
+            outputs = model(crops.to(device), tokens.to(device))
+            sizes = self.store.heights[part], self.store.widths[part]
+            yield _weighted(outputs.score, outputs.feature, outputs.saliency, boxes, *sizes, self.recipe)
+
+
 def predict_images(
-    model: QualityModel, images: Iterable[Tensor], recipe: Recipe, batch_size: int = 8
+    model: QualityModel | FrozenModel,
+    images: Iterable[Tensor],
+    recipe: Recipe,
+    batch_size: int = 8,
+    backbone: FrozenBackbone | None = None,
 ) -> Iterator[Prediction]:
     """Predict images through the fixed test crops; nothing is random.
 
@@ -92,6 +151,7 @@ def predict_images(
         images: (H, W, 3) uint8 RGB tensors of any sizes, already brought to the recipe's short side.
         recipe: crop size, scales, number of test crops, global view, pooling and precision.
         batch_size: images at a time, >= 1.
+        backbone: the frozen backbone of a `FrozenModel`.
 
     Yields:
         One `Prediction` per batch. Source: notebook 02, equations 2 and 3.
@@ -102,12 +162,15 @@ def predict_images(
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise InputError(f"batch_size is {batch_size!r}: it must be a whole number of at least 1")
     iterator = iter(images)
-    return (_predict_batch(model, batch, recipe) for batch in iter(lambda: list(islice(iterator, batch_size)), []))
+    batches = iter(lambda: list(islice(iterator, batch_size)), [])
+    return (_predict_batch(model, batch, recipe, backbone) for batch in batches)
 
 
 @torch.no_grad()
-def _predict_batch(model: QualityModel, images: Sequence[Tensor], recipe: Recipe) -> Prediction:
-    device, sampler = model.mean.device, CropSampler(recipe.crop_size, recipe.crops, recipe.scales, recipe.flip)
+def _predict_batch(
+    model: QualityModel | FrozenModel, images: Sequence[Tensor], recipe: Recipe, backbone: FrozenBackbone | None
+) -> Prediction:
+    sampler = sampler_of(recipe)
     heights, widths = (torch.tensor([image.shape[axis] for image in images]) for axis in (0, 1))
     boxes = torch.stack(
         [fixed_boxes(sampler, int(h), int(w), recipe.test_crops) for h, w in zip(heights, widths)]
@@ -118,12 +181,25 @@ def _predict_batch(model: QualityModel, images: Sequence[Tensor], recipe: Recipe
         for top, left, height, width in rows
     ]
     views = [resize_crop(image, recipe.view_side) for image in images]
-    with autocast(device, recipe.precision):
-        # (n·K, 3, S, S) and (n, 3, V, V)
-        of_crops, of_views = (model(torch.stack(p).permute(0, 3, 1, 2).to(device)) for p in (crops, views))
-    crop_scores = of_crops.score.float().cpu().view(boxes.shape[:2])  # (n, K)
-    feature = of_crops.feature.float().cpu().view(*boxes.shape[:2], -1)  # (n, K, C)
-    saliency = of_views.saliency.float().cpu()
+    # (n·K, 3, S, S) and (n, 3, V, V)
+    pixels = (torch.stack(part).permute(0, 3, 1, 2).to(model.mean.device) for part in (crops, views))
+    if backbone is None:
+        with autocast(model.mean.device, recipe.precision):
+            of_crops, of_views = (model(part) for part in pixels)
+        return _weighted(of_crops.score, of_crops.feature, of_views.saliency, boxes, heights, widths, recipe)
+    (of_crops, _), (of_views, tokens) = (backbone(part) for part in pixels)
+    stored = torch.cat([of_crops.unflatten(0, boxes.shape[:2]), of_views[:, None]], dim=1).half()  # as in the bank
+    outputs = model(stored, tokens.half().unflatten(1, backbone.grid))
+    return _weighted(outputs.score, outputs.feature, outputs.saliency, boxes, heights, widths, recipe)
+
+
+def _weighted(
+    scores: Tensor, features: Tensor, saliency: Tensor, boxes: Tensor, heights: Tensor, widths: Tensor, recipe: Recipe
+) -> Prediction:
+    """The prediction from the outputs on n·K crops and on n global views."""
+    crop_scores = scores.float().cpu().view(boxes.shape[:2])  # (n, K)
+    feature = features.float().cpu().view(*boxes.shape[:2], -1)  # (n, K, C)
+    saliency = saliency.float().cpu()
     # Equations 2 and 3: saliency weights, and the weighted mean of the crop scores
     weights = crop_weights(crop_saliency(saliency, boxes, heights, widths), recipe.saliency_pooling)
     return Prediction((crop_scores * weights).sum(dim=1), crop_scores, weights, boxes, saliency, feature)
@@ -144,7 +220,11 @@ def load(weights: str | Path, device: str = "cpu") -> Scorer:
     try:
         recipe = Recipe.from_dict(about["recipe"])
         with torch.random.fork_rng(devices=[]):
-            model = QualityModel(recipe.backbone, False, recipe.embedding_dim, recipe.crop_size)
+            model = (
+                _frozen_model(state, recipe)
+                if recipe.frozen
+                else QualityModel(recipe.backbone, False, recipe.embedding_dim, recipe.crop_size)
+            )
         for key in ("feature_mean", "feature_std"):  # written by earlier versions, without effect
             state.pop(key, None)
         if about["packed"]:  # packed weights have no embedding head, which scoring does not use
@@ -159,20 +239,44 @@ def load(weights: str | Path, device: str = "cpu") -> Scorer:
     return Scorer(model, recipe, about, torch.device(resolve_device(device)))
 
 
+def _check_backbone(recipe: Recipe, about: dict[str, Any]) -> None:
+    """Raise InputError if the weights of the frozen backbone are not those that the model was trained on."""
+    wanted = about.get("backbone_weights")
+    if recipe.pretrained and wanted != (found := weights_digest(recipe.backbone)):
+        raise InputError(
+            f"the weights of {recipe.backbone} here (SHA-256 {found}) are not those that this model was trained on "
+            f"({wanted}): put the right file in their place, or train again"
+        )
+
+
+def _frozen_model(state: dict[str, Tensor], recipe: Recipe) -> FrozenModel:
+    """A new model of the sizes of stored weights."""
+    names = ("mean", "pool.norm.weight", "score_head.weight")
+    if missing := [name for name in names if name not in state]:
+        raise InputError(f"they lack {missing[0]}")
+    features, channels, hidden = (state[name].shape[-1] for name in names)
+    return FrozenModel(features // 2, channels, recipe.embedding_dim, hidden)
+
+
 class Scorer:
     """Scores images of any size in the MOS units of the benchmark its model was trained on.
 
     Args:
-        model: a trained `QualityModel`.
+        model: a trained `QualityModel` or `FrozenModel`.
         recipe: its recipe.
         about: metadata written by `runs.model_file.save_model`: benchmark, its title, axis, label_kind and
             mos_range, mos_mean, mos_std, mos_percentiles of the training part, largest_short_side, packed.
         device: where to work.
     """
 
-    def __init__(self, model: QualityModel, recipe: Recipe, about: dict[str, Any], device: torch.device) -> None:
+    def __init__(
+        self, model: QualityModel | FrozenModel, recipe: Recipe, about: dict[str, Any], device: torch.device
+    ) -> None:
         self.model = model.to(device, memory_format=torch.channels_last).eval()
-        self.recipe, self.about, self.device = recipe, about, device
+        self.recipe, self.about, self.device, self.backbone = recipe, about, device, None
+        if recipe.frozen:
+            self.backbone = FrozenBackbone(recipe.backbone, recipe.crop_size, recipe.pretrained).to(device)
+            _check_backbone(recipe, about)
         if device.type == "cpu":
             keep_freed_memory()
 
@@ -241,7 +345,13 @@ class Scorer:
 
     def predict(self, images: Iterable[Tensor], batch_size: int = 8) -> Iterator[Prediction]:
         """`predict_images` with this model: one `Prediction` per batch of prepared images."""
-        return predict_images(self.model, images, self.recipe, batch_size)
+        return predict_images(self.model, images, self.recipe, batch_size, self.backbone)
+
+    def predict_rows(self, store: ImageStore, rows: np.ndarray) -> Iterator[Prediction]:
+        """Predict images of a store by their positions; features of a frozen backbone are computed once and kept."""
+        if self.backbone is None:
+            return self.predict(store.image(int(row)) for row in rows)
+        return CropBank(store, self.recipe, self.device).predict(self.model, rows)
 
     def to_mos(self, score: Tensor) -> np.ndarray:
         """Standardised scores of any shape as float64 in MOS units."""

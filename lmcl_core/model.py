@@ -200,6 +200,90 @@ def _map_channels(network: nn.Module, name: str, crop_size: int) -> int:
     return shape[1]
 
 
+class FrozenModel(nn.Module):
+    """The heads of the frozen regime: predict quality, embedding and saliency from features of a frozen backbone.
+
+    The input of a crop is its feature beside that of the whole view, each standardised over the training crops. The
+    score is linear in it, with the weights of `ridge`, which are not trained, plus the output of a small network,
+    which starts at zero. So training starts from ridge regression. The saliency map is the attention of
+    `AttentionPool` over the tokens of the whole view.
+
+    Args:
+        features: F, numbers a crop.
+        channels: C, channels of a token.
+        embedding_dim: D, >= 1.
+        hidden: H, width of the small network, >= 1.
+    """
+
+    def __init__(self, features: int, channels: int, embedding_dim: int = 128, hidden: int = 256) -> None:
+        super().__init__()
+        for name, values in dict(mean=torch.zeros, std=torch.ones, weight=torch.zeros).items():
+            self.register_buffer(name, values(2 * features))
+        self.register_buffer("bias", torch.zeros(()))
+        self.pool = AttentionPool(channels)
+        self.trunk = nn.Sequential(nn.Linear(2 * features, hidden), nn.GELU())
+        self.score_head = nn.Linear(hidden, 1)
+        nn.init.zeros_(self.score_head.weight)
+        nn.init.zeros_(self.score_head.bias)
+        self.embedding_head = nn.Sequential(nn.GELU(), nn.Linear(hidden, embedding_dim))
+
+    def forward(self, crops: Tensor, tokens: Tensor) -> ModelOutput:
+        """Features (B, K + 1, F), the last of the whole view, and tokens (B, h, w, C) of the whole view -> outputs.
+
+        Score is (B, K), embedding (B, K, D), saliency (B, h, w), feature (B, K, H).
+        """
+        with torch.autocast(crops.device.type, enabled=False):  # the linear score needs float32
+            x = self.standardised(crops)
+            hidden = self.trunk(x)  # (B, K, H)
+            score = x @ self.weight + self.bias + self.score_head(hidden).squeeze(-1)
+            embedding = F.normalize(self.embedding_head(hidden), dim=-1)
+            return ModelOutput(score, embedding, self.saliency(tokens), hidden)
+
+    def standardised(self, crops: Tensor) -> Tensor:
+        """(B, K + 1, F) features -> (B, K, 2F) inputs of the K crops, each with those of the whole view."""
+        crops, view = crops[:, :-1].float(), crops[:, -1:].float()
+        return (torch.cat([crops, view.expand_as(crops)], dim=-1) - self.mean) / self.std
+
+    def saliency(self, tokens: Tensor) -> Tensor:
+        """(B, h, w, C) tokens of the whole view -> (B, h, w) maps that sum to 1."""
+        return self.pool(tokens.flatten(1, 2).float())[1].unflatten(1, tokens.shape[1:3])
+
+
+def ridge(x: Tensor, target: Tensor, groups: Tensor, folds: int = 5) -> tuple[Tensor, float]:
+    """Ridge regression whose penalty is chosen by cross-validation over groups.
+
+    Args:
+        x: (n, P) float inputs.
+        target: (n,) float.
+        groups: (n,) int64; a group is not divided between folds, such as images of one content.
+        folds: number of folds, >= 2.
+
+    Returns:
+        (P,) weights and a scalar bias: the target's mean minus the prediction of the mean input.
+    """
+    centre, mean = x.mean(dim=0), target.mean()
+    x, y = (x - centre).double(), (target - mean).double()
+    gram = x @ x.T / x.shape[1]  # (n, n)
+    fold = groups % folds
+    errors = torch.zeros(len(_PENALTIES), dtype=torch.float64)
+    for one in fold.unique():
+        test, train = fold == one, fold != one
+        values, vectors = torch.linalg.eigh(gram[train][:, train])
+        projected, across = vectors.T @ y[train], gram[test][:, train] @ vectors
+        for number, penalty in enumerate(_PENALTIES):
+            predicted = across @ (projected / (values.clamp_min(0) + penalty * values[-1]))
+            errors[number] += (predicted - y[test]).square().sum()
+    values, vectors = torch.linalg.eigh(gram)
+    penalty = _PENALTIES[int(errors.argmin())]
+    dual = vectors @ ((vectors.T @ y) / (values.clamp_min(0) + penalty * values[-1]))
+    weight = x.T @ dual / x.shape[1]
+    return weight.float(), float(mean - centre.double() @ weight)
+
+
+#: Penalties that `ridge` tries, in units of the largest eigenvalue of the Gram matrix.
+_PENALTIES = [10 ** (exponent / 2) for exponent in range(-12, 1)]
+
+
 def make_teacher(student: nn.Module) -> nn.Module:
     """A copy of the student in evaluation mode that takes no gradient; the student is left unchanged."""
     return copy.deepcopy(student).requires_grad_(False).eval()

@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
-import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
-from types import UnionType
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import pandas as pd
 
+from .backbones.networks import NETWORKS
 from .common.errors import InputError, unknown
+from .common.fields import check_range, setting, typed
 from .data.benchmarks import load_benchmark
 from .data.identity import data_hash, split_hash
 from .data.images import median_short_side
@@ -83,12 +82,8 @@ _RETIRED = dict(
 )
 #: Fields that were added later, each with the value that equals the earlier behaviour. A field with that value does not
 #: enter the hash, so that runs of earlier versions keep their hashes.
-_ADDED_LATER = dict(frozen_stages=0, saliency_pooling=True, train_share=1.0, view_gradient=True)
-
-
-def _setting(default: Any, meaning: str, low: float | None = None, high: float | None = None, **metadata: Any) -> Any:
-    """A recipe field with its meaning and its range; `open_low` and `open_high` exclude that end of the range."""
-    return field(default=default, metadata=dict(meaning=meaning, low=low, high=high, **metadata))
+_ADDED_LATER = dict(frozen_stages=0, saliency_pooling=True, train_share=1.0, view_gradient=True, frozen=False)
+_ADDED_LATER |= dict(bank_crops=6, schedule="one-cycle")
 
 
 @dataclass(frozen=True)
@@ -100,59 +95,64 @@ class Recipe:
         ValueError: a value out of its range.
     """
 
-    name: str = _setting("lmcl", "folder name of the run; not part of the hash")
-    backbone: str = _setting("tf_efficientnet_lite0", "timm model name")
-    pretrained: bool = _setting(True, "start from pretrained weights (False is meant for tests)")
-    embedding_dim: int = _setting(128, "D, length of the unit embedding of the manifold loss", 1, 65536)
-    crop_size: int = _setting(224, "S, side of a crop as the model sees it, in pixels", 8, 4096)
-    crops: int = _setting(4, "K, crops per image and step", 1, 4096)
-    scales: tuple[float, ...] = _setting(
+    name: str = setting("lmcl", "folder name of the run; not part of the hash")
+    backbone: str = setting("tf_efficientnet_lite0", "timm model name")
+    frozen: bool = setting(False, "train heads on stored features of the backbone, which is not trained")
+    pretrained: bool = setting(True, "start from pretrained weights (False is meant for tests)")
+    embedding_dim: int = setting(128, "D, length of the unit embedding of the manifold loss", 1, 65536)
+    crop_size: int = setting(224, "S, side of a crop as the model sees it, in pixels", 8, 4096)
+    crops: int = setting(4, "K, crops per image and step", 1, 4096)
+    scales: tuple[float, ...] = setting(
         (1.0, 1.0, 1.0, 1.5),
         "crop k covers a square of side crop_size * scales[k % len(scales)] image pixels",
         0,
         1000,
         open_low=True,
     )
-    view_size: int | None = _setting(None, "side of the global view in pixels; None: crop_size", 8, 4096)
-    view_gradient: bool = _setting(
+    view_size: int | None = setting(None, "side of the global view in pixels; None: crop_size", 8, 4096)
+    view_gradient: bool = setting(
         True, "whether the mutual loss of the saliency maps also trains the backbone, or only the attention pooling"
     )
-    flip: bool = _setting(True, "mirror crops left-right at random")
-    test_crops: int = _setting(9, "crops of the test grid at the first scale; fewer at larger ones", 1, 4096)
-    short_side: int | None = _setting(None, "larger images are shrunk to this short side in pixels", 8, 65536)
-    variant: str = _setting("v1", "manifold loss v1 (equations 4 and 5) or v2 (equation 6)", choices=("v1", "v2"))
-    temperature: float = _setting(0.2, "τ of the manifold loss", 0, open_low=True)
-    intra_weight: float = _setting(0.5, "weight of the intra-image negatives", 0)
-    manifold_weight: float = _setting(0.05, "α in L_quality + α·L_manifold + β·L_mutual", 0)
-    mutual_weight: float = _setting(0.2, "β", 0)
-    quality_sigma: float | None = _setting(
+    flip: bool = setting(True, "mirror crops left-right at random")
+    test_crops: int = setting(9, "crops of the test grid at the first scale; fewer at larger ones", 1, 4096)
+    bank_crops: int = setting(6, "random crops per image in the feature bank of a frozen backbone", 0, 4096)
+    short_side: int | None = setting(None, "larger images are shrunk to this short side in pixels", 8, 65536)
+    variant: str = setting("v1", "manifold loss v1 (equations 4 and 5) or v2 (equation 6)", choices=("v1", "v2"))
+    temperature: float = setting(0.2, "τ of the manifold loss", 0, open_low=True)
+    intra_weight: float = setting(0.5, "weight of the intra-image negatives", 0)
+    manifold_weight: float = setting(0.05, "α in L_quality + α·L_manifold + β·L_mutual", 0)
+    mutual_weight: float = setting(0.2, "β", 0)
+    quality_sigma: float | None = setting(
         None,
         "width σ, in MOS standard deviations, of the down-weighting of negatives with similar MOS; None gives all "
         "negatives equal weights (beyond the paper)",
         0,
         open_low=True,
     )
-    correlation_weight: float = _setting(0.0, "weight of 1 - PLCC over a step's images (beyond the paper)", 0)
-    saliency_pooling: bool = _setting(True, "weigh an image's crops by saliency, in the loss and at test")
-    train_share: float = _setting(1.0, "share of the training contents that is used", 0, 1, open_low=True)
-    ema_momentum: float = _setting(0.99, "m of equation 10, the teacher's moving average", 0, 1, open_high=True)
-    epochs: int = _setting(7, "passes over the training images", 1, 65536)
-    batch_images: int = _setting(16, "B, images per step", 1, 65536)
-    lr: float = _setting(2e-4, "peak learning rate of AdamW under a one-cycle schedule", 0, open_low=True)
-    weight_decay: float = _setting(0.01, "decoupled weight decay", 0)
-    precision: str = _setting(
+    correlation_weight: float = setting(0.0, "weight of 1 - PLCC over a step's images (beyond the paper)", 0)
+    saliency_pooling: bool = setting(True, "weigh an image's crops by saliency, in the loss and at test")
+    train_share: float = setting(1.0, "share of the training contents that is used", 0, 1, open_low=True)
+    ema_momentum: float = setting(0.99, "m of equation 10, the teacher's moving average", 0, 1, open_high=True)
+    epochs: int = setting(7, "passes over the training images", 1, 65536)
+    batch_images: int = setting(16, "B, images per step", 1, 65536)
+    lr: float = setting(2e-4, "peak learning rate of AdamW", 0, open_low=True)
+    schedule: str = setting(
+        "one-cycle", "of the learning rate; step divides it by 10 after every 3 epochs", choices=("one-cycle", "step")
+    )
+    weight_decay: float = setting(0.01, "decoupled weight decay", 0)
+    precision: str = setting(
         "bf16-mixed",
         "float32 replaces bf16-mixed on CPUs without bfloat16",
         choices=("bf16-mixed", "16-mixed", "32-true"),
     )
-    seed: int = _setting(0, "seed of everything random in the run", 0, 2**64 - 1)
+    seed: int = setting(0, "seed of everything random in the run", 0, 2**64 - 1)
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for one in fields(self):
-            value = _typed(one.name, getattr(self, one.name), hints[one.name])
+            value = typed(one.name, getattr(self, one.name), hints[one.name])
             object.__setattr__(self, one.name, value)
-            _check_range(one, value)
+            check_range(one, value)
         if not self.scales:
             raise InputError("recipe field scales is (): it must hold at least one number")
         if not self.name or any(c in self.name for c in "/\\\0") or self.name.startswith("."):
@@ -182,16 +182,20 @@ class Recipe:
             raise InputError(str(error)) from error
 
     @classmethod
-    def for_benchmark(cls, benchmark: str | pd.DataFrame, recipe: str = "lmcl", /, **changes: Any) -> Recipe:
+    def for_benchmark(
+        cls, benchmark: str | pd.DataFrame, recipe: str = "lmcl", /, network: str = "lite0", **changes: Any
+    ) -> Recipe:
         """The preset of a benchmark, or that preset with changes.
 
-        The recipe has the name of its variant. If the changes alter the hash, the first six digits of the hash are
-        added, such as ``lmcl@3f2a9c``, so that a changed recipe has a run folder of its own.
+        The recipe has the name of its variant, and of the network unless it is the default, such as
+        ``lmcl+clip-b16-frozen``. If the changes alter the hash, the first six digits of the hash are added, such as
+        ``lmcl@3f2a9c``, so that a changed recipe has a run folder of its own.
 
         Args:
             benchmark: a table of `lmcl_core.load_benchmark`, a key of `lmcl_core.BENCHMARKS`, or the path of a folder
                 with a ``benchmark.toml``. The preset of such own data comes from `preset_by_size`.
             recipe: a key of `VARIANTS`, such as "lmcl" (the method) or "no-manifold".
+            network: a key of `backbones.networks.NETWORKS`.
             **changes: fields to set on top of the preset; a field that defines the variant is ignored and keeps the
                 variant's value. A name given here is kept as it is.
 
@@ -200,11 +204,12 @@ class Recipe:
         """
         if recipe not in VARIANTS:
             raise unknown("recipe", recipe, VARIANTS)
-        preset = _preset(benchmark, recipe)
-        changed = cls.from_dict({"name": recipe, **changes, **VARIANTS[recipe].changes}, preset)
+        preset = _preset(benchmark, recipe, network)
+        name = recipe if network == "lite0" else f"{recipe}+{network}"
+        changed = cls.from_dict({"name": name, **changes, **VARIANTS[recipe].changes}, preset)
         if "name" in changes or changed.hash == preset.hash:
             return changed
-        return dataclasses.replace(changed, name=f"{recipe}@{changed.hash[:6]}")
+        return dataclasses.replace(changed, name=f"{name}@{changed.hash[:6]}")
 
     @staticmethod
     def parse_changes(changes: Mapping[str, Any] | str) -> dict[str, Any]:
@@ -229,8 +234,9 @@ class Recipe:
         Args:
             benchmark: as in `for_benchmark`.
         """
-        variant = self.name.partition("@")[0]
-        preset = _preset(benchmark, variant if variant in VARIANTS else "lmcl").to_dict()
+        variant, _, network = self.name.partition("@")[0].partition("+")
+        known = variant in VARIANTS and network in ("", *NETWORKS)
+        preset = _preset(benchmark, *((variant, network or "lite0") if known else ())).to_dict()
         return {field: value for field, value in self.to_dict().items() if field != "name" and value != preset[field]}
 
     @property
@@ -272,22 +278,24 @@ def preset_by_size(images: int, short_side: int) -> dict[str, Any]:
     return dict(epochs=epochs, batch_images=16 if images <= 5_000 else 32, **sides)
 
 
-def _preset(benchmark: str | pd.DataFrame, variant: str) -> Recipe:
+def _preset(benchmark: str | pd.DataFrame, variant: str = "lmcl", network: str = "lite0") -> Recipe:
     """A variant's recipe on a benchmark, as `Recipe.for_benchmark` describes it."""
+    if network not in NETWORKS:
+        raise unknown("network", network, NETWORKS)
     is_table = isinstance(benchmark, pd.DataFrame)
     settings = BENCHMARK_PRESETS.get(benchmark.attrs["benchmark"] if is_table else str(benchmark))
     if settings is None:
         table = benchmark if is_table else load_benchmark(benchmark)
         settings = preset_by_size(len(table), median_short_side(table))
-    return Recipe.from_dict({**settings, **VARIANTS[variant].changes})
+    return Recipe.from_dict({**settings, **NETWORKS[network], **VARIANTS[variant].changes})
 
 
-def variants_of(benchmark: str | pd.DataFrame) -> tuple[str, ...]:
+def variants_of(benchmark: str | pd.DataFrame, network: str = "lite0") -> tuple[str, ...]:
     """Names of the variants that differ from a benchmark's preset, and "lmcl", which is the preset.
 
-    `benchmark` is as in `Recipe.for_benchmark`.
+    The arguments are as in `Recipe.for_benchmark`.
     """
-    hashes = {name: _preset(benchmark, name).hash for name in VARIANTS}
+    hashes = {name: _preset(benchmark, name, network).hash for name in VARIANTS}
     return tuple(name for name, found in hashes.items() if name == "lmcl" or found != hashes["lmcl"])
 
 
@@ -306,41 +314,3 @@ def check_changes(changes: Mapping[str, Any], variants: Iterable[str] = tuple(VA
     for name in variants:
         for changed in sorted(set(changes) & set(VARIANTS[name].changes)):
             raise InputError(f"recipe field {changed} defines the variant {name!r}: drop this change or the variant")
-
-
-def _check_range(one: dataclasses.Field, value: Any) -> None:
-    """Refuse a value outside the range or the choices that stand beside its field."""
-    about = one.metadata
-    if about.get("choices") and value not in about["choices"]:
-        raise InputError(f"recipe field {one.name} is {value!r}: it must be one of {', '.join(about['choices'])}")
-    low, high = about["low"], about["high"]
-    if low is None or value is None:
-        return
-    above, below = (operator.gt if about.get("open_low") else operator.ge), operator.le
-    if about.get("open_high"):
-        below = operator.lt
-    numbers = value if isinstance(value, tuple) else (value,)
-    if not all(above(number, low) and (high is None or below(number, high)) for number in numbers):
-        least = f"greater than {low}" if about.get("open_low") else f"at least {low}"
-        most = "" if high is None else f" and {'less than' if about.get('open_high') else 'at most'} {high}"
-        raise InputError(f"recipe field {one.name} is {value!r}: it must be {least}{most}")
-
-
-def _typed(name: str, value: Any, hint: Any) -> Any:
-    """Return `value` as its declared type; ints stand for floats, lists for tuples; all else raises TypeError."""
-    if isinstance(hint, UnionType):
-        return None if value is None else _typed(name, value, get_args(hint)[0])
-    if hint == tuple[float, ...] and isinstance(value, (list, tuple)):
-        return tuple(_typed(name, item, float) for item in value)
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except OverflowError:  # an integer of more than 308 digits
-            number = math.inf
-        if not math.isfinite(number):
-            raise InputError(f"recipe field {name} is {value!r}: it must be a finite number")
-        return number
-    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
-    wanted = hint.__name__ if isinstance(hint, type) else "a list of numbers, such as [1.0, 1.5]"
-    raise TypeError(f"recipe field {name} is {value!r} of type {type(value).__name__}: it must be {wanted}")

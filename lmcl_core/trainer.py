@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,13 +20,13 @@ from .common.devices import keep_freed_memory, usable_precision
 from .common.errors import InputError, RunError
 from .common.prefetch import prefetch
 from .common.progress import bar
-from .crops import CropSampler, crop_saliency, crop_weights, salient_crop
+from .crops import crop_saliency, crop_weights, salient_crop
 from .data.splits import Split
 from .data.store import ImageStore
 from .evaluation import metrics
-from .inference import predict_images
+from .inference import CropBank, Prediction, predict_images, sampler_of
 from .losses import LocalManifoldContrastiveLoss, correlation_loss, mutual_loss, quality_loss
-from .model import QualityModel, make_teacher, update_teacher
+from .model import FrozenModel, QualityModel, make_teacher, ridge, update_teacher
 from .recipe import Recipe
 
 
@@ -58,12 +58,19 @@ class Trainer:
         recipe: every hyper-parameter.
         store: the table's images.
         device: "auto", "cpu", "cuda" or "mps".
+        log: called with a line before work that takes minutes.
     """
 
     def __init__(
-        self, table: pd.DataFrame, split: Split, recipe: Recipe, store: ImageStore, device: str = "auto"
+        self,
+        table: pd.DataFrame,
+        split: Split,
+        recipe: Recipe,
+        store: ImageStore,
+        device: str = "auto",
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.table, self.split, self.recipe = table, split, recipe
+        self.table, self.split, self.recipe, self.log = table, split, recipe, log
         self.fabric = distributed.make_fabric(device, recipe.precision)
         self.device = self.fabric.device
         self.precisions = [usable_precision(self.device.type, recipe.precision)]  # more if resumed on another machine
@@ -73,7 +80,7 @@ class Trainer:
         self.mos = table["mos"].to_numpy(dtype=float)
         self.mos_mean, self.mos_std = float(self.mos[split.train].mean()), float(self.mos[split.train].std())
         self.target = torch.from_numpy((self.mos - self.mos_mean) / self.mos_std).float()  # (n,) standardised
-        self.sampler = CropSampler(recipe.crop_size, recipe.crops, recipe.scales, recipe.flip)
+        self.sampler = sampler_of(recipe)
         self.manifold = LocalManifoldContrastiveLoss(
             recipe.temperature, recipe.intra_weight, recipe.variant, recipe.quality_sigma
         )
@@ -82,16 +89,22 @@ class Trainer:
         self.best: dict[str, Any] | None = None
         self.predicted = np.empty(0)
 
-    def _build_model(self) -> None:
+    def _new_model(self) -> QualityModel | FrozenModel:
+        """The student before training."""
         recipe = self.recipe
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            student = QualityModel(recipe.backbone, recipe.pretrained, recipe.embedding_dim, recipe.crop_size)
+        student = QualityModel(recipe.backbone, recipe.pretrained, recipe.embedding_dim, recipe.crop_size)
         if student.transformer and recipe.view_side != recipe.crop_size:
             raise InputError(
                 f"recipe field view_size is {recipe.view_size}: a vision transformer needs view_size equal to "
                 f"crop_size, {recipe.crop_size}"
             )
+        return student
+
+    def _build_model(self) -> None:
+        recipe = self.recipe
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            student = self._new_model()
         student = student.to(self.device, memory_format=torch.channels_last)
         fused = self.device.type in ("cpu", "cuda")
         optimizer = torch.optim.AdamW(student.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
@@ -103,9 +116,7 @@ class Trainer:
                 f"{self.fabric.world_size} processes cannot share {min(map(len, batches))} images: start fewer "
                 "processes, or raise batch_images"
             )
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=recipe.lr, total_steps=recipe.epochs * len(batches), cycle_momentum=False
-        )
+        self.schedule = make_schedule(optimizer, recipe, len(batches))
 
     def describe(self) -> str:
         """Device and precision in words."""
@@ -181,8 +192,7 @@ class Trainer:
         """Student and teacher on the whole batch, gathered from all processes, and the saliency (B, K) of the crops."""
         with self.fabric.autocast():
             crops, views = (
-                self.student.normalise(pixels.to(self.device, non_blocking=True))
-                for pixels in (batch.crops, batch.views)
+                self._inputs(part.to(self.device, non_blocking=True)) for part in (batch.crops, batch.views)
             )
             with torch.no_grad():
                 teacher = self._outputs(self.teacher, crops, views)
@@ -192,6 +202,10 @@ class Trainer:
         density = crop_saliency(teacher.saliency, batch.boxes, self.store.heights[own], self.store.widths[own])
         *teacher, density = distributed.gather(self.fabric, [*teacher, density], images)
         return Outputs(*distributed.gather(self.fabric, student, images)), Outputs(*teacher), density
+
+    def _inputs(self, pixels: Tensor) -> Tensor:
+        """What both models take in."""
+        return self.student.normalise(pixels)
 
     def _outputs(self, model: torch.nn.Module, crops: Tensor, views: Tensor) -> Outputs:
         """A model's outputs on the images of this process."""
@@ -220,13 +234,15 @@ class Trainer:
         if unused:
             raise InputError(f"backbone {self.recipe.backbone} does not use {unused[0]}: train it in one process")
 
-    def predict(self, positions: np.ndarray, model: QualityModel | None = None) -> np.ndarray:
+    def predict(self, positions: np.ndarray, model: torch.nn.Module | None = None) -> np.ndarray:
         """Scores of images over the test crops as (n,) float64 in MOS units; by the student if no model is given."""
         model, rank, count = (model or self.student).eval(), self.fabric.global_rank, self.fabric.world_size
-        images = (self.store.image(i) for i in positions[rank::count])
-        own = [part.score for part in predict_images(model, images, self.recipe)]
+        own = [part.score for part in self._predictions(model, positions[rank::count])]
         scores = distributed.collect(self.fabric, torch.cat([torch.empty(0), *own]), len(positions))
         return self.mos_mean + self.mos_std * scores.double().numpy()
+
+    def _predictions(self, model: torch.nn.Module, positions: np.ndarray) -> Iterator[Prediction]:
+        return predict_images(model, (self.store.image(i) for i in positions), self.recipe)
 
     def evaluate(self) -> dict[str, float]:
         """Predict the test part, remember the best epoch, and return this epoch's metrics."""
@@ -268,6 +284,64 @@ class Trainer:
             setattr(self, name, state[name])
         self.predicted = state["predicted"].cpu().numpy()
         self.precisions = list(dict.fromkeys([*state["precisions"], *self.precisions]))
+
+
+class FrozenTrainer(Trainer):
+    """A `Trainer` on stored features of a frozen backbone. It starts from ridge regression on the training part."""
+
+    def _new_model(self) -> FrozenModel:
+        self.bank = CropBank(self.store, self.recipe, self.device, self.log)
+        features, channels = self.bank.features.crops.shape[2], self.bank.features.tokens.shape[2]
+        model = FrozenModel(features, channels, self.recipe.embedding_dim)
+        self._start_from_ridge(model)
+        return model
+
+    @torch.no_grad()
+    def _start_from_ridge(self, model: FrozenModel) -> None:
+        """Set the model's mean, standard deviation, weights and bias from all crops of the training part."""
+        rows, every = torch.from_numpy(self.split.train), torch.arange(self.bank.boxes.shape[1])
+        total, squares, inputs = 0.0, 0.0, []
+        for part in rows.split(64):
+            boxes, crops, tokens = self.bank.gather(part, every.expand(len(part), -1))
+            x = model.standardised(crops)  # (b, K, 2F), not yet standardised
+            total, squares = total + x.double().mean(dim=1).sum(dim=0), squares + x.double().square().mean(dim=1).sum(0)
+            density = crop_saliency(model.saliency(tokens), boxes, self.store.heights[part], self.store.widths[part])
+            weights = crop_weights(density, self.recipe.saliency_pooling)
+            inputs.append(torch.einsum("bk,bkf->bf", weights, x))
+        mean = total / len(rows)
+        std = (squares / len(rows) - mean.square()).clamp_min(0).sqrt()
+        model.mean.copy_(mean)
+        model.std.copy_(std.where(std > 1e-6, 1.0))
+        contents = pd.factorize(self.table["content"].iloc[self.split.train], sort=True)[0]
+        x = (torch.cat(inputs) - model.mean) / model.std
+        weight, bias = ridge(x, self.target[rows], torch.from_numpy(contents))
+        model.weight.copy_(weight)
+        model.bias.fill_(bias)
+
+    def _load(self, indices: Tensor, generator: torch.Generator) -> Batch:
+        own = distributed.part(self.fabric, len(indices))
+        drawn = torch.rand(len(indices), self.bank.boxes.shape[1], generator=generator).argsort(dim=1)
+        boxes, crops, tokens = self.bank.gather(indices[own], drawn[own, : self.recipe.crops])
+        return Batch(indices, boxes, crops, tokens)
+
+    def _inputs(self, features: Tensor) -> Tensor:
+        return features.float()
+
+    def _outputs(self, model: torch.nn.Module, crops: Tensor, views: Tensor) -> Outputs:
+        outputs = model(crops, views)
+        return Outputs(outputs.score, outputs.embedding, outputs.saliency)
+
+    def _predictions(self, model: torch.nn.Module, positions: np.ndarray) -> Iterator[Prediction]:
+        return self.bank.predict(model, positions)
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate over a run of `steps` steps an epoch: one cycle, or a tenth after every three epochs."""
+    if recipe.schedule == "step":
+        return torch.optim.lr_scheduler.StepLR(optimizer, 3 * steps, 0.1)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=recipe.lr, total_steps=recipe.epochs * steps, cycle_momentum=False
+    )
 
 
 def _seed(seed: int, epoch: int) -> int:

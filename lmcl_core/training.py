@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from .backbones.weights import weights_digest
 from .common import distributed
 from .common.devices import device_name, resolve_device
 from .common.errors import InputError
@@ -18,7 +19,7 @@ from .data.store import ImageStore
 from .recipe import Recipe
 from .runs import checkpoint, folder, provenance
 from .runs.model_file import save_model
-from .trainer import Trainer
+from .trainer import FrozenTrainer, Trainer
 
 
 def train(
@@ -96,7 +97,7 @@ def _train(
     store = ImageStore.open(table, recipe.short_side, log=log)
     if small := store.check_crop_size(recipe.crop_size):
         log(f"{small} of {len(store)} images are smaller than a crop of {recipe.crop_size} pixels: crops are enlarged")
-    trainer = Trainer(table, split, recipe, store, device)
+    trainer = (FrozenTrainer if recipe.frozen else Trainer)(table, split, recipe, store, device, log)
     if resume:
         origin = provenance.combine(checkpoint.load(trainer, out_dir, identity), origin)
     elif is_main:
@@ -132,6 +133,7 @@ def _finish(
         split,
         mos_mean=trainer.mos_mean,
         mos_std=trainer.mos_std,
+        backbone_weights=weights_digest(trainer.recipe.backbone) if trainer.recipe.pretrained else None,
         largest_short_side=int(torch.minimum(trainer.store.heights, trainer.store.widths).max()),
     )
     folder.write_csv(out_dir / "history.csv", pd.DataFrame(trainer.history), float_format="%.6g")
@@ -147,6 +149,7 @@ def _finish(
         precision=", ".join(trainer.precisions),
         threads=torch.get_num_threads(),
         processes=trainer.fabric.world_size,
+        backbone_weights=weights_digest(trainer.recipe.backbone) if trainer.recipe.pretrained else None,
         seconds=round(trainer.seconds, 1),
         metrics=scores,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +58,23 @@ def create_backbone(name: str, crop_size: int, pretrained: bool) -> Backbone:
 def weights_file(name: str) -> Path:
     """Local weights of a backbone that is not in `PACKAGED`: a safetensors file with the keys of timm's model."""
     return cache_folder() / "weights" / f"{name}.safetensors"
+
+
+@lru_cache
+def weights_digest(name: str) -> str:
+    """First digits of the SHA-256 of a backbone's pretrained weights: of the file, or of all tensors if from the hub.
+
+    InputError: as in `create_backbone`.
+    """
+    if name in PACKAGED:
+        return PACKAGED[name][2]
+    path, digest = weights_file(name), hashlib.sha256()
+    if path.is_file():
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    for key, value in create_backbone(name, 224, pretrained=True).network.state_dict().items():
+        digest.update(key.encode() + value.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def packaged_state(name: str) -> dict[str, Tensor]:

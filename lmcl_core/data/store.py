@@ -33,8 +33,10 @@ GPU_SHARE = 0.5  # of a GPU's free memory that the store may take; the rest is f
 class ImageStore:
     """All images of a table in one flat uint8 array, each stored as (H, W, 3); `heights`, `widths` are (n,) pixels."""
 
-    def __init__(self, pixels: np.ndarray | Tensor, heights: Sequence[int], widths: Sequence[int]) -> None:
-        self.heights, self.widths = torch.as_tensor(heights).long(), torch.as_tensor(widths).long()
+    def __init__(
+        self, pixels: np.ndarray | Tensor, heights: Sequence[int], widths: Sequence[int], path: Path | None = None
+    ) -> None:
+        self.heights, self.widths, self.path = torch.as_tensor(heights).long(), torch.as_tensor(widths).long(), path
         self._pixels = torch.as_tensor(pixels)
         self._ends = torch.cumsum(self.heights * self.widths * 3, dim=0).tolist()
 
@@ -56,8 +58,15 @@ class ImageStore:
             with file_lock(index.with_suffix(".lock")):
                 if _read_sizes(index) is None:  # another process may have built it meanwhile
                     _build(paths, index, short_side, log)
-        pixels = np.memmap(index.with_suffix(".u8"), dtype=np.uint8, mode="c")
-        return cls(pixels, *_read_sizes(index).T)
+        return cls._mapped(index.with_suffix(".u8"), *_read_sizes(index).T)
+
+    @classmethod
+    def _mapped(cls, path: Path, heights: Sequence[int], widths: Sequence[int]) -> ImageStore:
+        return cls(np.memmap(path, dtype=np.uint8, mode="c"), heights, widths, path)
+
+    def __reduce__(self) -> tuple:
+        """Another process maps the file again."""
+        return ImageStore._mapped, (self.path, self.heights.numpy(), self.widths.numpy())
 
     @staticmethod
     def is_built(table: pd.DataFrame, short_side: int | None = None) -> bool:

@@ -61,8 +61,7 @@ def predict(folder: str | Path, table: pd.DataFrame, rows: np.ndarray, device: s
     if kept.is_file():
         return _read_kept(kept, len(rows))
     store = ImageStore.open(table, short_side)
-    images = (store.image(int(row)) for row in bar(rows, len(rows), f"scoring {table.attrs['benchmark']}"))
-    predictions = scorer.predict(images)
+    predictions = bar(scorer.predict_rows(store, rows), None, f"scoring {table.attrs['benchmark']}")
     pred = scorer.to_mos(torch.cat([prediction.score for prediction in predictions]))
     scores = table[["image", "mos"]].iloc[rows].reset_index(drop=True).assign(pred=pred)
     with atomic_write(kept) as path:

@@ -56,8 +56,9 @@ def _hash(run: Path, table: pd.DataFrame) -> str:
 def _compute(run: str | Path, table: pd.DataFrame, predictions: pd.DataFrame, device: str) -> Features:
     scorer = load(run, device)
     store = ImageStore.open(table, scorer.recipe.short_side)
-    rows = bar(rows_of(table, predictions["image"]), len(predictions), "features")
-    predicted = Prediction.concatenate(scorer.predict(store.image(int(row)) for row in rows))
+    predicted = Prediction.concatenate(
+        bar(scorer.predict_rows(store, rows_of(table, predictions["image"])), None, "features")
+    )
     return Features(
         predictions["image"].to_numpy(dtype=str),
         predictions["mos"].to_numpy(),

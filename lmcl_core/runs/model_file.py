@@ -41,6 +41,7 @@ def save_model(
     mos_mean: float,
     mos_std: float,
     largest_short_side: int,
+    backbone_weights: str | None = None,
 ) -> None:
     """Write a `QualityModel` and its metadata as one safetensors file. RunError: it cannot be saved.
 
@@ -51,6 +52,7 @@ def save_model(
         table, split: the benchmark; MOS of the training part give `mos_mean`, `mos_std` and the percentiles.
         largest_short_side: the largest short side, in pixels, of the images that the model was trained and tested on.
             Larger images are shrunk to it before they are scored, because the model has not seen any so large.
+        backbone_weights: `weights_digest` of the weights that training started from, or None.
     """
     from ..data.benchmarks import benchmark
 
@@ -66,6 +68,7 @@ def save_model(
         mos_std=mos_std,
         mos_percentiles=np.percentile(table["mos"].to_numpy()[split.train], np.arange(101)).round(6).tolist(),
         largest_short_side=largest_short_side,
+        backbone_weights=backbone_weights,
         packed=False,
     )
     _write(path, {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}, metadata)

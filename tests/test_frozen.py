@@ -1,0 +1,166 @@
+"""The frozen regime: the feature bank, the start from ridge regression, training and scoring on stored features."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import lmcl_core as lmcl
+from lmcl_core import inference
+from lmcl_core.backbones import bank
+from lmcl_core.backbones.networks import NETWORKS
+from lmcl_core.crops import bank_boxes
+from lmcl_core.data.store import ImageStore
+from lmcl_core.inference import CropBank, Prediction, sampler_of
+from lmcl_core.model import ridge
+from lmcl_core.trainer import FrozenTrainer
+
+TINY = dict(backbone="test_vit", pretrained=False, crop_size=32, crops=3, test_crops=3, bank_crops=2, epochs=2, lr=1e-3)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def table(livec):
+    return lmcl.load_benchmark("livec", livec)
+
+
+@pytest.fixture
+def recipe(table):
+    return lmcl.Recipe.for_benchmark(table, network="clip-b16-frozen", **TINY)
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """Start no processes, which takes seconds; a test below does."""
+    fill = lambda job, done, progress: [*bank._fill((*job[:-1], 1), 0, bank.FrozenBackbone(*job[4]))]  # noqa: E731
+    monkeypatch.setattr(bank, "_fill_in_processes", fill)
+
+
+def test_every_network_names_a_model_and_valid_fields():
+    for name in NETWORKS:
+        recipe = lmcl.Recipe.for_benchmark("livec", network=name)
+        assert recipe.name == ("lmcl" if name == "lite0" else f"lmcl+{name}") and not recipe.differences("livec")
+    with pytest.raises(lmcl.InputError, match="unknown network 'clip-b17'.*clip-b16"):
+        lmcl.Recipe.for_benchmark("livec", network="clip-b17")
+    changed = lmcl.Recipe.for_benchmark("livec", "quality", network="deit3-s", epochs=1)
+    assert changed.name == f"quality+deit3-s@{changed.hash[:6]}" and changed.differences("livec") == dict(epochs=1)
+
+
+def test_features_are_those_of_the_backbone_in_the_order_of_the_boxes(table, recipe):
+    store = ImageStore.open(table)
+    crops = CropBank(store, recipe, CPU)
+    assert crops.boxes.shape[1] == 2 + crops.tests and torch.equal(
+        crops.boxes, bank_boxes(sampler_of(recipe), store.heights, store.widths, 2, 3)
+    )
+    backbone = bank.FrozenBackbone("test_vit", 32, False)
+    rows, columns = torch.tensor([4, 1]), torch.tensor([[3, 0], [1, 2]])
+    boxes, features, tokens = crops.gather(rows, columns)
+    pixels = torch.cat([store.crops(rows, boxes, 32), store.whole(rows, 32)])
+    wanted, maps = backbone(pixels)
+    assert wanted.shape[1] == backbone.features == 9 * backbone.network.num_features
+    found = torch.cat([features[:, :2].flatten(0, 1), features[:, 2]])
+    torch.testing.assert_close(found.float(), wanted, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(tokens.float().flatten(1, 2), maps[-2:], rtol=2e-2, atol=2e-2)
+
+
+def test_a_killed_bank_goes_on_and_a_cut_one_is_refused(table, recipe, tmp_path):
+    """Two processes are killed in the middle; images that they finished are not computed again."""
+    slow = (
+        "import torch, lmcl_core as lmcl\nfrom lmcl_core.inference import CropBank\n"
+        "from lmcl_core.data.store import ImageStore\n"
+        f"table = lmcl.load_benchmark('livec', {str(table.attrs['root'])!r})\n"
+        f"recipe = lmcl.Recipe.from_dict({recipe.to_dict()!r})\n"
+        "CropBank(ImageStore.open(table), recipe, torch.device('cpu'), print)"
+    )
+    started = subprocess.Popen([sys.executable, "-c", slow], stdout=subprocess.PIPE, text=True)
+    assert "computing features of 8 crops of 12 images" in started.stdout.readline()
+    time.sleep(0.5)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    lines = []
+    store = ImageStore.open(table)
+    crops = CropBank(store, recipe, CPU, lines.append)
+    assert np.isfinite(crops.features.crops).all() and (crops.features.crops != 0).any(axis=(1, 2)).all()
+    assert CropBank(store, recipe, CPU, lines.append).features.crops.shape == crops.features.crops.shape
+    assert sum("computing" in line for line in lines) <= 1
+    path = max(bank.cache_folder().joinpath("features").glob("*.crops"), key=lambda path: path.stat().st_mtime)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(lmcl.InputError, match="features at .* are damaged .*: delete .* to compute them again"):
+        CropBank(store, recipe, CPU)
+
+
+def test_training_starts_from_ridge_regression(table, recipe):
+    split = lmcl.make_split(table, 0, test=0.34)
+    trainer = FrozenTrainer(table, split, replace(recipe, saliency_pooling=False), ImageStore.open(table), "cpu")
+    every = torch.arange(trainer.bank.boxes.shape[1]).expand(len(split.train), -1)
+    _, crops, _ = trainer.bank.gather(torch.from_numpy(split.train), every)
+    x = trainer.student.standardised(crops).mean(dim=1)
+    torch.testing.assert_close(x.mean(dim=0), torch.zeros(x.shape[1]), atol=1e-3, rtol=0)
+    contents = torch.arange(len(split.train))
+    weight, bias = ridge(x, trainer.target[split.train], contents)
+    torch.testing.assert_close(trainer.student.weight, weight, atol=1e-4, rtol=1e-3)
+    score = trainer.student(crops, trainer.bank.gather(torch.from_numpy(split.train), every)[2]).score
+    torch.testing.assert_close(score.mean(dim=1), x @ weight + bias, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("noise, most", [(0.0, 0.05), (3.0, 1.05)])
+def test_ridge_finds_linear_weights_and_shrinks_noise(noise, most):
+    generator = torch.Generator().manual_seed(0)
+    x, true = torch.randn(80, 20, generator=generator), torch.randn(20, generator=generator)
+    y = x @ true + 2 + noise * torch.randn(80, generator=generator) * true.norm()
+    weight, bias = ridge(x, y, torch.arange(80))
+    unseen = torch.randn(200, 20, generator=generator)
+    error = (unseen @ weight + bias - unseen @ true - 2).square().mean() / (unseen @ true).var()
+    assert error < most
+
+
+def test_a_run_is_finished_scored_and_resumed(table, recipe, tmp_path, monkeypatch):
+    split = lmcl.make_split(table, 0, test=0.34)
+    result = lmcl.train(table, split, recipe, tmp_path / "one", "cpu", log=lambda line: None)
+    assert result["epoch"] == 2
+    run_epoch = FrozenTrainer.run_epoch
+
+    def stop_after_one(self):
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        return run_epoch(self)
+
+    monkeypatch.setattr(FrozenTrainer, "run_epoch", stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        lmcl.train(table, split, recipe, tmp_path / "two", "cpu", log=lambda line: None)
+    monkeypatch.undo()
+    lmcl.train(table, split, recipe, tmp_path / "two", "cpu", log=lambda line: None)
+    for name in ("predictions.csv", "model.safetensors"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+    scorer = lmcl.load(tmp_path / "one")
+    store = ImageStore.open(table)
+    banked = Prediction.concatenate(scorer.predict_rows(store, split.test))
+    pixels = Prediction.concatenate(scorer.predict(store.image(int(row)) for row in split.test))
+    torch.testing.assert_close(banked.score, pixels.score, atol=0.02, rtol=0.02)
+    explanation = scorer.explain(store.image(int(split.test[0])).numpy())
+    assert explanation.embedding.shape == (banked.boxes.shape[1], recipe.embedding_dim)
+
+
+def test_gradients_reach_the_heads_and_not_the_linear_path(table, recipe):
+    trainer = FrozenTrainer(table, lmcl.make_split(table, 0, test=0.34), recipe, ImageStore.open(table), "cpu")
+    before = {name: value.clone() for name, value in trainer.student.state_dict().items()}
+    trainer.run_epoch()
+    moved = {name for name, value in trainer.student.state_dict().items() if not torch.equal(value, before[name])}
+    assert {"score_head.weight", "trunk.0.weight", "embedding_head.1.weight", "pool.gate.weight"} <= moved
+    assert not moved & {"weight", "bias", "mean", "std"}
+
+
+def test_other_backbones_and_weights_are_refused(table, recipe, monkeypatch):
+    with pytest.raises(lmcl.InputError, match="'resnet18' cannot be used frozen: choose a vision transformer"):
+        CropBank(ImageStore.open(table), replace(recipe, backbone="resnet18"), CPU)
+    monkeypatch.setattr(inference, "weights_digest", lambda name: "4567")
+    with pytest.raises(lmcl.InputError, match="SHA-256 4567. are not those .* trained on .0123.: put the right file"):
+        inference._check_backbone(replace(recipe, pretrained=True), dict(backbone_weights="0123"))
