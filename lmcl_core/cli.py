@@ -220,9 +220,8 @@ def train(
 
     result = run(table, parts, settings, folder, device, resume=not overwrite, log=_log)
     if rank() == 0:
-        print(
-            f"{folder}: {'validation' if validation else 'test'} SRCC {result['srcc']:.4f}  PLCC {result['plcc']:.4f}  (last epoch)"
-        )
+        scores = "  ".join(f"{key[-4:].upper()} {result[key]:.4f}" for key in ("srcc", "plcc"))
+        print(f"{folder}: {'validation' if validation else 'test'} {scores}  (last epoch)")
 
 
 @app.command()

@@ -7,13 +7,19 @@ in pixels of the image, int64.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from .backbones.bank import open_bank
 from .common.errors import InputError
+
+if TYPE_CHECKING:
+    from .data.store import ImageStore
+    from .recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,48 @@ def bank_boxes(
         return torch.stack(fixed)
     random = replace(sampler, crops=drawn).sample(heights, widths, torch.Generator().manual_seed(0))
     return torch.cat([random, torch.stack(fixed)], dim=1)
+
+
+def sampler_of(recipe: Recipe) -> CropSampler:
+    """The crop sampler of a recipe."""
+    return CropSampler(recipe.crop_size, recipe.crops, recipe.scales, recipe.flip)
+
+
+class CropBank:
+    """Crops of every image of a table with stored features, for a recipe with a frozen backbone.
+
+    Args:
+        store: the table's images.
+        recipe: backbone, crop size, scales, numbers of crops.
+        device: where features are computed, if they are not there.
+        log: as in `open_bank`.
+
+    Attributes:
+        boxes: (n, K, 4) int64 boxes of all K crops: `Recipe.bank_crops` random ones, then the fixed test crops.
+        heights, widths: (n,) image sizes in pixels.
+        features: a `FeatureBank` of these crops and the whole views.
+    """
+
+    def __init__(
+        self, store: ImageStore, recipe: Recipe, device: torch.device, log: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self.heights, self.widths = store.heights, store.widths
+        counts = recipe.bank_crops, recipe.test_crops
+        self.boxes = bank_boxes(sampler_of(recipe), self.heights, self.widths, *counts)
+        backbone = recipe.backbone, recipe.crop_size, recipe.pretrained
+        self.features = open_bank(store, self.boxes, backbone, device, log)
+
+    def gather(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Crops `columns` (b, k) of images `rows` (b,): boxes (b, k, 4), features (b, k + 1, F), tokens (b, h, w, C).
+
+        Features and tokens are float16; the last feature is that of the whole view.
+        """
+        boxes = self.boxes[rows[:, None], columns]
+        columns = torch.cat([columns, torch.full((len(rows), 1), self.boxes.shape[1])], dim=1)
+        crops = torch.from_numpy(self.features.crops[rows[:, None].numpy(), columns.numpy()])
+        tokens = torch.from_numpy(self.features.tokens[rows.numpy()])
+        side = round(tokens.shape[1] ** 0.5)
+        return boxes, crops, tokens.unflatten(1, (side, side))
 
 
 def crops_by_scale(scales: Sequence[float], crops: int) -> dict[float, int]:

@@ -5,7 +5,7 @@ Shapes: `n` images, `K` test crops per image, `S` crop side, `C` backbone channe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .backbones.bank import FrozenBackbone, open_bank
+from .backbones.bank import FrozenBackbone
 from .backbones.weights import weights_digest
 from .common.devices import autocast, keep_freed_memory, resolve_device
 from .common.errors import InputError, first_line
-from .crops import CropSampler, bank_boxes, crop_saliency, crop_weights, fixed_boxes
+from .crops import CropBank, crop_saliency, crop_weights, fixed_boxes, sampler_of
 from .data.images import load_rgb, resize_crop
 from .data.store import ImageStore
 from .model import FrozenModel, QualityModel
@@ -85,58 +85,6 @@ class Explanation(NamedTuple):
     embedding: np.ndarray | None
 
 
-def sampler_of(recipe: Recipe) -> CropSampler:
-    """The crop sampler of a recipe."""
-    return CropSampler(recipe.crop_size, recipe.crops, recipe.scales, recipe.flip)
-
-
-class CropBank:
-    """Crops of every image of a table with stored features, for a recipe with a frozen backbone.
-
-    Args:
-        store: the table's images.
-        recipe: backbone, crop size, scales, numbers of crops.
-        device: where features are computed, if they are not there.
-        log: as in `open_bank`.
-
-    Attributes:
-        boxes: (n, K, 4) int64 boxes of all K crops; the last ones are the fixed test crops.
-        tests: number of test crops.
-    """
-
-    def __init__(
-        self, store: ImageStore, recipe: Recipe, device: torch.device, log: Callable[[str], None] = lambda line: None
-    ) -> None:
-        sizes = store.heights, store.widths
-        self.boxes = bank_boxes(sampler_of(recipe), *sizes, recipe.bank_crops, recipe.test_crops)
-        self.tests, self.store, self.recipe = self.boxes.shape[1] - recipe.bank_crops, store, recipe
-        backbone = recipe.backbone, recipe.crop_size, recipe.pretrained
-        self.features = open_bank(store, self.boxes, backbone, device, log)
-
-    def gather(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Crops `columns` (b, k) of images `rows` (b,): boxes (b, k, 4), features (b, k + 1, F), tokens (b, h, w, C).
-
-        Features and tokens are float16; the last feature is that of the whole view.
-        """
-        boxes = self.boxes[rows[:, None], columns]
-        columns = torch.cat([columns, torch.full((len(rows), 1), self.boxes.shape[1])], dim=1)
-        crops = torch.from_numpy(self.features.crops[rows[:, None].numpy(), columns.numpy()])
-        tokens = torch.from_numpy(self.features.tokens[rows.numpy()])
-        side = round(tokens.shape[1] ** 0.5)
-        return boxes, crops, tokens.unflatten(1, (side, side))
-
-    @torch.no_grad()
-    def predict(self, model: FrozenModel, rows: np.ndarray, batch_size: int = 64) -> Iterator[Prediction]:
-        """Predict images by their positions in the table, as `predict_images` does from pixels."""
-        device, first = model.mean.device, self.recipe.bank_crops
-        for part in torch.as_tensor(rows).split(batch_size):
-            columns = torch.arange(first, first + self.tests).expand(len(part), -1)
-            boxes, crops, tokens = self.gather(part, columns)
-            outputs = model(crops.to(device), tokens.to(device))
-            sizes = self.store.heights[part], self.store.widths[part]
-            yield _weighted(outputs.score, outputs.feature, outputs.saliency, boxes, *sizes, self.recipe)
-
-
 def predict_images(
     model: QualityModel | FrozenModel,
     images: Iterable[Tensor],
@@ -191,6 +139,19 @@ def _predict_batch(
     stored = torch.cat([of_crops.unflatten(0, boxes.shape[:2]), of_views[:, None]], dim=1).half()  # as in the bank
     outputs = model(stored, tokens.half().unflatten(1, backbone.grid))
     return _weighted(outputs.score, outputs.feature, outputs.saliency, boxes, heights, widths, recipe)
+
+
+@torch.no_grad()
+def predict_bank(
+    model: FrozenModel, bank: CropBank, rows: np.ndarray, recipe: Recipe, batch_size: int = 64
+) -> Iterator[Prediction]:
+    """Predict images by their positions in a table, from stored features, as `predict_images` does from pixels."""
+    for part in torch.as_tensor(rows).split(batch_size):
+        columns = torch.arange(recipe.bank_crops, bank.boxes.shape[1]).expand(len(part), -1)
+        boxes, crops, tokens = bank.gather(part, columns)
+        outputs = model(crops.to(model.mean.device), tokens.to(model.mean.device))
+        sizes = bank.heights[part], bank.widths[part]
+        yield _weighted(outputs.score, outputs.feature, outputs.saliency, boxes, *sizes, recipe)
 
 
 def _weighted(
@@ -351,7 +312,7 @@ class Scorer:
         """Predict images of a store by their positions; features of a frozen backbone are computed once and kept."""
         if self.backbone is None:
             return self.predict(store.image(int(row)) for row in rows)
-        return CropBank(store, self.recipe, self.device).predict(self.model, rows)
+        return predict_bank(self.model, CropBank(store, self.recipe, self.device), rows, self.recipe)
 
     def to_mos(self, score: Tensor) -> np.ndarray:
         """Standardised scores of any shape as float64 in MOS units."""

@@ -1,25 +1,31 @@
-"""Training: one run, from a table and a recipe to a run folder, resumable from its last whole epoch."""
+"""Training: one run, from a table and a recipe to a run folder, resumable from its last whole epoch; and the trainer of
+the frozen regime, which replaces the backbone by stored features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from .backbones.weights import weights_digest
 from .common import distributed
 from .common.devices import device_name, resolve_device
 from .common.errors import InputError
+from .crops import CropBank, crop_saliency, crop_weights
 from .data.splits import Split, check_split, subsample
 from .data.store import ImageStore
+from .inference import Prediction, predict_bank
+from .model import FrozenModel, ridge
 from .recipe import Recipe
 from .runs import checkpoint, folder, provenance
 from .runs.model_file import save_model
-from .trainer import FrozenTrainer, Trainer
+from .trainer import Batch, Outputs, Trainer
 
 
 def train(
@@ -155,3 +161,52 @@ def _finish(
     )
     folder.write_run(out_dir, record, origin)
     checkpoint.delete(out_dir)
+
+
+class FrozenTrainer(Trainer):
+    """A `Trainer` on stored features of a frozen backbone. It starts from ridge regression on the training part."""
+
+    def _new_model(self) -> FrozenModel:
+        self.bank = CropBank(self.store, self.recipe, self.device, self.log)
+        features, channels = self.bank.features.crops.shape[2], self.bank.features.tokens.shape[2]
+        model = FrozenModel(features, channels, self.recipe.embedding_dim)
+        self._start_from_ridge(model)
+        return model
+
+    @torch.no_grad()
+    def _start_from_ridge(self, model: FrozenModel) -> None:
+        """Set the model's mean, standard deviation, weights and bias from all crops of the training part."""
+        rows, every = torch.from_numpy(self.split.train), torch.arange(self.bank.boxes.shape[1])
+        total, squares, inputs = 0.0, 0.0, []
+        for part in rows.split(64):
+            boxes, crops, tokens = self.bank.gather(part, every.expand(len(part), -1))
+            x = model.standardised(crops)  # (b, K, 2F), not yet standardised
+            total, squares = total + x.double().mean(dim=1).sum(dim=0), squares + x.double().square().mean(dim=1).sum(0)
+            density = crop_saliency(model.saliency(tokens), boxes, self.store.heights[part], self.store.widths[part])
+            weights = crop_weights(density, self.recipe.saliency_pooling)
+            inputs.append(torch.einsum("bk,bkf->bf", weights, x))
+        mean = total / len(rows)
+        std = (squares / len(rows) - mean.square()).clamp_min(0).sqrt()
+        model.mean.copy_(mean)
+        model.std.copy_(std.where(std > 1e-6, 1.0))
+        contents = pd.factorize(self.table["content"].iloc[self.split.train], sort=True)[0]
+        x = (torch.cat(inputs) - model.mean) / model.std
+        weight, bias = ridge(x, self.target[rows], torch.from_numpy(contents))
+        model.weight.copy_(weight)
+        model.bias.fill_(bias)
+
+    def _load(self, indices: Tensor, generator: torch.Generator) -> Batch:
+        own = distributed.part(self.fabric, len(indices))
+        drawn = torch.rand(len(indices), self.bank.boxes.shape[1], generator=generator).argsort(dim=1)
+        boxes, crops, tokens = self.bank.gather(indices[own], drawn[own, : self.recipe.crops])
+        return Batch(indices, boxes, crops, tokens)
+
+    def _inputs(self, features: Tensor) -> Tensor:
+        return features.float()
+
+    def _outputs(self, model: torch.nn.Module, crops: Tensor, views: Tensor) -> Outputs:
+        outputs = model(crops, views)
+        return Outputs(outputs.score, outputs.embedding, outputs.saliency)
+
+    def _predictions(self, model: torch.nn.Module, positions: np.ndarray) -> Iterator[Prediction]:
+        return predict_bank(model, self.bank, positions, self.recipe)

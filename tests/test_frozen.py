@@ -16,11 +16,11 @@ import lmcl_core as lmcl
 from lmcl_core import inference
 from lmcl_core.backbones import bank
 from lmcl_core.backbones.networks import NETWORKS
-from lmcl_core.crops import bank_boxes
+from lmcl_core.crops import CropBank, bank_boxes, sampler_of
 from lmcl_core.data.store import ImageStore
-from lmcl_core.inference import CropBank, Prediction, sampler_of
+from lmcl_core.inference import Prediction
 from lmcl_core.model import ridge
-from lmcl_core.trainer import FrozenTrainer
+from lmcl_core.training import FrozenTrainer
 
 TINY = dict(backbone="test_vit", pretrained=False, crop_size=32, crops=3, test_crops=3, bank_crops=2, epochs=2, lr=1e-3)
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def test_every_network_names_a_model_and_valid_fields():
 def test_features_are_those_of_the_backbone_in_the_order_of_the_boxes(table, recipe):
     store = ImageStore.open(table)
     crops = CropBank(store, recipe, CPU)
-    assert crops.boxes.shape[1] == 2 + crops.tests and torch.equal(
+    assert crops.boxes.shape[1] == 2 + 3 + 2 and torch.equal(
         crops.boxes, bank_boxes(sampler_of(recipe), store.heights, store.widths, 2, 3)
     )
     backbone = bank.FrozenBackbone("test_vit", 32, False)
@@ -73,7 +73,7 @@ def test_features_are_those_of_the_backbone_in_the_order_of_the_boxes(table, rec
 def test_a_killed_bank_goes_on_and_a_cut_one_is_refused(table, recipe, tmp_path):
     """Two processes are killed in the middle; images that they finished are not computed again."""
     slow = (
-        "import torch, lmcl_core as lmcl\nfrom lmcl_core.inference import CropBank\n"
+        "import torch, lmcl_core as lmcl\nfrom lmcl_core.crops import CropBank\n"
         "from lmcl_core.data.store import ImageStore\n"
         f"table = lmcl.load_benchmark('livec', {str(table.attrs['root'])!r})\n"
         f"recipe = lmcl.Recipe.from_dict({recipe.to_dict()!r})\n"
