@@ -199,9 +199,7 @@ class CropBank:
         boxes = self.boxes[rows[:, None], columns]
         columns = torch.cat([columns, torch.full((len(rows), 1), self.boxes.shape[1])], dim=1)
         crops = torch.from_numpy(self.features.crops[rows[:, None].numpy(), columns.numpy()])
-        tokens = torch.from_numpy(self.features.tokens[rows.numpy()])
-        side = round(tokens.shape[1] ** 0.5)
-        return boxes, crops, tokens.unflatten(1, (side, side))
+        return boxes, crops, torch.from_numpy(self.features.tokens[rows.numpy()])
 
 
 def crops_by_scale(scales: Sequence[float], crops: int) -> dict[float, int]:

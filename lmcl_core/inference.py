@@ -137,19 +137,27 @@ def _predict_batch(
         return _weighted(of_crops.score, of_crops.feature, of_views.saliency, boxes, heights, widths, recipe)
     (of_crops, _), (of_views, tokens) = (backbone(part) for part in pixels)
     stored = torch.cat([of_crops.unflatten(0, boxes.shape[:2]), of_views[:, None]], dim=1).half()  # as in the bank
-    outputs = model(stored, tokens.half().unflatten(1, backbone.grid))
+    outputs = model(model.reduce(stored), tokens.half())
     return _weighted(outputs.score, outputs.feature, outputs.saliency, boxes, heights, widths, recipe)
+
+
+_BANK_BATCH = 64  # images
 
 
 @torch.no_grad()
 def predict_bank(
-    model: FrozenModel, bank: CropBank, rows: np.ndarray, recipe: Recipe, batch_size: int = 64
+    model: FrozenModel, bank: CropBank, rows: np.ndarray, recipe: Recipe, reduced: Tensor | None = None
 ) -> Iterator[Prediction]:
-    """Predict images by their positions in a table, from stored features, as `predict_images` does from pixels."""
-    for part in torch.as_tensor(rows).split(batch_size):
+    """Predict images by their positions in a table, from stored features, as `predict_images` does from pixels.
+
+    `reduced` (n, K, 1 + R) is what `FrozenModel.reduce` makes of all crops of the bank, if that is known.
+    """
+    device = model.mean.device
+    for part in torch.as_tensor(rows).split(_BANK_BATCH):
         columns = torch.arange(recipe.bank_crops, bank.boxes.shape[1]).expand(len(part), -1)
         boxes, crops, tokens = bank.gather(part, columns)
-        outputs = model(crops.to(model.mean.device), tokens.to(model.mean.device))
+        inputs = model.reduce(crops.to(device)) if reduced is None else reduced[part, recipe.bank_crops :]
+        outputs = model(inputs, tokens.to(device))
         sizes = bank.heights[part], bank.widths[part]
         yield _weighted(outputs.score, outputs.feature, outputs.saliency, boxes, *sizes, recipe)
 
@@ -212,11 +220,11 @@ def _check_backbone(recipe: Recipe, about: dict[str, Any]) -> None:
 
 def _frozen_model(state: dict[str, Tensor], recipe: Recipe) -> FrozenModel:
     """A new model of the sizes of stored weights."""
-    names = ("mean", "pool.norm.weight", "score_head.weight")
+    names = ("mean", "pool.norm.weight", "basis", "score_head.weight")
     if missing := [name for name in names if name not in state]:
         raise InputError(f"they lack {missing[0]}")
-    features, channels, hidden = (state[name].shape[-1] for name in names)
-    return FrozenModel(features // 2, channels, recipe.embedding_dim, hidden)
+    inputs, channels, reduced, hidden = (state[name].shape[-1] for name in names)
+    return FrozenModel(inputs // 2, channels, recipe.embedding_dim, reduced - 1, hidden)
 
 
 class Scorer:

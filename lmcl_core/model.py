@@ -203,67 +203,77 @@ def _map_channels(network: nn.Module, name: str, crop_size: int) -> int:
 class FrozenModel(nn.Module):
     """The heads of the frozen regime: predict quality, embedding and saliency from features of a frozen backbone.
 
-    The input of a crop is its feature beside that of the whole view, each standardised over the training crops. The
-    score is linear in it, with the weights of `ridge`, which are not trained, plus the output of a small network,
-    which starts at zero. So training starts from ridge regression. The saliency map is the attention of
-    `AttentionPool` over the tokens of the whole view.
+    The input of a crop is its feature beside that of the whole view, each standardised over the training crops. From
+    it, `reduce` computes a linear score, by ridge regression, and R principal components; neither is trained. The score
+    is the linear one plus the output of a small network on the components, which starts at zero, so that training
+    starts from ridge regression. The saliency map is the attention of `AttentionPool` over the whole view's tokens.
 
     Args:
         features: F, numbers a crop.
         channels: C, channels of a token.
         embedding_dim: D, >= 1.
+        components: R, >= 1.
         hidden: H, width of the small network, >= 1.
     """
 
-    def __init__(self, features: int, channels: int, embedding_dim: int = 128, hidden: int = 256) -> None:
+    def __init__(
+        self, features: int, channels: int, embedding_dim: int = 128, components: int = 128, hidden: int = 256
+    ) -> None:
         super().__init__()
-        for name, values in dict(mean=torch.zeros, std=torch.ones, weight=torch.zeros).items():
-            self.register_buffer(name, values(2 * features))
-        self.register_buffer("bias", torch.zeros(()))
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.zeros(2 * features))
+        self.register_buffer("basis", torch.zeros(2 * features, 1 + components))  # weights of ridge, then components
+        self.register_buffer("offset", torch.zeros(1 + components))
         self.pool = AttentionPool(channels)
-        self.trunk = nn.Sequential(nn.Linear(2 * features, hidden), nn.GELU())
+        self.trunk = nn.Sequential(nn.Linear(components, hidden), nn.GELU())
         self.score_head = nn.Linear(hidden, 1)
         nn.init.zeros_(self.score_head.weight)
         nn.init.zeros_(self.score_head.bias)
-        self.embedding_head = nn.Sequential(nn.GELU(), nn.Linear(hidden, embedding_dim))
+        self.embedding_head = nn.Linear(hidden, embedding_dim)
 
-    def forward(self, crops: Tensor, tokens: Tensor) -> ModelOutput:
-        """Features (B, K + 1, F), the last of the whole view, and tokens (B, h, w, C) of the whole view -> outputs.
+    def standardised(self, crops: Tensor) -> Tensor:
+        """(B, K + 1, F) features, the last of the whole view -> (B, K, 2F) inputs of the K crops."""
+        crops, view = crops[:, :-1].float(), crops[:, -1:].float()
+        return (torch.cat([crops, view.expand_as(crops)], dim=-1) - self.mean) / self.std
+
+    def reduce(self, crops: Tensor) -> Tensor:
+        """(B, K + 1, F) features, the last of the whole view -> (B, K, 1 + R): linear score, components."""
+        return self.standardised(crops) @ self.basis + self.offset
+
+    def forward(self, reduced: Tensor, tokens: Tensor) -> ModelOutput:
+        """Output of `reduce` and tokens (B, h, w, C) of the whole view -> outputs in float32.
 
         Score is (B, K), embedding (B, K, D), saliency (B, h, w), feature (B, K, H).
         """
-        with torch.autocast(crops.device.type, enabled=False):  # the linear score needs float32
-            x = self.standardised(crops)
-            hidden = self.trunk(x)  # (B, K, H)
-            score = x @ self.weight + self.bias + self.score_head(hidden).squeeze(-1)
+        with torch.autocast(reduced.device.type, enabled=False):
+            hidden = self.trunk(reduced[..., 1:])  # (B, K, H)
+            score = reduced[..., 0] + self.score_head(hidden).squeeze(-1)
             embedding = F.normalize(self.embedding_head(hidden), dim=-1)
             return ModelOutput(score, embedding, self.saliency(tokens), hidden)
-
-    def standardised(self, crops: Tensor) -> Tensor:
-        """(B, K + 1, F) features -> (B, K, 2F) inputs of the K crops, each with those of the whole view."""
-        crops, view = crops[:, :-1].float(), crops[:, -1:].float()
-        return (torch.cat([crops, view.expand_as(crops)], dim=-1) - self.mean) / self.std
 
     def saliency(self, tokens: Tensor) -> Tensor:
         """(B, h, w, C) tokens of the whole view -> (B, h, w) maps that sum to 1."""
         return self.pool(tokens.flatten(1, 2).float())[1].unflatten(1, tokens.shape[1:3])
 
 
-def ridge(x: Tensor, target: Tensor, groups: Tensor, folds: int = 5) -> tuple[Tensor, float]:
-    """Ridge regression whose penalty is chosen by cross-validation over groups.
+def ridge(x: Tensor, target: Tensor, groups: Tensor, components: int, folds: int = 5) -> tuple[Tensor, Tensor]:
+    """Ridge regression and principal components of n inputs.
 
     Args:
         x: (n, P) float inputs.
         target: (n,) float.
-        groups: (n,) int64; a group is not divided between folds, such as images of one content.
+        groups: (n,) int64; cross-validation, which chooses the penalty, does not divide a group, such as the images of
+            one content, between folds.
+        components: R, >= 1; beyond the rank of the inputs they are 0.
         folds: number of folds, >= 2.
 
     Returns:
-        (P,) weights and a scalar bias: the target's mean minus the prediction of the mean input.
+        Basis (P, 1 + R) and offset (1 + R,): ``x @ basis + offset`` is the predicted target, then R components of mean
+        0 and variance 1.
     """
-    centre, mean = x.mean(dim=0), target.mean()
-    x, y = (x - centre).double(), (target - mean).double()
-    gram = x @ x.T / x.shape[1]  # (n, n)
+    centre, mean = x.mean(dim=0).double(), target.mean().double()
+    x, y = x.double() - centre, target.double() - mean
+    gram = x @ x.T  # (n, n)
     fold = groups % folds
     errors = torch.zeros(len(_PENALTIES), dtype=torch.float64)
     for one in fold.unique():
@@ -274,10 +284,15 @@ def ridge(x: Tensor, target: Tensor, groups: Tensor, folds: int = 5) -> tuple[Te
             predicted = across @ (projected / (values.clamp_min(0) + penalty * values[-1]))
             errors[number] += (predicted - y[test]).square().sum()
     values, vectors = torch.linalg.eigh(gram)
-    penalty = _PENALTIES[int(errors.argmin())]
-    dual = vectors @ ((vectors.T @ y) / (values.clamp_min(0) + penalty * values[-1]))
-    weight = x.T @ dual / x.shape[1]
-    return weight.float(), float(mean - centre.double() @ weight)
+    penalty = _PENALTIES[int(errors.argmin())] * values[-1]
+    weight = x.T @ (vectors @ ((vectors.T @ y) / (values.clamp_min(0) + penalty)))
+    kept = min(components, int((values > 1e-9 * values[-1]).sum()))
+    basis = torch.zeros(x.shape[1], 1 + components, dtype=torch.float64)
+    basis[:, 0] = weight
+    basis[:, 1 : 1 + kept] = x.T @ vectors[:, -kept:].flip(1) / values[-kept:].flip(0) * len(x) ** 0.5
+    offset = -centre @ basis
+    offset[0] += mean
+    return basis.float(), offset.float()
 
 
 #: Penalties that `ridge` tries, in units of the largest eigenvalue of the Gram matrix.

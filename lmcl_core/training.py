@@ -117,7 +117,7 @@ def _train(
     log(f"{recipe.name}: {len(split.train)} images to train, {len(split.test)} to test, on {trainer.describe()}")
     while trainer.epoch < recipe.epochs:
         line = trainer.run_epoch()
-        if is_main:
+        if is_main and not recipe.frozen:  # frozen runs take seconds and start again
             checkpoint.save(trainer, out_dir, identity, origin)
         log(line)
     scores = {**trainer.last, "test_best_optimistic": trainer.best, **trainer.compare()}
@@ -168,45 +168,65 @@ class FrozenTrainer(Trainer):
 
     def _new_model(self) -> FrozenModel:
         self.bank = CropBank(self.store, self.recipe, self.device, self.log)
-        features, channels = self.bank.features.crops.shape[2], self.bank.features.tokens.shape[2]
+        features, channels = self.bank.features.crops.shape[2], self.bank.features.tokens.shape[3]
         model = FrozenModel(features, channels, self.recipe.embedding_dim)
-        self._start_from_ridge(model)
+        state, reduced = _start(self, model)
+        model.load_state_dict(state, strict=False)
+        self.reduced = reduced.to(self.device)  # (n, K, 1 + R) of all crops
         return model
-
-    @torch.no_grad()
-    def _start_from_ridge(self, model: FrozenModel) -> None:
-        """Set the model's mean, standard deviation, weights and bias from all crops of the training part."""
-        rows, every = torch.from_numpy(self.split.train), torch.arange(self.bank.boxes.shape[1])
-        total, squares, inputs = 0.0, 0.0, []
-        for part in rows.split(64):
-            boxes, crops, tokens = self.bank.gather(part, every.expand(len(part), -1))
-            x = model.standardised(crops)  # (b, K, 2F), not yet standardised
-            total, squares = total + x.double().mean(dim=1).sum(dim=0), squares + x.double().square().mean(dim=1).sum(0)
-            density = crop_saliency(model.saliency(tokens), boxes, self.store.heights[part], self.store.widths[part])
-            weights = crop_weights(density, self.recipe.saliency_pooling)
-            inputs.append(torch.einsum("bk,bkf->bf", weights, x))
-        mean = total / len(rows)
-        std = (squares / len(rows) - mean.square()).clamp_min(0).sqrt()
-        model.mean.copy_(mean)
-        model.std.copy_(std.where(std > 1e-6, 1.0))
-        contents = pd.factorize(self.table["content"].iloc[self.split.train], sort=True)[0]
-        x = (torch.cat(inputs) - model.mean) / model.std
-        weight, bias = ridge(x, self.target[rows], torch.from_numpy(contents))
-        model.weight.copy_(weight)
-        model.bias.fill_(bias)
 
     def _load(self, indices: Tensor, generator: torch.Generator) -> Batch:
         own = distributed.part(self.fabric, len(indices))
-        drawn = torch.rand(len(indices), self.bank.boxes.shape[1], generator=generator).argsort(dim=1)
-        boxes, crops, tokens = self.bank.gather(indices[own], drawn[own, : self.recipe.crops])
-        return Batch(indices, boxes, crops, tokens)
+        drawn = torch.rand(len(indices), self.reduced.shape[1], generator=generator).argsort(dim=1)
+        columns, rows = drawn[own, : self.recipe.crops], indices[own]
+        tokens = torch.from_numpy(self.bank.features.tokens[rows.numpy()])
+        return Batch(indices, self.bank.boxes[rows[:, None], columns], self.reduced[rows[:, None], columns], tokens)
 
     def _inputs(self, features: Tensor) -> Tensor:
-        return features.float()
+        return features
 
     def _outputs(self, model: torch.nn.Module, crops: Tensor, views: Tensor) -> Outputs:
         outputs = model(crops, views)
         return Outputs(outputs.score, outputs.embedding, outputs.saliency)
 
     def _predictions(self, model: torch.nn.Module, positions: np.ndarray) -> Iterator[Prediction]:
-        return predict_bank(model, self.bank, positions, self.recipe)
+        return predict_bank(model, self.bank, positions, self.recipe, self.reduced)
+
+
+#: The start of the last split, by what it depends on: runs of other variants and seeds on this split share it.
+_starts: dict[tuple, tuple[dict[str, Tensor], Tensor]] = {}
+
+
+def _start(trainer: FrozenTrainer, model: FrozenModel) -> tuple[dict[str, Tensor], Tensor]:
+    """The untrained buffers of a `FrozenModel`, from all crops of the training part, and all crops reduced by them."""
+    bank, rows = trainer.bank, trainer.split.train
+    key = (bank.features.crops.filename, rows.tobytes(), trainer.recipe.saliency_pooling)
+    if key not in _starts:
+        _starts.clear()
+        _fit(trainer, model)
+        reduced = torch.cat([model.reduce(part) for part in torch.from_numpy(bank.features.crops).split(64)])
+        _starts[key] = {name: value.clone() for name, value in model.named_buffers()}, reduced
+    return _starts[key]
+
+
+@torch.no_grad()
+def _fit(trainer: FrozenTrainer, model: FrozenModel) -> None:
+    """Set a model's mean, standard deviation, basis and offset from all crops of the training part."""
+    bank, rows = trainer.bank, torch.from_numpy(trainer.split.train)
+    total, squares, inputs = 0.0, 0.0, []
+    model.std.fill_(1)
+    for part in rows.split(64):
+        boxes, crops, tokens = bank.gather(part, torch.arange(bank.boxes.shape[1]).expand(len(part), -1))
+        x = model.standardised(crops)  # (b, K, 2F), not yet standardised
+        total, squares = total + x.double().mean(dim=1).sum(dim=0), squares + x.square().double().mean(dim=1).sum(dim=0)
+        density = crop_saliency(model.saliency(tokens), boxes, bank.heights[part], bank.widths[part])
+        inputs.append(torch.einsum("bk,bkf->bf", crop_weights(density, trainer.recipe.saliency_pooling), x))
+    mean = total / len(rows)
+    std = (squares / len(rows) - mean.square()).clamp_min(0).sqrt()
+    model.mean.copy_(mean)
+    model.std.copy_(std.where(std > 1e-6, 1.0))
+    contents = torch.from_numpy(pd.factorize(trainer.table["content"].iloc[trainer.split.train], sort=True)[0])
+    x = (torch.cat(inputs) - model.mean) / model.std
+    basis, offset = ridge(x, trainer.target[rows], contents, model.basis.shape[1] - 1)
+    model.basis.copy_(basis)
+    model.offset.copy_(offset)

@@ -1,7 +1,7 @@
 """Features of a frozen backbone, computed once for fixed crops of every image and kept on disk.
 
-Shapes: `n` images, `K` crops per image and then the whole view, `S` crop side, `F` features of a crop, `L` tokens of
-`C` channels of the whole view.
+Shapes: `n` images, `K` crops per image and then the whole view, `S` crop side, `F` features of a crop, `h w` grid of
+tokens of `C` channels of the whole view.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import pickle
 import shutil
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -42,7 +44,8 @@ class FrozenBackbone(nn.Module):
     """Features of crops from a pretrained vision transformer that is not trained.
 
     The feature of a crop is the mean and the standard deviation of its patch tokens after each quarter of the blocks,
-    and the CLS token after the last norm: F = 9 C numbers.
+    and the CLS token after the last norm: F = 9 C numbers. The tokens are the patch tokens after the last norm; a grid
+    of at least 8 x 8 is averaged over 2 x 2 tokens.
 
     Args:
         name: timm name of a vision transformer with a CLS token.
@@ -65,12 +68,13 @@ class FrozenBackbone(nn.Module):
         blocks = len(self.network.blocks)
         self.taps = sorted({max(0, (quarter + 1) * blocks // 4 - 1) for quarter in range(4)})
         self.features = (2 * len(self.taps) + 1) * self.network.num_features
-        self.grid = self.network.patch_embed.grid_size
+        side = self.network.patch_embed.grid_size[0]
+        self.pooled = 2 if side >= 8 and side % 2 == 0 else 1
         self.requires_grad_(False).eval()
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 RGB crops (N, 3, S, S) -> float32 features (N, F) and tokens (N, L, C), on the device of the model."""
+        """uint8 RGB crops (N, 3, S, S) -> float32 features (N, F) and tokens (N, h, w, C), on the model's device."""
         device = self.mean.device
         with autocast(device, PRECISION):
             pixels = (images.to(device).float() - self.mean) / self.std
@@ -79,8 +83,9 @@ class FrozenBackbone(nn.Module):
             )
         patches = [patch.float() for patch, _ in maps]  # (N, L, C) each
         moments = [moment for patch in patches for moment in (patch.mean(dim=1), patch.std(dim=1))]
-        first = self.network.num_prefix_tokens
-        return torch.cat([*moments, last[:, 0].float()], dim=1), last[:, first:].float()
+        tokens = last[:, self.network.num_prefix_tokens :].float().unflatten(1, self.network.patch_embed.grid_size)
+        tokens = F.avg_pool2d(tokens.permute(0, 3, 1, 2), self.pooled).permute(0, 2, 3, 1)
+        return torch.cat([*moments, last[:, 0].float()], dim=1), tokens
 
 
 class FeatureBank(NamedTuple):
@@ -88,7 +93,7 @@ class FeatureBank(NamedTuple):
 
     Attributes:
         crops: (n, K + 1, F); the last one is the whole view.
-        tokens: (n, L, C) of the whole view.
+        tokens: (n, h, w, C) of the whole view.
     """
 
     crops: np.ndarray
@@ -125,24 +130,24 @@ def open_bank(
     if sizes is None or not _complete(path, sizes, len(boxes)):
         with _only_builder(path, log):
             sizes = _build(path, store, boxes, backbone, device, log)
-    return _map(path, sizes, len(boxes), boxes.shape[1] + 1, "r")
+    return _map(path, sizes, len(boxes), boxes.shape[1] + 1, "c")
 
 
 def _sizes(path: Path) -> list[int] | None:
-    """F, L and C of a bank; None if it was not begun."""
+    """F, h, w and C of a bank; None if it was not begun."""
     try:
         sizes = json.loads(path.with_suffix(".json").read_text())
-        return sizes if [type(size) for size in sizes] == [int] * 3 else None
+        return sizes if [type(size) for size in sizes] == [int] * 4 else None
     except (OSError, ValueError, TypeError):
         return None
 
 
 def _map(path: Path, sizes: list[int], images: int, views: int, mode: str) -> FeatureBank:
-    features, tokens, channels = sizes
+    features, *tokens = sizes
     try:
         return FeatureBank(
             np.memmap(path.with_suffix(".crops"), np.float16, mode, shape=(images, views, features)),
-            np.memmap(path.with_suffix(".tokens"), np.float16, mode, shape=(images, tokens, channels)),
+            np.memmap(path.with_suffix(".tokens"), np.float16, mode, shape=(images, *tokens)),
         )
     except (OSError, ValueError) as error:  # missing or cut
         raise InputError(f"features at {path} are damaged ({error}): delete {path}.* to compute them again") from error
@@ -179,7 +184,7 @@ def _build(
     device: torch.device,
     log: Callable[[str], None],
 ) -> list[int]:
-    """Compute the features that are missing, and return F, L and C."""
+    """Compute the features that are missing, and return F, h, w and C."""
     images, views = len(boxes), boxes.shape[1] + 1
     if _complete(path, _sizes(path), images):  # another process built it meanwhile
         return _sizes(path)
@@ -190,7 +195,7 @@ def _build(
     model(crop)
     seconds = time.perf_counter() - start
     sizes = [features.shape[1], *tokens.shape[1:]]
-    total = 2 * images * (views * sizes[0] + sizes[1] * sizes[2])
+    total = 2 * images * (views * sizes[0] + math.prod(sizes[1:]))
     _prepare(path, sizes, images, views, total)
     done = _done(path, images)
     left, workers = int((done == 0).sum()), 1 if device.type == "cuda" else len(os.sched_getaffinity(0))
@@ -214,7 +219,7 @@ def _build(
 
 def _prepare(path: Path, sizes: list[int], images: int, views: int, total: int) -> None:
     """Create the files of a bank, or keep those of an unfinished one if they have the right sizes."""
-    wanted = {".crops": 2 * images * views * sizes[0], ".tokens": 2 * images * sizes[1] * sizes[2], ".done": images}
+    wanted = {".crops": 2 * images * views * sizes[0], ".tokens": 2 * images * math.prod(sizes[1:]), ".done": images}
     files = {path.with_suffix(suffix): size for suffix, size in wanted.items()}
     if _sizes(path) == sizes and all(file.is_file() and file.stat().st_size == n for file, n in files.items()):
         return
