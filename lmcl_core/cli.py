@@ -80,6 +80,7 @@ def reproduce(
     changes: Set = None,
     workers: Annotated[int, typer.Option(help="notebooks that run at once; 0: one per GPU or core")] = 0,
     scheduler: Annotated[str, typer.Option(help="tcp://HOST:PORT of a Dask scheduler, or slurm")] = "",
+    network: Network = "lite0",
     ablation: Annotated[bool, typer.Option("--ablation", help="train every variant, and run notebook 05")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print runs, time and disk space; run nothing")] = False,
 ) -> None:
@@ -99,6 +100,7 @@ def reproduce(
         workers=workers,
         scheduler=scheduler,
         ablation=ablation,
+        network=network,
     )
     if dry_run:
         _print_forecast(options)

@@ -28,15 +28,17 @@ class ManifoldTerms(NamedTuple):
 class LocalManifoldContrastiveLoss(nn.Module):
     """Pull an image's crops towards its salient crop, push other images away, keep its non-salient crops apart.
 
-    Source: the paper's abstract as interpreted in notebook 02: v1 is equations 4 and 5, v2 is equation 6.
+    Source: the paper's abstract as interpreted in notebook 02: v1 is equations 4 and 5, v2 is equation 6. Variant
+    "opinion" is an extension of our own: v1 with equation 11, the local manifold by opinion, in place of equation 4.
 
     Args:
         temperature: τ, > 0.
         intra_weight: weight of the intra-image part, >= 0.
-        variant: "v1" (every crop is an anchor, two cross-entropies) or "v2" (one anchor and one
-            softmax per image).
+        variant: "v1" (every crop is an anchor, two cross-entropies), "v2" (one anchor and one softmax per image) or
+            "opinion" (as v1, but salient crops of images with a similar MOS are positives too).
         quality_sigma: None, or the width σ > 0 of a weight ``1 - exp(-(Δmos/σ)²/2)`` on the negatives of other
             images, so that images of equal quality are not pushed apart (beyond the paper). None: no weights.
+            Variant "opinion" needs it.
 
     Raises:
         ValueError: an argument out of its range.
@@ -54,8 +56,12 @@ class LocalManifoldContrastiveLoss(nn.Module):
             raise InputError(f"temperature is {temperature!r}: it must be a finite number greater than 0")
         if not (math.isfinite(intra_weight) and intra_weight >= 0):
             raise InputError(f"intra_weight is {intra_weight!r}: it must be a finite number of 0 or more")
-        if variant not in ("v1", "v2"):
-            raise InputError(f"variant is {variant!r}: it must be 'v1' or 'v2'")
+        if variant not in ("v1", "v2", "opinion"):
+            raise InputError(f"variant is {variant!r}: it must be 'v1', 'v2' or 'opinion'")
+        if variant == "opinion" and quality_sigma is None:
+            raise InputError(
+                "variant 'opinion' needs quality_sigma: the MOS distance within which images are positives"
+            )
         if quality_sigma is not None and not quality_sigma > 0:
             raise InputError(f"quality_sigma is {quality_sigma!r}: it must be None or greater than 0")
         self.temperature, self.intra_weight = float(temperature), float(intra_weight)
@@ -86,7 +92,7 @@ class LocalManifoldContrastiveLoss(nn.Module):
         with torch.autocast(student.device.type, enabled=False):
             z, t = student.to(dtype) / self.temperature, teacher.detach().to(dtype)
             scaled_mos = None if self.quality_sigma is None else mos.to(z) / self.quality_sigma
-            terms = self._v1 if self.variant == "v1" else self._v2
+            terms = self._v2 if self.variant == "v2" else self._v1
             return terms(z, t, salient, scaled_mos)
 
     def _v1(self, z: Tensor, t: Tensor, salient: Tensor, scaled_mos: Tensor | None) -> ManifoldTerms:
@@ -96,7 +102,10 @@ class LocalManifoldContrastiveLoss(nn.Module):
         # Equation 4, L_inter(i,k): positive t[i,s(i)], negatives every t[j,l] with j != i
         positive = own.gather(2, salient[:, None, None].expand(B, K, 1)).squeeze(2)  # (B, K)
         negatives = _LogSumOfOthers.apply(z, t, scaled_mos)  # (B, K)
-        inter = (torch.logaddexp(positive, negatives) - positive).mean()
+        if self.variant == "opinion":
+            inter = _opinion_term(z, t, salient, negatives, scaled_mos)
+        else:
+            inter = (torch.logaddexp(positive, negatives) - positive).mean()
 
         # Equation 5, L_intra(i,k): positive t[i,k], negatives t[i,l] with l != k and l != s(i)
         crop = torch.arange(K, device=z.device)
@@ -114,6 +123,15 @@ class LocalManifoldContrastiveLoss(nn.Module):
         across = _LogSumOfOthers.apply(anchor, t, scaled_mos)  # (B, 1)
         total = _cross_entropy(positive, torch.cat([within, across], dim=1)).mean()
         return ManifoldTerms(total, _cross_entropy(positive, across).mean(), _cross_entropy(positive, within).mean())
+
+
+def _opinion_term(z: Tensor, t: Tensor, salient: Tensor, negatives: Tensor, scaled_mos: Tensor) -> Tensor:
+    """Equation 11: mean over positives t[j,s(j)] of every image j, weighted by exp(-(Δmos/σ)²/2)."""
+    positives = t[torch.arange(len(t), device=t.device), salient]  # (B, D)
+    products = torch.einsum("ikd,jd->ikj", z, positives)  # (B, K, B)
+    weight = (-(scaled_mos[:, None] - scaled_mos[None, :]).square() / 2).softmax(dim=1)  # (B, B)
+    terms = torch.logaddexp(products, negatives[..., None]) - products
+    return torch.einsum("ij,ikj->ik", weight, terms).mean()
 
 
 class MutualTerms(NamedTuple):

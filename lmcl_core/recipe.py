@@ -15,6 +15,7 @@ import pandas as pd
 from .backbones.networks import NETWORKS
 from .common.errors import InputError, unknown
 from .common.fields import check_range, setting, typed
+from .common.paths import DEFAULT_NETWORK
 from .data.benchmarks import load_benchmark
 from .data.identity import data_hash, split_hash
 from .data.images import median_short_side
@@ -56,6 +57,7 @@ VARIANTS: dict[str, Variant] = {
     "uniform-pooling": Variant("uniform crop weights", dict(saliency_pooling=False)),
     "quality-aware": Variant("negatives weighted by MOS distance", dict(quality_sigma=1.0)),
     "equal-negatives": Variant("equally weighted negatives", dict(quality_sigma=None)),
+    "opinion": Variant("manifold by opinion", dict(variant="opinion", quality_sigma=0.5)),
     "no-correlation": Variant("without the correlation loss", dict(correlation_weight=0.0)),
     "paper": Variant("only what the paper describes", dict(correlation_weight=0.0, quality_sigma=None)),
     "crops-2": Variant("2 crops per image", dict(crops=2)),
@@ -117,7 +119,11 @@ class Recipe:
     test_crops: int = setting(9, "crops of the test grid at the first scale; fewer at larger ones", 1, 4096)
     bank_crops: int = setting(6, "random crops per image in the feature bank of a frozen backbone", 0, 4096)
     short_side: int | None = setting(None, "larger images are shrunk to this short side in pixels", 8, 65536)
-    variant: str = setting("v1", "manifold loss v1 (equations 4 and 5) or v2 (equation 6)", choices=("v1", "v2"))
+    variant: str = setting(
+        "v1",
+        "manifold loss v1 (equations 4 and 5), v2 (6) or by opinion (11 and 5; beyond the paper, needs quality_sigma)",
+        choices=("v1", "v2", "opinion"),
+    )
     temperature: float = setting(0.2, "τ of the manifold loss", 0, open_low=True)
     intra_weight: float = setting(0.5, "weight of the intra-image negatives", 0)
     manifold_weight: float = setting(0.05, "α in L_quality + α·L_manifold + β·L_mutual", 0)
@@ -183,7 +189,7 @@ class Recipe:
 
     @classmethod
     def for_benchmark(
-        cls, benchmark: str | pd.DataFrame, recipe: str = "lmcl", /, network: str = "lite0", **changes: Any
+        cls, benchmark: str | pd.DataFrame, recipe: str = "lmcl", /, network: str = DEFAULT_NETWORK, **changes: Any
     ) -> Recipe:
         """The preset of a benchmark, or that preset with changes.
 
@@ -205,7 +211,7 @@ class Recipe:
         if recipe not in VARIANTS:
             raise unknown("recipe", recipe, VARIANTS)
         preset = _preset(benchmark, recipe, network)
-        name = recipe if network == "lite0" else f"{recipe}+{network}"
+        name = recipe if network == DEFAULT_NETWORK else f"{recipe}+{network}"
         changed = cls.from_dict({"name": name, **changes, **VARIANTS[recipe].changes}, preset)
         if "name" in changes or changed.hash == preset.hash:
             return changed
@@ -236,7 +242,7 @@ class Recipe:
         """
         variant, _, network = self.name.partition("@")[0].partition("+")
         known = variant in VARIANTS and network in ("", *NETWORKS)
-        preset = _preset(benchmark, *((variant, network or "lite0") if known else ())).to_dict()
+        preset = _preset(benchmark, *((variant, network or DEFAULT_NETWORK) if known else ())).to_dict()
         return {field: value for field, value in self.to_dict().items() if field != "name" and value != preset[field]}
 
     @property
@@ -278,7 +284,7 @@ def preset_by_size(images: int, short_side: int) -> dict[str, Any]:
     return dict(epochs=epochs, batch_images=16 if images <= 5_000 else 32, **sides)
 
 
-def _preset(benchmark: str | pd.DataFrame, variant: str = "lmcl", network: str = "lite0") -> Recipe:
+def _preset(benchmark: str | pd.DataFrame, variant: str = "lmcl", network: str = DEFAULT_NETWORK) -> Recipe:
     """A variant's recipe on a benchmark, as `Recipe.for_benchmark` describes it."""
     if network not in NETWORKS:
         raise unknown("network", network, NETWORKS)
@@ -290,7 +296,7 @@ def _preset(benchmark: str | pd.DataFrame, variant: str = "lmcl", network: str =
     return Recipe.from_dict({**settings, **NETWORKS[network], **VARIANTS[variant].changes})
 
 
-def variants_of(benchmark: str | pd.DataFrame, network: str = "lite0") -> tuple[str, ...]:
+def variants_of(benchmark: str | pd.DataFrame, network: str = DEFAULT_NETWORK) -> tuple[str, ...]:
     """Names of the variants that differ from a benchmark's preset, and "lmcl", which is the preset.
 
     The arguments are as in `Recipe.for_benchmark`.

@@ -45,12 +45,14 @@ def by_loops(student, teacher, salient, temperature, intra_weight, variant, mos=
 
     totals, inters, intras = [], [], []
     for i in range(B):
-        if variant == "v1":
+        if variant != "v2":
             for k in range(K):
                 anchor = z[i][k]
                 others = [(weight(i, j), logit(anchor, t[j][m])) for j in range(B) if j != i for m in range(K)]
                 own = [(1.0, logit(anchor, t[i][m])) for m in range(K) if m != k and m != s[i]]
-                inters.append(cross_entropy(logit(anchor, t[i][s[i]]), others))
+                near = [1 - weight(i, j) if variant == "opinion" else float(i == j) for j in range(B)]
+                terms = [near[j] * cross_entropy(logit(anchor, t[j][s[j]]), others) for j in range(B)]
+                inters.append(sum(terms) / sum(near))
                 intras.append(cross_entropy(logit(anchor, t[i][k]), own))
         else:
             anchor = z[i][s[i]]
@@ -61,7 +63,7 @@ def by_loops(student, teacher, salient, temperature, intra_weight, variant, mos=
             inters.append(cross_entropy(positive, others))
             intras.append(cross_entropy(positive, own))
     inter, intra = sum(inters) / len(inters), sum(intras) / len(intras)
-    return (inter + intra_weight * intra if variant == "v1" else sum(totals) / B), inter, intra
+    return (inter + intra_weight * intra if variant != "v2" else sum(totals) / B), inter, intra
 
 
 @pytest.mark.parametrize("variant", ["v1", "v2"])
@@ -203,13 +205,24 @@ def test_the_order_of_the_crops_does_not_matter(variant):
     )
 
 
-@pytest.mark.parametrize("variant", ["v1", "v2"])
+@pytest.mark.parametrize("variant", ["v1", "v2", "opinion"])
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 5.0])
 def test_quality_weights_equal_explicit_loops(variant, sigma):
     inputs = sample(4, 3, 5)
     mos = [0.2, -1.5, 0.2, 1.1]
     terms = LocalManifoldContrastiveLoss(0.2, 0.5, variant, sigma)(*inputs, torch.tensor(mos, dtype=torch.float64))
     assert [x.item() for x in terms] == pytest.approx(by_loops(*inputs, 0.2, 0.5, variant, mos, sigma), rel=1e-9)
+
+
+def test_by_opinion_the_loss_falls_when_images_of_near_mos_come_closer_and_images_of_far_mos_part():
+    far, loss = torch.tensor([0.0, 0.0, 4.0]), LocalManifoldContrastiveLoss(0.2, 0.0, "opinion", 0.5)
+    apart = F.one_hot(torch.tensor([[0], [1], [2]])).double()
+    near = F.one_hot(torch.tensor([[0], [0], [2]]), 3).double()
+    wrong = F.one_hot(torch.tensor([[0], [1], [0]]), 3).double()
+    values = [loss(z, z, torch.zeros(3, dtype=torch.int64), far).inter.item() for z in (near, apart, wrong)]
+    assert values == sorted(values) and len(set(values)) == 3
+    with pytest.raises(InputError, match="variant 'opinion' needs quality_sigma"):
+        LocalManifoldContrastiveLoss(variant="opinion")
 
 
 @pytest.mark.parametrize("variant", ["v1", "v2"])
@@ -275,7 +288,7 @@ def test_a_small_temperature_does_not_overflow():
     [
         ("temperature", (0, math.nan, math.inf), "a finite number greater than 0"),
         ("intra_weight", (-0.1, math.nan), "a finite number of 0 or more"),
-        ("variant", ("v3", None), "'v1' or 'v2'"),
+        ("variant", ("v3", None), "'v1', 'v2' or 'opinion'"),
         ("quality_sigma", (0, math.nan), "None or greater than 0"),
     ],
 )

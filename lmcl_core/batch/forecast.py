@@ -50,8 +50,8 @@ def forecast(options: ReproduceOptions, log: Callable[[str], None] = print) -> p
             trained = trained_splits(table, recipe, options.runs_dir, range(options.splits))
             if missing := options.splits - (0 if options.overwrite else len(trained)):
                 past = past_seconds(runs_folder(options.runs_dir) / name / recipe.name, recipe)
-                seconds = past or run_seconds(recipe, table, _crop_seconds_once(recipe, options.device, costs))
-                minutes, todo = minutes + missing * seconds / 60, todo + missing
+                seconds = missing * past if past else _seconds_to_do(recipe, table, missing, options.device, costs)
+                minutes, todo = minutes + seconds / 60, todo + missing
                 basis.add("finished runs" if past else "timed now")
         sides = {recipe.short_side for recipe in recipes[name].values()}
         sides |= {common_short_side(method, table) for other, method in methods.items() if other != name}
@@ -67,6 +67,17 @@ def forecast(options: ReproduceOptions, log: Callable[[str], None] = print) -> p
             )
         )
     return pd.DataFrame(rows)
+
+
+def _seconds_to_do(recipe: Recipe, table: pd.DataFrame, runs: int, device: str, costs: dict) -> float:
+    """Seconds of runs that were never made; of a frozen backbone, those of its features, once per benchmark."""
+    cost = _crop_seconds_once(recipe, device, costs)
+    if not recipe.frozen:
+        return runs * run_seconds(recipe, table, cost)
+    tests = sum(crops_by_scale(recipe.scales[: recipe.crops], recipe.test_crops).values())
+    counted = costs.setdefault((table.attrs["benchmark"], recipe.backbone), [])
+    counted.append(recipe.name)
+    return 0.0 if len(counted) > 1 else len(table) * (recipe.bank_crops + tests + 1) * cost[1]
 
 
 def _crop_seconds_once(recipe: Recipe, device: str, costs: dict) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.errors import RunError, save_failed
 from ..common.files import atomic_write
-from ..common.paths import project_folder
+from ..common.paths import DEFAULT_NETWORK, figures_folder, project_folder
 from ..data.benchmarks import benchmark, name_of
 from ..data.identity import data_hash
 from ..recipe import Recipe
@@ -179,13 +179,18 @@ def _run_records(job: Job, tables: Mapping[str, pd.DataFrame]) -> list[Path]:
     found: list[Path] = []
     for name in job.benchmarks:
         for variant in job.reads_runs:
-            recipe = Recipe.for_benchmark(tables[name], variant, **changes)
+            recipe = Recipe.for_benchmark(tables[name], variant, network=_network(job), **changes)
             found += (Path(job.parameters["runs_dir"]) / name / recipe.name).glob("split-*/run.json")
     return sorted(path for path in found if not path.parent.name.endswith("-val"))
+
+
+def _network(job: Job) -> str:
+    return job.parameters.get("network", DEFAULT_NETWORK)
 
 
 def _figure_hashes(job: Job) -> dict[str, str]:
     figures = Path(job.parameters["figures_dir"])
     folders = [*job.benchmarks, "all"] if len(job.benchmarks) > 1 else job.benchmarks
-    drawn = [path for name in folders if job.draws for path in sorted((figures / name).glob(job.draws))]
+    folders = [figures_folder(name, figures, network=_network(job)) for name in folders if job.draws]
+    drawn = [path for folder in folders for path in sorted(folder.glob(job.draws))]
     return {path.relative_to(figures).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in drawn}

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..common.devices import resolve_device
 from ..common.errors import InputError, RunError, counted
-from ..common.paths import figures_folder, project_folder, reference_folder, resolve_path, runs_folder
+from ..common.paths import DEFAULT_NETWORK, figures_folder, project_folder, reference_folder, resolve_path, runs_folder
 from ..data.benchmarks import choose_benchmarks, name_of
 from ..data.catalogue import BENCHMARKS
 from ..data.own import own_folder
@@ -40,6 +40,7 @@ class ReproduceOptions:
         workers: as in `connect`.
         scheduler: as in `connect`.
         ablation: train every variant, and run notebook 05.
+        network: as in `Recipe.for_benchmark`.
     """
 
     benchmark: str = "demo"
@@ -53,10 +54,11 @@ class ReproduceOptions:
     workers: int = 0
     scheduler: str = ""
     ablation: bool = False
+    network: str = DEFAULT_NETWORK
 
     def recipes(self, benchmark: str | pd.DataFrame) -> tuple[str, ...]:
         """Names of the recipes that are trained on a benchmark, given as in `Recipe.for_benchmark`."""
-        return variants_of(benchmark) if self.ablation else COMPARED
+        return variants_of(benchmark, self.network) if self.ablation else COMPARED
 
     def data_parameters(self, benchmark: str) -> dict[str, Any]:
         """Parameters of every notebook; `benchmark` is one name or several separated by commas.
@@ -78,7 +80,11 @@ class ReproduceOptions:
     def run_parameters(self, benchmark: str) -> dict[str, Any]:
         """Parameters of every notebook that trains or reads runs."""
         more = dict(runs_dir=str(runs_folder(self.runs_dir)), recipe_changes=json.dumps(self.changes))
-        return self.data_parameters(benchmark) | more | dict(device=self.device)
+        return self.data_parameters(benchmark) | more | dict(device=self.device, network=self.network)
+
+    def of_network(self, folder: Path) -> Path:
+        """Where notebooks or figures of a benchmark's folder lie; those of the default network lie in it directly."""
+        return folder if self.network == DEFAULT_NETWORK else folder / self.network
 
 
 def reproduce(options: ReproduceOptions, log: Callable[[str], None] = print) -> list[Path]:
@@ -138,15 +144,15 @@ def compare_with_reference(options: ReproduceOptions, names: Iterable[str], log:
 
     problems = []
     for name in names:
-        own = options.figures / name
+        own, reference = (options.of_network(folder / name) for folder in (options.figures, reference_folder("")))
         reproduction.discard(own)  # a report of earlier results
         if options.changes:
             log(f"{name}: not compared with the reference, because recipe fields were changed")
-        elif not reproduction.has_reference(name):
-            log(f"{name}: {reference_folder(name)} holds no results to compare with")
+        elif not reproduction.has_reference(reference):
+            log(f"{name}: {reference} holds no results to compare with")
         else:
             try:
-                reproduction.report(own, reference_folder(name), log)
+                reproduction.report(own, reference, log)
             except (InputError, RunError) as error:
                 problems.append(str(error))
     if problems:
@@ -176,7 +182,7 @@ def check_options(
     check_changes(options.changes, VARIANTS if options.ablation else COMPARED)
     if not options.scheduler and options.device != "auto":
         resolve_device(options.device)
-    Recipe.from_dict(options.changes)  # before the demo is built
+    Recipe.for_benchmark("demo", network=options.network, **options.changes)  # before the demo is built
     tables, missing = choose_benchmarks(options.benchmark, options.data_root or None)
     for name, reason in missing.items():
         log(f"{name}: left out: {reason}")
@@ -191,7 +197,10 @@ def check_options(
 def recipes_of(options: ReproduceOptions, benchmarks: Mapping[str, str | pd.DataFrame]) -> dict[str, dict[str, Recipe]]:
     """Recipes by benchmark and variant; the values of `benchmarks` are as in `Recipe.for_benchmark`."""
     return {
-        name: {variant: Recipe.for_benchmark(one, variant, **options.changes) for variant in options.recipes(one)}
+        name: {
+            variant: Recipe.for_benchmark(one, variant, network=options.network, **options.changes)
+            for variant in options.recipes(one)
+        }
         for name, one in benchmarks.items()
     }
 
@@ -232,10 +241,11 @@ def plan(options: ReproduceOptions, recipes: Mapping[str, Mapping[str, Recipe]])
     for name in benchmarks:
         needs, own = ((checks[name].title,),), options.run_parameters(name) | count
         pair = tuple((job.title,) for job in trainings[name] if job.parameters["recipe"] in COMPARED)
-        results.append(_job("04_hard_examples_umap", folder / name, own, (*needs, *pair), "04_*", COMPARED))
+        at = options.of_network(folder / name)
+        results.append(_job("04_hard_examples_umap", at, own, (*needs, *pair), "04_*", COMPARED))
         if options.ablation:
-            results.append(_job("05_ablation", folder / name, own | no_training | records, needs, **ablation))
-    together = folder / (benchmarks[0] if len(benchmarks) == 1 else "all")
+            results.append(_job("05_ablation", at, own | no_training | records, needs, **ablation))
+    together = options.of_network(folder / (benchmarks[0] if len(benchmarks) == 1 else "all"))
     parameters, needs = options.run_parameters(",".join(benchmarks)), (tuple(job.title for job in checks.values()),)
     yield [
         _job("03_benchmark_evaluation", together, parameters | count | no_training, needs, "03_*", COMPARED),

@@ -8,6 +8,9 @@ from pathlib import Path
 from .errors import InputError
 
 
+DEFAULT_NETWORK = "lite0"  # its name is left out of the names of folders
+
+
 def project_folder() -> Path:
     """The checkout this package runs from; InputError if it is installed without one."""
     folder = Path(__file__).resolve().parents[2]
@@ -33,14 +36,18 @@ def runs_folder(chosen: str | Path = "") -> Path:
     return _folder(chosen, "LMCL_RUNS") or project_folder() / "runs"
 
 
-def figures_folder(benchmark: str, chosen: str | Path = "", runs: str | Path = "") -> Path:
+def figures_folder(
+    benchmark: str, chosen: str | Path = "", runs: str | Path = "", network: str = DEFAULT_NETWORK
+) -> Path:
     """A benchmark's folder of figures and tables: in `chosen`, else ``$LMCL_FIGURES``, else ``figures`` of the runs.
 
-    `runs` is the folder of all runs, as in `runs_folder`.
+    `runs` is the folder of all runs, as in `runs_folder`. Results of another network than the default lie in a folder
+    of its name inside.
 
     InputError: `benchmark` is a path instead of a name.
     """
-    return (_folder(chosen, "LMCL_FIGURES") or runs_folder(runs) / "figures") / plain_name(benchmark)
+    folder = (_folder(chosen, "LMCL_FIGURES") or runs_folder(runs) / "figures") / plain_name(benchmark)
+    return folder if network == DEFAULT_NETWORK else folder / plain_name(network)
 
 
 def reference_folder(benchmark: str) -> Path:

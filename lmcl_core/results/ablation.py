@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from ..common.errors import InputError, unknown
+from ..common.paths import DEFAULT_NETWORK
 from ..data.splits import TEST_SHARE, VAL_SHARE, make_split, subsample
 from ..recipe import VARIANTS, Recipe, check_changes, variants_of
 from ..runs.provenance import commit_in_words
@@ -32,11 +33,13 @@ BASELINES = ("quality", "lmcl")
 _COLUMNS = ["recipe", "title", "split", "srcc", "plcc", "rmse", "n_train", "n_test", "share", "seconds", "commit"]
 
 
-def choose_variants(benchmark: str | pd.DataFrame, variants: str, changes: Mapping[str, Any]) -> dict[str, Recipe]:
+def choose_variants(
+    benchmark: str | pd.DataFrame, variants: str, changes: Mapping[str, Any], network: str = DEFAULT_NETWORK
+) -> dict[str, Recipe]:
     """Recipes of chosen variants and of both baselines by name, in the order of `VARIANTS`.
 
-    `benchmark` is as in `Recipe.for_benchmark`. `variants` are keys of `VARIANTS` separated by commas, or "all", which
-    leaves out a variant that equals the preset. `changes` are recipe fields to change in every variant.
+    `benchmark` and `network` are as in `Recipe.for_benchmark`. `variants` are keys of `VARIANTS` separated by commas,
+    or "all", which leaves out a variant that equals the preset. `changes` are recipe fields to change in every variant.
 
     Raises:
         InputError: an unknown variant or field, a variant that equals the preset, or a change of a field that defines
@@ -52,10 +55,11 @@ def choose_variants(benchmark: str | pd.DataFrame, variants: str, changes: Mappi
             raise unknown("variant", name, [*VARIANTS, "all"])
     names += BASELINES
     check_changes(changes, names)
-    different = variants_of(benchmark)
+    different = variants_of(benchmark, network)
     if not everything and (equal := set(names) - set(different)):
         raise InputError(f"variant {min(equal)!r} equals the benchmark's preset, which is called 'lmcl': remove it")
-    return {name: Recipe.for_benchmark(benchmark, name, **changes) for name in different if name in names}
+    chosen = [name for name in different if name in names]
+    return {name: Recipe.for_benchmark(benchmark, name, network=network, **changes) for name in chosen}
 
 
 def results(run_sets: Mapping[str, RunSet], splits: Iterable[int]) -> pd.DataFrame:
@@ -80,6 +84,15 @@ def results(run_sets: Mapping[str, RunSet], splits: Iterable[int]) -> pd.DataFra
             counts = dict(n_train=n_train, n_test=record["metrics"]["n"], share=100 * n_train / len(table))
             rows.append(row | counts | dict(seconds=record["seconds"], commit=commit_in_words(record)))
     return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def average_seeds(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The mean of `results` of several seeds, for every recipe and split that all seeds have; the first one's commit."""
+    if len(parts) == 1:
+        return parts[0]
+    same = pd.concat(parts).groupby(["recipe", "title", "split"], sort=False)
+    numbers = same.mean(numeric_only=True)[same.size() == len(parts)].astype(dict(n_train=int, n_test=int))
+    return numbers.join(same["commit"].first()).reset_index()[_COLUMNS]
 
 
 def compare_variants(found: pd.DataFrame, baseline: str, metric: str = "plcc") -> pd.DataFrame:

@@ -202,9 +202,9 @@ def compare(own: Path, reference: Path) -> Comparison:
     return Comparison(own.name, table, pd.DataFrame.from_dict(facts, orient="index"))
 
 
-def has_reference(benchmark: str) -> bool:
+def has_reference(folder: Path) -> bool:
     """Whether the checkout holds results of a benchmark that others can be compared with."""
-    return all((reference_folder(benchmark) / name).is_file() for name in ("03_runs.csv", "tolerances.csv"))
+    return all((folder / name).is_file() for name in ("03_runs.csv", "tolerances.csv"))
 
 
 def discard(own: Path) -> None:
