@@ -87,11 +87,11 @@ def results(run_sets: Mapping[str, RunSet], splits: Iterable[int]) -> pd.DataFra
 
 
 def average_seeds(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The mean of `results` of several seeds, for every recipe and split that all seeds have; the first one's commit."""
+    """The mean of `results` of several seeds, for every recipe and split that all seeds have; commits of the first."""
     if len(parts) == 1:
         return parts[0]
     same = pd.concat(parts).groupby(["recipe", "title", "split"], sort=False)
-    numbers = same.mean(numeric_only=True)[same.size() == len(parts)].astype(dict(n_train=int, n_test=int))
+    numbers = same.mean(numeric_only=True)[same.size() == len(parts)].astype({"n_train": int, "n_test": int})
     return numbers.join(same["commit"].first()).reset_index()[_COLUMNS]
 
 

@@ -166,6 +166,18 @@ def paired_differences(data: pd.DataFrame, baseline: str) -> Figure:
     return figure
 
 
+def reporting_habits(data: pd.DataFrame) -> Figure:
+    """Headline PLCC under each habit of `tables.reporting_habits`, beside what order statistics predict."""
+    figure, [axes] = panels(0.26 * len(data) + 0.7, width=DOUBLE)
+    axes.axvline(data["plcc"][0], color=GREY, lw=1)
+    axes.scatter(data["plcc"], data.index, s=22, zorder=3, label="reported", **OURS)
+    axes.scatter(data["plcc"][0] + data["expected"], data.index, s=34, label="predicted", **PAPER)
+    axes.set(xlabel="PLCC", ylim=(len(data) - 0.5, -0.5))
+    axes.set_yticks(data.index, data["habit"])
+    legend_above(figure, *axes.get_legend_handles_labels())
+    return figure
+
+
 def method_by_split(data: pd.DataFrame) -> Figure:
     """PLCC of the method and of the quality loss alone on every split; `data` has the columns recipe, split, plcc."""
     wide = data.pivot(index="split", columns="recipe", values="plcc")

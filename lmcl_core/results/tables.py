@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from ..common.errors import InputError
 from ..data.benchmarks import BENCHMARKS, benchmark
@@ -193,6 +194,33 @@ def published_in_words(beside: pd.DataFrame) -> Table:
         name = metric.upper()
         columns |= {name: beside[f"published_{metric}"], f"{name} difference": beside[f"difference_{metric}"]}
     return Table(pd.DataFrame({**columns, "protocol": beside["protocol"]}), notes=["; ".join(notes)])
+
+
+def reporting_habits(result: pd.DataFrame) -> pd.DataFrame:
+    """The headline PLCC of the same runs under habits of reporting that are found in the field.
+
+    Args:
+        result: from `by_split`, with n >= 4 splits.
+
+    Returns:
+        One row per habit: habit, plcc (the headline), difference (from the median of the last epochs), expected (the
+        difference that order statistics of a normal distribution, with the splits' standard deviation, predict for
+        reporting the best half of the splits; else NaN).
+    """
+    kept, last, best = len(result) // 2, result["plcc"], result["plcc_best_epoch_optimistic"]
+    half = f"the best {kept} of {len(result)} splits"
+    upper = stats.norm.ppf((np.arange(len(result) - kept, len(result)) + 0.625) / (len(result) + 0.25))  # Blom's scores
+    expected = np.median(upper) * last.std()
+    rows = [
+        ("last epoch, all splits", last.median(), np.nan),
+        ("best epoch on the test part", best.median(), np.nan),
+        ("logistic fitted on the test part", result["plcc_logistic_optimistic"].median(), np.nan),
+        (half, last.nlargest(kept).median(), expected),
+        (f"best epoch, and {half}", best.nlargest(kept).median(), np.nan),
+    ]
+    found = pd.DataFrame(rows, columns=["habit", "plcc", "expected"])
+    found.insert(2, "difference", found["plcc"] - last.median())
+    return found
 
 
 def paper_table(summary: pd.DataFrame) -> Table:

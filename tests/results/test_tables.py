@@ -133,6 +133,16 @@ def test_predictions_that_shrink_have_a_slope_above_1():
     assert "as they should" in tables.slope(predictions.assign(pred=predictions["mos"]))[1]
 
 
+def test_the_best_half_of_random_splits_gains_what_order_statistics_predict():
+    plcc = 0.8 + 0.02 * np.random.default_rng(0).standard_normal(400)
+    optimistic = dict(plcc_best_epoch_optimistic=plcc + 0.01, plcc_logistic_optimistic=plcc + 0.005)
+    found = tables.reporting_habits(pd.DataFrame(dict(plcc=plcc, **optimistic))).set_index("habit")
+    assert found["difference"].tolist()[:3] == pytest.approx([0, 0.01, 0.005])
+    half = found.loc["the best 200 of 400 splits"]
+    assert half["difference"] == pytest.approx(half["expected"], rel=0.1) and half["expected"] > 0.01
+    assert found["plcc"].iloc[-1] == pytest.approx(half["plcc"] + 0.01)
+
+
 def test_our_medians_are_listed_beside_every_published_result():
     beside = tables.beside_published("livec", results(0.9, 0.7, 0.8))
     assert len(beside) == (tables.published_results()["benchmark"] == "livec").sum()
