@@ -20,6 +20,7 @@ from lmcl_core.crops import CropBank, bank_boxes, sampler_of
 from lmcl_core.data.store import ImageStore
 from lmcl_core.inference import Prediction
 from lmcl_core.model import ridge
+from lmcl_core.trainer import make_schedule
 from lmcl_core.training import FrozenTrainer
 
 TINY = dict(backbone="test_vit", pretrained=False, crop_size=32, crops=3, test_crops=3, bank_crops=2, epochs=2, lr=1e-3)
@@ -154,3 +155,26 @@ def test_other_backbones_and_weights_are_refused(table, recipe, monkeypatch):
     monkeypatch.setattr(inference, "weights_digest", lambda name: "4567")
     with pytest.raises(lmcl.InputError, match="SHA-256 4567. are not those .* trained on .0123.: put the right file"):
         inference._check_backbone(replace(recipe, pretrained=True), dict(backbone_weights="0123"))
+
+
+@pytest.mark.parametrize("network", ["lite0", "clip-b16", "deit3-s"])
+def test_every_fine_tuned_network_trains_and_scores(network, table, tmp_path):
+    """With small random weights in place of the named ones."""
+    small = dict(pretrained=False, crop_size=32, view_size=None, crops=2, test_crops=2, epochs=1, batch_images=4)
+    if network != "lite0":
+        small |= dict(backbone="test_vit")
+    recipe = lmcl.Recipe.for_benchmark(table, network=network, **small)
+    result = lmcl.train(table, lmcl.make_split(table, 0, test=0.34), recipe, tmp_path, "cpu", log=lambda line: None)
+    scores = lmcl.load(tmp_path).score([np.zeros((40, 50, 3), dtype=np.uint8)])
+    assert np.isfinite(result["plcc"]) and np.isfinite(scores["score"]).all()
+
+
+def test_the_step_schedule_divides_the_rate_by_ten_every_three_epochs(recipe):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = make_schedule(optimizer, replace(recipe, schedule="step"), steps=2)
+    rates = []
+    for _ in range(14):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([1.0] * 6 + [0.1] * 6 + [0.01] * 2)
