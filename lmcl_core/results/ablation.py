@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from .. import evaluation
 from ..common.errors import InputError, unknown
 from ..common.paths import DEFAULT_NETWORK
 from ..data.splits import TEST_SHARE, VAL_SHARE, make_split, subsample
@@ -189,6 +190,21 @@ def compare_measures(
         counts = dict(splits=len(part), lower=int((difference < 0).sum()))
         found.append({by: measure} | part.mean().to_dict() | counts | paired_difference(difference))
     return pd.DataFrame(found)
+
+
+def by_distortion(run_sets: Mapping[str, RunSet], splits: Iterable[int]) -> pd.DataFrame:
+    """PLCC within each type of distortion: recipe, split, distortion, plcc, on splits that all recipes have run.
+
+    A type with fewer than three test images in a split has no row there. Raises as `results`.
+    """
+    splits = [index for index in splits if all(run_set.finished([index]) for run_set in run_sets.values())]
+    rows = []
+    for name, run_set in run_sets.items():
+        for index in splits:
+            found = evaluation.by_distortion(run_set.predictions([index]))
+            rows.append(found[["distortion", "plcc"]].assign(recipe=name, split=index))
+    empty = pd.DataFrame(columns=["distortion", "plcc", "recipe", "split"])
+    return pd.concat([part for part in rows if len(part)], ignore_index=True) if any(map(len, rows)) else empty
 
 
 def on_validation_parts(ledger: pd.DataFrame, baseline: str) -> pd.DataFrame:

@@ -186,3 +186,22 @@ def test_measures_in_words_say_whether_they_favour_the_loss(higher_is_better, ex
     printed = ablation.measures_in_words(compared, {"hard_pair_share": "hard pairs"}, higher_is_better).frame
     assert printed["measure"].tolist() == ["hard pairs", "m"]
     assert printed["verdict"].tolist() == [expected, "no difference larger than 0.500"]
+
+
+def test_seeds_are_averaged_where_all_of_them_were_run():
+    parts = [found(lmcl={0: 0.8, 1: 0.7}), found(lmcl={0: 0.9})]
+    parts = [part.assign(rmse=1.0, seconds=1.0, commit="a")[ablation._COLUMNS] for part in parts]
+    row = ablation.average_seeds(parts)
+    assert len(row) == 1 and row["plcc"].item() == pytest.approx(0.85) and row["n_train"].item() == 80
+    assert ablation.average_seeds(parts[:1]) is parts[0]
+
+
+def test_distortions_are_compared_on_splits_that_both_recipes_have(table, tmp_path, put_run):
+    table["distortion"] = ["blur", "noise"] * 15
+    put_run(tmp_path, table, 0, "quality", plcc=0.5)
+    put_run(tmp_path, table, 0, "lmcl", plcc=1.0)
+    put_run(tmp_path, table, 1, "lmcl")
+    run_sets = {name: RunSet(table, Recipe.for_benchmark("livec", name), tmp_path) for name in ablation.BASELINES}
+    rows = ablation.by_distortion(run_sets, range(3)).set_index(["recipe", "distortion"])
+    assert set(rows["split"]) == {0} and rows.loc["lmcl", "plcc"].tolist() == pytest.approx([1.0, 1.0])
+    assert ablation.by_distortion(run_sets, [1]).empty
