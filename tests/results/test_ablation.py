@@ -203,5 +203,5 @@ def test_distortions_are_compared_on_splits_that_both_recipes_have(table, tmp_pa
     put_run(tmp_path, table, 1, "lmcl")
     run_sets = {name: RunSet(table, Recipe.for_benchmark("livec", name), tmp_path) for name in ablation.BASELINES}
     rows = ablation.by_distortion(run_sets, range(3)).set_index(["recipe", "distortion"])
-    assert set(rows["split"]) == {0} and rows.loc["lmcl", "plcc"].tolist() == pytest.approx([1.0, 1.0])
+    assert set(rows["split"]) == {0} and rows.loc["lmcl", "plcc"].min() == pytest.approx(1.0)
     assert ablation.by_distortion(run_sets, [1]).empty
