@@ -146,6 +146,18 @@ def compare(
 
 
 @app.command()
+def audit(data_root: Root = "") -> None:
+    """Check that committed tables, records and numbers on pages agree; exit code 1 if one does not."""
+    from .results.audit import audit as run
+
+    problems = run(data_root, _log)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(f"{counted(len(problems), 'difference')} in figures/, notebooks/ and README.md")
+    raise typer.Exit(bool(problems))
+
+
+@app.command()
 def verify(
     benchmark: Annotated[str, typer.Argument(help=_ONE, autocompletion=_benchmarks)],
     data_root: Annotated[str, typer.Argument(help="the benchmark's folder, or its parent folder")] = "",
