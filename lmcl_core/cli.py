@@ -21,8 +21,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Local manifold contrastive learning for no-reference image quality assessment. "
-    "With --debug, an error shows its traceback.",
 )
 
 
@@ -60,6 +58,11 @@ _KEPT = dict(
     score="the printed rows are complete; the other images are not scored",
     bench="results of complete parts are kept in files whose names end in unfinished",
 )
+
+
+@app.callback()
+def _options(debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False) -> None:
+    """Local manifold contrastive learning for no-reference image quality assessment."""
 
 
 @app.command()
@@ -124,6 +127,7 @@ def _print_forecast(options: Any) -> None:
 @app.command()
 def compare(
     benchmark: Name = "demo",
+    runs_dir: RunsDir = "",
     figures_dir: FiguresDir = "",
     reference: Annotated[str, typer.Option(help="folder of the reference; default: figures/ of the checkout")] = "",
 ) -> None:
@@ -134,7 +138,7 @@ def compare(
 
     name = name_of(benchmark)
     folder = figures_folder(name, reference) if reference else reference_folder(name)
-    report(figures_folder(name, figures_dir), folder, _log)
+    report(figures_folder(name, figures_dir, runs_dir), folder, _log)
 
 
 @app.command()
@@ -232,7 +236,10 @@ def score(
     scheduler: Annotated[str, typer.Option(help="with --out: tcp://HOST:PORT of a Dask scheduler, or slurm")] = "",
     device: Device = "auto",
 ) -> None:
-    """Score images: image, score in MOS units, percentile. Unreadable images are listed on stderr, with exit code 1."""
+    """Score images: image, score in MOS units, percentile (percentage of the training images with a lower MOS).
+
+    Unreadable images are listed on stderr, with exit code 1.
+    """
     from .common.devices import check_device_name
     from .runs.model_file import find_model
 
@@ -310,7 +317,10 @@ def doctor(
 
 
 def _log(line: str) -> None:
-    print(line, flush=True)
+    from .common.progress import above_bar
+
+    with above_bar():
+        print(line, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -377,7 +377,9 @@ def test_unreadable_images_are_listed_with_exit_code_1_and_the_others_scored(lmc
     Image.fromarray(np.random.default_rng(0).random((40, 40), np.float32)).save(images / "float.tif")
     unreadable = ["huge.bmp", "cut.png", "text.jpg", "phone.HEIC", "float.tif", "missing.png", "long" * 99]
     code, out, err = lmcl("score", "--weights", weights, images, images / "missing.png", images / ("long" * 99))
-    assert code == 1 and len(rows(out)) == 3 and len(err.splitlines()) == len(unreadable)
+    assert code == 1 and len(rows(out)) == 3 and len(err.splitlines()) == len(unreadable) + 1
+    assert err.startswith(f"no file or folder {images / 'missing.png'}: check the path\n")
+    assert err.endswith("\n3 images scored, 7 could not be read\n")
     for name in unreadable:
         assert sum(str(images / name) in line for line in err.splitlines()) == 1
     code, out, err = lmcl("score", "--weights", weights, "--format", "json", images / "text.jpg")
@@ -427,7 +429,7 @@ def test_unusual_file_names_are_scored(weights, images):
     done = subprocess.run([*command, *files], capture_output=True, env=environment, timeout=120)
     found = pd.read_csv(io.BytesIO(done.stdout))
     assert done.returncode == 1 and len(found) == 5 and found["score"].nunique() == 1, done.stderr
-    assert b"pipe.png: it is not a file" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert b"pipe.png: it is not a file" in done.stderr and len(done.stderr.splitlines()) == 2
     assert len(list((images / "o").iterdir())) == 5
 
 
@@ -443,13 +445,14 @@ def test_a_full_disk_behind_standard_output_is_reported_in_one_line(weights, ima
 
 
 def test_a_json_array_is_closed_when_scoring_is_stopped(lmcl, weights, images, monkeypatch):
-    from lmcl_core.scoring import files
+    from lmcl_core.scoring import output
+    from lmcl_core.scoring.files import FileScore
 
     def stopped(*args):
-        yield files.FileScore("a.png", 50.0, 40.0, None, None, None)
+        yield FileScore("a.png", 50.0, 40.0, None, None, None)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files, "score_files", stopped)
+    monkeypatch.setattr(output, "score_files", stopped)
     code, out, err = lmcl("score", "--weights", weights, "--format", "json", images)
     assert code == 130 and len(json.loads(out)) == 1
     assert "epochs" not in err and "printed rows are complete" in err
@@ -484,7 +487,7 @@ reproduce --dry-run --benchmark nosuch; reproduce --dry-run --splits 0; reproduc
 verify nosuch; verify livec; verify demo --show -1; download nosuch DIR; download livec DIR
 train --benchmark nosuch; train --benchmark livec --data-root DIR; train --split x; train --recipe nosuch
 train --runs-dir FILE; train --device nosuch; train --set lr=x
-score DIR; score a.png --format xml; score a.png --weights nosuch; score a.png --overlays FILE
+score DIR; score nosuch.png; score a.png --format xml; score a.png --weights nosuch; score a.png --overlays FILE
 score a.png --batch-size 0; score a.png --device nosuch; score a.png --workers 2
 score DIR --out new; score a.png --out FILE; score a.png --out new --workers -1
 score a.png --out new --scheduler nosuch; score a.png --out new --device nosuch
@@ -506,7 +509,7 @@ def test_wrong_use_of_no_command_waits_for_torch(tmp_path):
     commands = [line.strip() for line in re.split("[;\n]", text.strip())]
     done = python(code, *commands)
     assert done.returncode == 0 and not re.search(": (torch|matplotlib|distributed)", done.stdout), done.stdout
-    assert len(done.stderr.splitlines()) == len(commands) > 40, done.stderr
+    assert len(done.stderr.splitlines()) == len(commands) + 1 > 40, done.stderr  # one counts the images
 
 
 def test_scores_from_a_cluster_are_counted_and_faults_exit_with_1(lmcl, images, monkeypatch):
