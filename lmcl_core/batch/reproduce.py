@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,15 @@ import pandas as pd
 
 from ..common.devices import resolve_device
 from ..common.errors import InputError, RunError, counted
-from ..common.paths import DEFAULT_NETWORK, figures_folder, project_folder, reference_folder, resolve_path, runs_folder
+from ..common.paths import DEFAULT_NETWORK, figures_folder, reference_folder, resolve_path, runs_folder
+from ..common.progress import meter
 from ..data.benchmarks import choose_benchmarks, name_of
 from ..data.catalogue import BENCHMARKS
 from ..data.own import own_folder
 from ..data.splits import make_split, numbered_splits
 from ..recipe import COMPARED, VARIANTS, Recipe, check_changes, variants_of
+from ..results.ledger import ledger_path
+from ..results.words import left_out
 from ..runs import folder as runs
 from .cluster import check_cluster, connect, run_jobs
 from .notebook import Job, is_finished, mark_finished
@@ -108,23 +111,7 @@ def reproduce(options: ReproduceOptions, log: Callable[[str], None] = print) -> 
     tables, recipes = check_options(options, log)
     if "demo" in tables:
         log(f"labels of the demo: {BENCHMARKS['demo'].label_kind}")
-    done: list[Path] = []
-    failed: dict[str, Exception] = {}
-    with ExitStack() as stack:
-        client = None
-        for stage in plan(options, recipes):
-            runnable = [job for job in stage if not lacks_input(job, failed)]
-            for job in stage:
-                if job not in runnable:
-                    log(f"{job.title}: left out, because notebooks that it needs have failed")
-            finished = [] if options.overwrite else [job for job in runnable if _is_finished(job, tables, recipes)]
-            for job in finished:
-                log(f"{job.title}: finished before")
-            todo = [job for job in runnable if job not in finished]
-            if todo:
-                client = client or stack.enter_context(connect(options.scheduler, options.workers))
-                failed |= run_jobs(client, todo, lambda job: mark_finished(job, tables), log)
-            done += [job.output for job in runnable if job.title not in failed]
+    done, failed = _run_stages(options, tables, recipes, log)
     if failed:
         shown = "; ".join(f"{title}: {error}" for title, error in list(failed.items())[:5])
         more = f"; and {len(failed) - 5} more" if len(failed) > 5 else ""
@@ -132,6 +119,48 @@ def reproduce(options: ReproduceOptions, log: Callable[[str], None] = print) -> 
         raise RunError(f"{count} failed: {shown}{more}. Run the same command again to do what is missing")
     compare_with_reference(options, tables, log)
     return done
+
+
+def _run_stages(
+    options: ReproduceOptions,
+    tables: Mapping[str, pd.DataFrame],
+    recipes: Mapping[str, dict[str, Recipe]],
+    log: Callable[[str], None],
+) -> tuple[list[Path], dict[str, Exception]]:
+    """Run the notebooks of `plan` that are not finished. Returns the executed ones, and errors by title."""
+    done: list[Path] = []
+    failed: dict[str, Exception] = {}
+    stages = list(plan(options, recipes))
+
+    def trained(job: Job) -> bool:
+        return job.trains and not options.overwrite and _has_run(job, tables, recipes)
+
+    with ExitStack() as stack:
+        client, shown = None, stack.enter_context(closing(meter(sum(map(len, stages)), "notebooks")))
+
+        def finish(job: Job) -> None:
+            mark_finished(job, tables)
+            shown.update()
+
+        for stage in stages:
+            runnable = [job for job in stage if not lacks_input(job, failed)]
+            for job in stage:
+                if job not in runnable:
+                    log(f"{job.title}: left out, because notebooks that it needs have failed")
+            finished = [job for job in runnable if not options.overwrite and _is_finished(job, tables, recipes)]
+            for job in finished:
+                log(f"{job.title}: finished before")
+            todo = [job for job in runnable if job not in finished]
+            for job in filter(trained, todo):
+                log(f"{job.title}: its run is finished; only the notebook runs again, nothing is trained")
+            shown.update(len(stage) - len(todo))
+            if todo:
+                client = client or stack.enter_context(connect(options.scheduler, options.workers))
+                failures = run_jobs(client, todo, finish, log)
+                failed |= failures
+                shown.update(len(failures))
+            done += [job.output for job in runnable if job.title not in failed]
+    return done, failed
 
 
 def compare_with_reference(options: ReproduceOptions, names: Iterable[str], log: Callable[[str], None] = print) -> None:
@@ -184,8 +213,8 @@ def check_options(
         resolve_device(options.device)
     Recipe.for_benchmark("demo", network=options.network, **options.changes)  # before the demo is built
     tables, missing = choose_benchmarks(options.benchmark, options.data_root or None)
-    for name, reason in missing.items():
-        log(f"{name}: left out: {reason}")
+    for line in left_out(missing):
+        log(line)
     recipes = recipes_of(options, tables)
     if not options.overwrite:  # a folder that holds another run is an error now rather than after hours
         for name, table in tables.items():
@@ -235,7 +264,8 @@ def plan(options: ReproduceOptions, recipes: Mapping[str, Mapping[str, Recipe]])
     yield list(checks.values())
     trainings = {name: _trainings(options, name, recipes[name], ((checks[name].title,),)) for name in benchmarks}
     yield [job for jobs in trainings.values() for job in jobs]
-    ablation = dict(draws="05_*", reads_runs=tuple(VARIANTS), reads_files=_ledger())
+    ledger = tuple(path for path in [ledger_path()] if path.is_file())
+    ablation = dict(draws="05_*", reads_runs=tuple(VARIANTS), reads_files=ledger)
     no_training, records = dict(train_missing=False), dict(variants="all", recorded="")
     results = []
     for name in benchmarks:
@@ -273,12 +303,6 @@ def _job(name: str, folder: Path, parameters: dict[str, Any], *fields: Any, **mo
     return Job(f"{name}.ipynb", folder / f"{name}.ipynb", parameters, *fields, **more)
 
 
-def _ledger() -> tuple[Path, ...]:
-    """The table of configurations tried on validation parts, which notebook 05 shows."""
-    path = project_folder() / "figures" / "ledger.csv"
-    return (path,) if path.is_file() else ()
-
-
 def lacks_input(job: Job, failed: Mapping[str, Exception]) -> bool:
     """Whether a job must be left out: in at least one group of `Job.needs`, all jobs have failed."""
     return any(all(title in failed for title in group) for group in job.needs)
@@ -286,9 +310,11 @@ def lacks_input(job: Job, failed: Mapping[str, Exception]) -> bool:
 
 def _is_finished(job: Job, tables: Mapping[str, pd.DataFrame], recipes: Mapping[str, dict[str, Recipe]]) -> bool:
     """Whether a notebook, and the run that it trains, need not be computed again."""
-    if job.trains:
-        name = job.benchmarks[0]
-        recipe = recipes[name][job.parameters["recipe"]]
-        if not _is_trained(job.output.parent, tables[name], recipe, job.parameters["split"]):
-            return False
-    return is_finished(job, tables)
+    return (not job.trains or _has_run(job, tables, recipes)) and is_finished(job, tables)
+
+
+def _has_run(job: Job, tables: Mapping[str, pd.DataFrame], recipes: Mapping[str, dict[str, Recipe]]) -> bool:
+    """Whether the run that a notebook trains is finished."""
+    name = job.benchmarks[0]
+    recipe = recipes[name][job.parameters["recipe"]]
+    return _is_trained(job.output.parent, tables[name], recipe, job.parameters["split"])

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ import torch
 from ..common.devices import resolve_device
 from ..common.errors import InputError
 from ..common.files import ensure_writable
+from ..common.progress import meter
 from ..data.benchmarks import load_benchmark
 from ..recipe import Recipe
 from ..runs.provenance import commit_in_words, provenance
@@ -70,13 +72,15 @@ def bench(
     table = table.iloc[rows].reset_index(drop=True)
     chosen, found = [part for part in PARTS if part in (parts or PARTS)], []
     name = "_" + "-".join(chosen) if len(chosen) < len(PARTS) else ""  # keep the files of a full bench
-    with torch.random.fork_rng(devices=[]):  # baselines draw from the global generator
+    shown = meter(len(chosen), "parts")
+    with closing(shown), torch.random.fork_rng(devices=[]):  # baselines draw from the global generator
         for part in chosen:
             for title, makers, calls, columns in PARTS[part](table, recipe, device, against):
                 log(f"{part}: {title}")
                 turns = compare(makers, repeats, calls, memory=part in ("training", "scoring", "loss"))
                 found.append(turns.assign(**{"part": part, **columns}))
             report.save_table(pd.concat(found).assign(**about), folder, f"repetitions{name}_unfinished")
+            shown.update()
     return report.write(pd.concat(found, ignore_index=True).reindex(columns=COLUMNS), about, Path(folder), name)
 
 

@@ -124,11 +124,13 @@ class Comparison:
         table: one row per quantity: quantity, reference, yours, difference, tolerance, verdict ("within",
             "outside", "missing").
         machines: precision, threads, processor, torch and commit; one row for the reference, one for yours.
+        recorded: splits whose results come from records, which hold no version of torch.
     """
 
     benchmark: str
     table: pd.DataFrame
     machines: pd.DataFrame
+    recorded: tuple[int, ...] = ()
 
     @property
     def outside(self) -> int:
@@ -138,12 +140,21 @@ class Comparison:
     @property
     def summary(self) -> str:
         """The count of quantities within tolerance, in words."""
-        return f"{self.benchmark}: {len(self.table) - self.outside} of {len(self.table)} quantities within tolerance"
+        count = f"{len(self.table) - self.outside} of {len(self.table)} quantities within tolerance"
+        return f"{self.benchmark}: {count}{' (rows from records are no reproduction)' if self.recorded else ''}"
+
+    @property
+    def note(self) -> str:
+        """Which splits were not trained; "" if there are none."""
+        if not self.recorded:
+            return ""
+        splits = ", ".join(map(str, self.recorded))
+        return f"from records, nothing was trained: splits {splits}; this repeats the tables, not the training"
 
     def to_text(self) -> str:
         """Table, machines and summary, for a terminal."""
         table = self.table.to_string(index=False, float_format="%.4f")
-        return "\n\n".join([table, self.machines.T.to_string(), self.summary])
+        return "\n\n".join([table, self.machines.T.to_string(), *filter(None, [self.note]), self.summary])
 
     def to_html(self, own: Path, reference: Path) -> str:
         """A self-contained page: summary, figures of both folders side by side, table, machines."""
@@ -155,7 +166,8 @@ class Comparison:
         title = html.escape(self.summary)
         table = self.table.to_html(index=False, float_format="%.4f", border=0)
         machines = self.machines.T.to_html(border=0)
-        return f"{_HEAD}<title>{title}</title><h1>{title}</h1>{table}<h2>Machines</h2>{machines}<h2>Figures</h2>{rows}"
+        head = f"{_HEAD}<title>{title}</title><h1>{title}</h1><p>{html.escape(self.note)}</p>"
+        return f"{head}{table}<h2>Machines</h2>{machines}<h2>Figures</h2>{rows}"
 
 
 def compare(own: Path, reference: Path) -> Comparison:
@@ -199,7 +211,9 @@ def compare(own: Path, reference: Path) -> Comparison:
         }
     )
     facts = {side: {name: _listed(run.loc[common, name]) for name in _MACHINE} for side, run in runs.items()}
-    return Comparison(own.name, table, pd.DataFrame.from_dict(facts, orient="index"))
+    versions = runs["yours"]["torch"].astype(str)
+    recorded = tuple(n for n in common if versions[n] in ("", "nan"))
+    return Comparison(own.name, table, pd.DataFrame.from_dict(facts, orient="index"), recorded)
 
 
 def has_reference(folder: Path) -> bool:

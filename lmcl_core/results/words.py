@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -48,6 +48,15 @@ def number_sources(sources: Iterable[str]) -> tuple[dict[str, str], list[str]]:
     """Number different sources in their order: the mark of each, such as "[1]", and the footnotes."""
     marks = {source: f"[{n}]" for n, source in enumerate(dict.fromkeys(sources), 1)}
     return marks, [f"{mark} {source}" for source, mark in marks.items()]
+
+
+def left_out(reasons: Mapping[str, str]) -> list[str]:
+    """Lines that say which benchmarks are left out and why, from `choose_benchmarks`; missing folders share a line."""
+    absent = [name for name, reason in reasons.items() if reason.startswith("missing_folder")]
+    lines = [f"{name}: left out: {reason}" for name, reason in reasons.items() if name not in absent]
+    if absent:
+        lines.append(f"left out, their folders are missing: {', '.join(absent)}")
+    return lines
 
 
 def interval(low: float, high: float, digits: int = 3) -> str:

@@ -27,7 +27,7 @@ class FileScore(NamedTuple):
     Attributes:
         image: path of the file.
         score: MOS units, higher is better.
-        percentile: share of the training images with a lower MOS, 0..100.
+        percentile: percentage of the training images with a lower MOS.
         fault: why the file cannot be read; None if it was scored.
         pixels: (H, W, 3) uint8 RGB as the model saw them.
         prediction: the model's output for this image alone, n = 1.

@@ -18,17 +18,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..common.errors import InputError, save_failed
+from ..common.errors import InputError, counted, save_failed
 from ..common.files import atomic_write, ensure_writable
 from ..common.paths import resolve_path
 from ..common.progress import above_bar, bar
-from ..data.images import images_below
+from .files import FileScore, image_files, score_files
 
 if TYPE_CHECKING:  # wrong use of the command is reported before torch and matplotlib are imported
     from matplotlib.figure import Figure
 
     from ..inference import Scorer
-    from .files import FileScore
 
 DENSITY = 4  #: end of the colour scale of saliency, as a multiple of a uniform map
 
@@ -81,28 +80,22 @@ def print_scores(
 ) -> int:
     """Print one row per image as soon as it is scored, and faults on stderr; return the number of unreadable files.
 
+    Missing paths are reported first, before the model is loaded. The last line on stderr counts the images, on a
+    terminal or if some were not scored.
+
     `paths` are images, and folders at any depth; `weights` and `device` are as in `load`; `form` is a key of `WRITERS`,
     or None: "table" on a terminal, else "csv"; `overlays` is a folder for overlays, or None. A terminal also gets the
     `meaning` of the scores, on stderr. InputError: a folder without images, or arguments that `Overlays`, `load` or
     `score_files` refuse. RunError: a row or an overlay cannot be written.
     """
     folder = None if overlays is None else Overlays(resolve_path(overlays), paths)
-    for path in paths:
-        if os.path.isdir(path) and not images_below(Path(path)):
-            raise InputError(f"no images in {path}, apart from hidden ones: name image files, or folders of images")
-    from ..inference import load
-    from .files import image_files, score_files
-
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are expected
-    scorer, faults = load(weights, device), 0
-    is_read = sys.stdout.isatty()
-    if is_read or sys.stderr.isatty():
-        print(meaning(scorer), file=sys.stderr)
-    elif scorer.about["benchmark"] == "demo":
-        print(f"note: these weights predict the demo's labels, {scorer.about['label_kind']}", file=sys.stderr)
-    files = list(image_files(paths))
-    with WRITERS[form or ("table" if is_read else "csv")]() as write:
-        scores = bar(score_files(scorer, files, batch_size), len(files), "scoring")
+    files, missing = _find(paths)
+    for path in missing:
+        print(f"no file or folder {' '.join(path.split())}: check the path", file=sys.stderr)
+    scorer = _load(weights, device) if files else None
+    on_terminal, faults = sys.stdout.isatty(), len(missing)
+    with WRITERS[form or ("table" if on_terminal else "csv")]() as write:
+        scores = bar(score_files(scorer, files, batch_size), len(files), "scoring") if files else ()
         for number, scored in enumerate(scores):
             if scored.fault is not None:
                 faults += 1
@@ -112,16 +105,58 @@ def print_scores(
             write(dict(image=scored.image, score=round(scored.score, 4), percentile=round(scored.percentile, 2)))
             if folder is not None:
                 folder.save(scorer, scored, number)
+    if faults or on_terminal or sys.stderr.isatty():
+        total = len(files) + len(missing)
+        print(f"{counted(total - faults, 'image')} scored, {faults} could not be read", file=sys.stderr)
     return faults
 
 
+def _find(paths: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Image files at and below some paths, each once, and the paths that do not exist.
+
+    InputError: a folder without images.
+    """
+    files, missing = [], []
+    for path in dict.fromkeys(paths):
+        if _is_missing(path):
+            missing.append(path)
+            continue
+        found = list(image_files([path]))
+        if not found:
+            raise InputError(f"no images in {path}, apart from hidden ones: name image files, or folders of images")
+        files += found
+    return list(dict.fromkeys(files)), missing
+
+
+def _is_missing(path: str) -> bool:
+    try:
+        os.stat(path)
+    except OSError as error:
+        return isinstance(error, (FileNotFoundError, NotADirectoryError))
+    return False
+
+
+def _load(weights: str, device: str) -> Scorer:
+    """A model; on a terminal, print the `meaning` of its scores."""
+    from ..inference import load  # imports torch
+
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are expected
+    scorer = load(weights, device)
+    if sys.stdout.isatty() or sys.stderr.isatty():
+        print(meaning(scorer), file=sys.stderr)
+    elif scorer.about["benchmark"] == "demo":
+        print(f"note: these weights predict the demo's labels, {scorer.about['label_kind']}", file=sys.stderr)
+    return scorer
+
+
 def meaning(scorer: Scorer) -> str:
-    """Three lines about a model's scores: their scale, its training data, and what it does not know."""
+    """Four lines about a model's scores: their scale, its training data, and what it does not know."""
     about, (low, high) = scorer.about, scorer.about["mos_range"]
     title, scale = about["title"], f"{about['axis']} ({about['label_kind']})"
     return (
         f"score: predicted {scale}; higher is better; {low:g} to {high:g} in {title}\n"
-        f"model: {scorer.recipe.backbone}, trained on {title}; percentile: % of its images with a lower MOS\n"
+        f"model: {scorer.recipe.backbone}, trained on {title}\n"
+        "percentile: percentage of the training images with a lower MOS\n"
         f"limits: it does not know images or distortions of other kinds than those of {title}"
     )
 
@@ -159,13 +194,15 @@ def score_overlay(scorer: Scorer, scored: FileScore) -> Figure:
     of its benchmark, saliency 0 to `DENSITY`.
     """
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
+
+    from ..results.layers import draw_crops, draw_saliency
+    from ..results.palette import DOUBLE, DPI, TYPE
 
     crop_scores = scorer.to_mos(scored.prediction.crop_scores[0])  # (K,)
     low, high = scorer.about["mos_range"]
     height, width = scored.pixels.shape[:2]
     mean = _mean_of_crops(height, width, scored.prediction.boxes[0].tolist(), crop_scores)
-    figure = Figure(figsize=(6.9, min(2.3 * height / width, 8) + 0.9), dpi=200, layout="constrained")
+    figure = Figure(figsize=(DOUBLE, min(2.3 * height / width, 8) + 0.9), dpi=DPI, layout="constrained")
     titles = (
         f"score {scored.score:.1f}, percentile {scored.percentile:.0f}",
         "saliency",
@@ -175,25 +212,20 @@ def score_overlay(scorer: Scorer, scored: FileScore) -> Figure:
     for axis, title in zip(axes, titles):
         axis.imshow(scored.pixels.numpy(), extent=extent)
         axis.axis("off")
-        axis.set_title(title, fontsize=9)
-    salient = int(scored.prediction.weights[0].argmax())
-    for k, (top, left, h, w) in enumerate(scored.prediction.boxes[0].tolist()):
-        frame = dict(lw=2.5, ec="#E69F00", zorder=3) if k == salient else dict(lw=0.7, ec="white")
-        axes[0].add_patch(Rectangle((left, top), w, h, fill=False, **frame))
-    density = scored.prediction.saliency[0].numpy() * scored.prediction.saliency[0].numel()
-    style = dict(cmap="magma", alpha=0.6, interpolation="bilinear", vmin=0, vmax=DENSITY)
-    density = axes[1].imshow(density, extent=extent, **style)
+        axis.set_title(title, fontsize=TYPE)
+    draw_crops(axes[0], scored.prediction.boxes[0].tolist(), int(scored.prediction.weights[0].argmax()))
+    density = draw_saliency(axes[1], scored.prediction.saliency[0].numpy(), height, width, DENSITY)
     scores = axes[2].imshow(mean, cmap="viridis", alpha=0.7, extent=extent, vmin=low, vmax=high)
     mos = f"MOS of {scorer.about['title']}"
     bars = ((axes[1], density, "max", "density, 1 = uniform"), (axes[2], scores, "both", mos))
     for axis, drawn, extend, label in bars:
         bar = figure.colorbar(drawn, ax=axis, location="bottom", shrink=0.9, extend=extend)
-        bar.set_label(label, size=9)
-        bar.ax.tick_params(labelsize=9)
+        bar.set_label(label, size=TYPE)
+        bar.ax.tick_params(labelsize=TYPE)
     below = figure.colorbar(scores, ax=axes[0], location="bottom", shrink=0.9).ax  # as high as the two bars
     below.clear()
     below.axis("off")
-    below.text(0.5, 0.0, "test crops, the salient one orange", transform=below.transAxes, ha="center", fontsize=9)
+    below.text(0.5, 0.0, "test crops, the salient one orange", transform=below.transAxes, ha="center", fontsize=TYPE)
     return figure
 
 

@@ -82,9 +82,10 @@ def test_an_overlay_frames_every_test_crop_and_the_salient_one_thickly(scored):
 
 
 def test_a_model_says_its_scale_training_data_and_limits():
-    scale, model, limits = meaning(Scorer()).splitlines()
+    scale, model, percentile, limits = meaning(Scorer()).splitlines()
     assert "0 to 100" in scale and "higher is better" in scale and "3.42 to 92.43" in scale
-    assert "resnet, trained on LIVEC" in model and "other kinds than those of LIVEC" in limits
+    assert "resnet, trained on LIVEC" in model and "percentage of the training images" in percentile
+    assert "other kinds than those of LIVEC" in limits
 
 
 def test_overlays_are_numbered_and_not_saved_among_the_scored_images(scored, tmp_path):
