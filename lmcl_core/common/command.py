@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -28,6 +29,7 @@ class Parser(argparse.ArgumentParser):
 @contextmanager
 def exit_codes(program: str, debug: bool = False) -> Iterator[None]:
     """Exit as `fail` does: code 2 for `InputError`, 1 for `RunError` and system errors, 130 for Ctrl-C."""
+    warnings.showwarning = lambda message, *rest: print(" ".join(str(message).split()), file=sys.stderr)  # in one line
     try:
         yield
     except KeyboardInterrupt:

@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, repeat
@@ -16,7 +15,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from ..common.errors import InputError, save_failed
 from ..common.files import atomic_write, ensure_writable
@@ -93,7 +91,6 @@ def print_scores(
     from ..inference import load
     from .files import image_files, score_files
 
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are expected
     scorer, faults = load(weights, device), 0
     is_read = sys.stdout.isatty()
     if is_read or sys.stderr.isatty():
@@ -111,8 +108,19 @@ def print_scores(
                 continue
             write(dict(image=scored.image, score=round(scored.score, 4), percentile=round(scored.percentile, 2)))
             if folder is not None:
-                folder.save(scorer, scored, number)
+                faults += not _saved(folder, scorer, scored, number)
     return faults
+
+
+def _saved(folder: Overlays, scorer: Scorer, scored: FileScore, number: int) -> bool:
+    """Save an overlay; whether there was memory for it."""
+    try:
+        folder.save(scorer, scored, number)
+    except MemoryError:
+        with above_bar():
+            print(f"overlay of {scored.image} needs more memory than is free: save it smaller", file=sys.stderr)
+        return False
+    return True
 
 
 def meaning(scorer: Scorer) -> str:
