@@ -90,7 +90,7 @@ def _to_d50(chromaticity: tuple[float, ...]) -> np.ndarray:
 
 
 def _icc(matrix: np.ndarray, curve: tuple[float, ...]) -> bytes:
-    """A version 4 ICC profile of an RGB space: its matrix to XYZ, and one parametric curve, a gamma or of five values."""
+    """A version 4 ICC profile of an RGB space: its matrix to XYZ and its curve, a gamma or five values."""
 
     def fixed(*values: float) -> bytes:
         return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
