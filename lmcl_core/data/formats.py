@@ -12,11 +12,11 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, 
 from ..common.errors import InputError
 
 MOST_SIDE = 65_535  #: pixels of the longer side; JPEG files cannot be larger
-MOST_BYTES = 2**31  #: of memory for decoding one image, estimated from its header; also bytes of a file
+MOST_BYTES = 2_400_000_000  #: of memory for decoding one image, estimated from its header; also bytes of a file
 
 #: Bytes of memory a pixel while an image is decoded and converted, by format: the most that was measured.
-_BYTES_A_PIXEL = {"JPEG2000": 36, "AVIF": 24, "HEIF": 24, "JXL": 36, "WEBP": 16}
-_OTHERS = 12
+_BYTES_A_PIXEL = {"JPEG2000": 26, "AVIF": 26, "HEIF": 26, "JXL": 26, "WEBP": 26}
+_OTHERS = 13
 
 # Text beside the pixels, such as the workflow of an image generator, must not make a PNG file unreadable.
 PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = 2**26, 2**28

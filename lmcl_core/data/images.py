@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..common.errors import InputError, first_line
 from .colour import to_srgb
@@ -32,6 +32,8 @@ SCORED_SUFFIXES = SUFFIXES | _OTHER_SUFFIXES | _PLUGIN_SUFFIXES
 _ERRORS = OSError, RuntimeError, SyntaxError, ValueError, TypeError, EOFError, IndexError, struct.error, zlib.error
 DAMAGED = (*_ERRORS, Image.DecompressionBombError)  #: exceptions that Pillow raises for damaged files
 
+_TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))  # by EXIF orientation
+_BAND = 1024  # rows
 _LARGE = 16_000_000  # pixels; threads decode images above this size one at a time, to limit memory
 _LARGE_IMAGE_LOCK = threading.Lock()
 
@@ -90,9 +92,12 @@ def to_rgb(image: Image.Image, name: object = "image", short_side: int | None = 
     check_image(image, name)
     try:
         with _LARGE_IMAGE_LOCK if image.width * image.height > _LARGE else nullcontext():
-            image = to_srgb(_upright_8_bit(image, name), name)
-            height, width = shrunk(image.height, image.width, short_side)
-            return np.array(_resized(image, height, width))
+            image.load()  # the mode of some formats is known only after decoding
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            image = to_srgb(_in_8_bits(image, name), name)
+            if orientation in _TURNS:
+                image = image.transpose(_TURNS[orientation])
+            return _array(_resized(image, *shrunk(image.height, image.width, short_side)))
     except InputError:
         raise
     except MemoryError as error:
@@ -102,11 +107,8 @@ def to_rgb(image: Image.Image, name: object = "image", short_side: int | None = 
         raise _unreadable(name, error) from error
 
 
-def _upright_8_bit(image: Image.Image, name: object) -> Image.Image:
-    """Decode an image, rotate it as its EXIF data say, and reduce grey of 16 or 32 bits to 8."""
-    image.load()  # the mode of some formats is known only after decoding
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        image = ImageOps.exif_transpose(image)
+def _in_8_bits(image: Image.Image, name: object) -> Image.Image:
+    """Reduce grey of 16 or 32 bits to 8 bits."""
     if image.mode == "F":
         raise ImageError(name, "has floating-point pixels of unknown range", "save it with 8 or 16 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -118,6 +120,15 @@ def _upright_8_bit(image: Image.Image, name: object) -> Image.Image:
         info, image = image.info, Image.fromarray(scaled)
         image.info = info
     return image.convert("LA") if image.mode == "La" else image  # Pillow converts La only to LA
+
+
+def _array(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 pixels, copied in bands, because a conversion at once takes twice the memory."""
+    pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    for top in range(0, image.height, _BAND):
+        bottom = min(top + _BAND, image.height)
+        pixels[top:bottom] = image.crop((0, top, image.width, bottom))
+    return pixels
 
 
 def open_image(path: str | Path) -> Image.Image:
