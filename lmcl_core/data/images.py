@@ -100,10 +100,7 @@ def to_rgb(image: Image.Image, name: object = "image", short_side: int | None = 
             return _array(_resized(image, *shrunk(image.height, image.width, short_side)))
     except InputError:
         raise
-    except MemoryError as error:
-        fix = "close other programs, or save it in a smaller size"
-        raise ImageError(name, "needs more memory than is free", fix) from error
-    except DAMAGED as error:
+    except Exception as error:  # plugins and damaged files raise almost any
         raise _unreadable(name, error) from error
 
 
@@ -164,7 +161,7 @@ def _open(source: str | Path | io.BytesIO, name: object) -> Image.Image:
     except Image.DecompressionBombError as error:
         limit = 2 * Image.MAX_IMAGE_PIXELS // 10**6
         raise ImageError(name, f"has more than {limit} megapixels", "save it in a smaller size") from error
-    except (MemoryError, *DAMAGED) as error:
+    except Exception as error:
         raise _unreadable(name, error, source) from error
     try:
         check_image(image, name)
@@ -175,6 +172,9 @@ def _open(source: str | Path | io.BytesIO, name: object) -> Image.Image:
 
 
 def _unreadable(name: object, error: Exception, source: str | Path | io.BytesIO | None = None) -> InputError:
+    if isinstance(error, MemoryError):
+        fix = "close other programs, or save it in a smaller size"
+        return ImageError(name, "needs more memory than is free", fix)
     if isinstance(error, OSError) and error.errno is not None:  # the system failed, and the file may be intact
         return InputError(f"image {name} cannot be read: {error.strerror}; check the path and this process's limits")
     if source is not None and (refused := refusal(source, name)):
