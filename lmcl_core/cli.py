@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .common.command import exit_codes, fail, kept, parse_changes, parse_split, wrong_option
+from .common.command import exit_codes, fail, kept, parse_changes, parse_split, print_faults, wrong_option
 from .common.errors import InputError, counted
 from .data.catalogue import BENCHMARKS
 
@@ -133,26 +132,24 @@ def audit(data_root: Root = "") -> None:
 def verify(
     benchmark: Annotated[str, typer.Argument(help=_ONE, autocompletion=_benchmarks)],
     data_root: Annotated[str, typer.Argument(help="the benchmark's folder, or its parent folder")] = "",
-    deep: Annotated[bool, typer.Option("--deep", help="decode every image")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="also decode every image")] = False,
+    hashes: Annotated[str | None, typer.Option(help="known-good list, to compare every image with")] = None,
+    write_hashes: Annotated[str | None, typer.Option(help="new file for the list of a folder without faults")] = None,
     show: Annotated[int, typer.Option(min=0, help="number of faults of one kind to print")] = 10,
 ) -> None:
     """Check a benchmark's folder. Print every fault with its fix or, if there are none, the splits and their hashes."""
     from .data.benchmarks import load_benchmark
-    from .data.verify import split_lines, verify_benchmark
+    from .data.verify import UNSEEN, split_lines, verify_benchmark, write_known_good
 
-    faults = verify_benchmark(benchmark, data_root or None, deep)
-    for kind, count in Counter(fault.kind for fault in faults).items():
-        for fault in [fault for fault in faults if fault.kind == kind][:show]:
-            print(fault, file=sys.stderr)
-        if count > show:
-            print(f"{kind}: {count - show} more", file=sys.stderr)
-    if faults:
-        print(f"{benchmark}: {counted(len(faults), 'fault')}", file=sys.stderr)
+    if faults := verify_benchmark(benchmark, data_root or None, deep, hashes):
+        print_faults(benchmark, faults, show)
         raise typer.Exit(1)
+    if write_hashes:
+        write_known_good(write_hashes, benchmark, data_root or None)
     table = load_benchmark(benchmark, data_root or None)
     kind = table.attrs["label_kind"]
     print(f"{benchmark}: {len(table)} images, no faults; labels from {table.attrs['label_file']}: {kind}")
-    for line in [*table.attrs["notes"], *split_lines(table)]:
+    for line in [*table.attrs["notes"], *split_lines(table), *([UNSEEN] if deep and not hashes else [])]:
         print(line)
 
 

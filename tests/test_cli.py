@@ -356,6 +356,18 @@ def test_a_terminal_gets_the_meaning_of_a_score_and_a_table_and_a_pipe_only_csv(
     assert done.stderr.decode().startswith("score: ") and "\r" not in done.stderr.decode()
 
 
+def test_verify_writes_a_list_of_hashes_and_compares_with_it(lmcl, own, tmp_path):
+    folder, good = own, tmp_path / "good.txt"
+    code, out, err = lmcl("verify", folder, "--deep", "--write-hashes", good)
+    assert code == 0 and len(good.read_text().splitlines()) == 12 and "--hashes" in out.splitlines()[-1], err
+    assert lmcl("verify", folder, "--hashes", good)[0] == 0
+    path = folder / "images" / "3.png"
+    shutil.copy(folder / "images" / "4.png", path)
+    code, out, err = lmcl("verify", folder, "--deep", "--hashes", good)
+    assert code == 1 and err.startswith(f"unreadable_image: {path}: its SHA-256 differs") and "1 fault" in err
+    assert lmcl("verify", folder, "--write-hashes", good)[0] == 2 == lmcl("verify", folder, "--hashes", folder)[0]
+
+
 def test_unreadable_images_are_listed_with_exit_code_1_and_the_others_scored(lmcl, weights, images):
     bmp = bytearray((images / "more" / "d.bmp").read_bytes())
     bmp[18:26] = (60000).to_bytes(4, "little") * 2

@@ -139,6 +139,33 @@ def test_the_bundled_model_gives_the_golden_scores():
     )
 
 
+def resized(pixels: torch.Tensor, size: int, how: Image.Resampling) -> torch.Tensor:
+    return torch.from_numpy(np.array(Image.fromarray(pixels.numpy()).resize((size, size), how)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["another resize", "another grid", "another shrinking", "other weights"])
+def test_the_golden_scores_notice_a_change(monkeypatch, change):
+    scorer = load("livec")
+    scorer.recipe = replace(scorer.recipe, precision="32-true")
+    name = "scene_large" if change == "another shrinking" else "scene"
+    golden = Path(__file__).parent / "fixtures" / "golden_livec.csv"
+    expected = next(float(row["score"]) for row in csv.DictReader(golden.open()) if row["image"] == name)
+    image = golden_images()[name]
+    assert scorer.score(image)["score"].item() == pytest.approx(expected, abs=1e-4)
+    other = Image.Resampling.LANCZOS
+    if change == "another resize":
+        monkeypatch.setattr("lmcl_core.inference.resize_crop", lambda pixels, size: resized(pixels, size, other))
+    elif change == "another grid":
+        scorer.recipe = replace(scorer.recipe, test_crops=8)
+    elif change == "another shrinking":
+        monkeypatch.setattr("lmcl_core.data.images._resized", lambda image, *size: image.resize(size[::-1], other))
+    else:
+        with torch.no_grad():
+            next(scorer.model.parameters()).mul_(1.001)
+    assert abs(scorer.score(image)["score"].item() - expected) > 1e-3
+
+
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
     table = pd.DataFrame({"mos": np.arange(0, 101, dtype=float)})

@@ -7,11 +7,13 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from .errors import InputError, RunError, system_error_message
+from .errors import InputError, RunError, counted, system_error_message
 
 
 _REPEAT = "finished {} are kept, run the same command again to continue"
@@ -38,7 +40,11 @@ class Parser(argparse.ArgumentParser):
 
 @contextmanager
 def exit_codes(program: str, debug: bool = False) -> Iterator[None]:
-    """Exit as `fail` does: code 2 for `InputError`, 1 for `RunError` and system errors, 130 for Ctrl-C."""
+    """Print each warning in one line, and exit as `fail` does.
+
+    Code 2 for `InputError`, 1 for `RunError` and system errors, 130 for Ctrl-C.
+    """
+    before, warnings.showwarning = warnings.showwarning, _print_warning
     try:
         yield
     except KeyboardInterrupt:
@@ -49,6 +55,13 @@ def exit_codes(program: str, debug: bool = False) -> Iterator[None]:
         if (message := system_error_message(error)) is None:
             raise
         fail(program, message, 1, debug)
+    finally:
+        warnings.showwarning = before
+
+
+def _print_warning(message: Warning | str, *_: object) -> None:
+    """Print a warning in one line, without the code that raised it."""
+    print(" ".join(str(message).split()), file=sys.stderr)
 
 
 def fail(program: str, message: str, code: int, debug: bool = False) -> NoReturn:
@@ -73,6 +86,16 @@ def kept(arguments: list[str]) -> str | None:
     """What remains of a command of `lmcl` that was stopped, in words; None if there is nothing to say."""
     to_folder = arguments[0] == "score" and any(argument.startswith("--out") for argument in arguments)
     return _REPEAT.format("chunks") if to_folder else _KEPT.get(arguments[0])
+
+
+def print_faults(name: str, faults: Sequence[Any], show: int) -> None:
+    """Print at most `show` faults of each `kind`, and their numbers, on stderr; `name` says what was checked."""
+    for kind, count in Counter(fault.kind for fault in faults).items():
+        for fault in [fault for fault in faults if fault.kind == kind][:show]:
+            print(fault, file=sys.stderr)
+        if count > show:
+            print(f"{kind}: {count - show} more", file=sys.stderr)
+    print(f"{name}: {counted(len(faults), 'fault')}", file=sys.stderr)
 
 
 def parse_split(text: str) -> int | str:

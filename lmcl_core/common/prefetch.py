@@ -11,6 +11,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _END = object()
+MOST_BYTES = 2**28  #: of finished results that wait, and of images in a batch; a single one may be larger
 
 
 def prefetch(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
@@ -28,17 +29,28 @@ def prefetch(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
 
 
 def prefetch_map(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int, depth: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    threads: int,
+    depth: int,
+    size: Callable[[Result], int] = lambda result: 0,
 ) -> Iterator[Result]:
     """Yield ``function(item)`` in order while `threads` threads compute up to `depth` results ahead.
 
-    An exception of an item is raised at that item's position, and later items are cancelled.
+    While the finished results exceed `MOST_BYTES` by their `size`, only one is computed ahead. An exception of an item
+    is raised at that item's position, and later items are cancelled.
     """
     source, waiting = iter(items), deque()
+
+    def held() -> int:
+        finished = [future for future in waiting if future.done() and not future.exception()]
+        return sum(size(future.result()) for future in finished)
+
     with ThreadPoolExecutor(threads) as pool:
         try:
             while True:
-                waiting.extend(pool.submit(function, item) for item in islice(source, depth - len(waiting)))
+                free = depth - len(waiting) if held() <= MOST_BYTES else 1 - len(waiting)
+                waiting.extend(pool.submit(function, item) for item in islice(source, max(0, free)))
                 if not waiting:
                     return
                 yield waiting.popleft().result()

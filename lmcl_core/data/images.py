@@ -1,4 +1,4 @@
-"""Image files, PIL images and arrays as upright 8-bit RGB pixels."""
+"""Image files, PIL images and arrays as upright 8-bit sRGB pixels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from ..common.errors import InputError
+from ..common.errors import InputError, first_line
+from .colour import to_srgb
+from .formats import ImageError, check_bytes, check_image, open_any, refusal
 
 if TYPE_CHECKING:  # functions import torch themselves, because reading labels does not need it
     import pandas as pd
@@ -22,14 +24,16 @@ if TYPE_CHECKING:  # functions import torch themselves, because reading labels d
 
 SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png"}  #: image files of the benchmarks
 _OTHER_SUFFIXES = {".avif", ".gif", ".jfif", ".jp2", ".jpe", ".pgm", ".ppm", ".tif", ".tiff", ".webp"}
-_UNSUPPORTED_SUFFIXES = {".heic", ".heif", ".jxl"}  # image formats that Pillow cannot decode
+_PLUGIN_SUFFIXES = {".heic", ".heif", ".jxl"}  # formats that Pillow decodes only with a plugin
 
-#: Files that are scored in a folder. Unsupported formats are included, so that they are reported.
-SCORED_SUFFIXES = SUFFIXES | _OTHER_SUFFIXES | _UNSUPPORTED_SUFFIXES
+#: Files that are scored in a folder. Formats that need a plugin are included, so that they are reported.
+SCORED_SUFFIXES = SUFFIXES | _OTHER_SUFFIXES | _PLUGIN_SUFFIXES
 
 _ERRORS = OSError, RuntimeError, SyntaxError, ValueError, TypeError, EOFError, IndexError, struct.error, zlib.error
 DAMAGED = (*_ERRORS, Image.DecompressionBombError)  #: exceptions that Pillow raises for damaged files
 
+_TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))  # by EXIF orientation
+_BAND = 1024  # rows
 _LARGE = 16_000_000  # pixels; threads decode images above this size one at a time, to limit memory
 _LARGE_IMAGE_LOCK = threading.Lock()
 
@@ -60,66 +64,83 @@ def load_rgb(item: str | Path | Image.Image | np.ndarray, short_side: int | None
     Arrays are uint8, (H, W) or (H, W, C), where C = 1 is grey, 2 grey and alpha, 3 RGB, 4 RGBA; alpha is ignored.
     Anything else raises `InputError`.
     """
+    import torch
+
     if isinstance(item, (str, Path)):
-        with open_image(item) as image:
-            return _to_tensor(image, item, short_side)
+        return torch.from_numpy(decode(item, short_side))
     if isinstance(item, np.ndarray) and item.dtype == np.uint8 and item.size:
         if item.ndim == 2 or item.ndim == 3 and item.shape[2] in (1, 2, 3, 4):
-            colours = item[..., 0] if item.ndim == 3 and item.shape[2] < 3 else item
-            return _to_tensor(Image.fromarray(colours), "image", short_side)
+            item = Image.fromarray(item[..., 0] if item.ndim == 3 and item.shape[2] < 3 else item)
     if isinstance(item, Image.Image):
-        return _to_tensor(item, getattr(item, "filename", None) or "image", short_side)
+        return torch.from_numpy(to_rgb(item, getattr(item, "filename", None) or "image", short_side))
     what = f"{item.dtype} array {item.shape}" if isinstance(item, np.ndarray) else type(item).__name__
     raise InputError(f"cannot read {what}: pass a path, a PIL image or a uint8 array (H, W) or (H, W, 1 to 4)")
 
 
-def _to_tensor(image: Image.Image, name: object, short_side: int | None) -> Tensor:
-    import torch
-
-    with _LARGE_IMAGE_LOCK if image.width * image.height > _LARGE else nullcontext():
-        return torch.from_numpy(shrink(to_rgb(image, name), short_side).copy())
-
-
-def decode(path: str | Path) -> np.ndarray:
+def decode(path: str | Path, short_side: int | None = None) -> np.ndarray:
     """Decode an image file as upright (H, W, 3) uint8 RGB; `InputError` if it is missing or cannot be decoded."""
     with open_image(path) as image:
-        return to_rgb(image, path)
+        return to_rgb(image, path, short_side)
 
 
-def to_rgb(image: Image.Image, name: object = "image") -> np.ndarray:
-    """Convert a PIL image of any mode to (H, W, 3) uint8 RGB; `name` stands in error messages.
+def to_rgb(image: Image.Image, name: object = "image", short_side: int | None = None) -> np.ndarray:
+    """Convert a PIL image of any mode to (H, W, 3) uint8 sRGB, resized by `shrink`; `name` stands in error messages.
 
-    16-bit grey is scaled to 8 bits, transparency is dropped, and the EXIF rotation is applied. An image that cannot be
-    decoded, or holds floating-point pixels, raises `InputError`.
+    16-bit grey is scaled to 8 bits, transparency is dropped, and colour profile and EXIF rotation are applied. An image
+    that cannot be decoded, is too large, or holds floating-point pixels raises `InputError`.
     """
+    check_image(image, name)
     try:
-        image.load()  # the mode of some formats is known only after decoding
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-        if image.mode == "F":
-            raise InputError(f"image {name} has floating-point pixels of unknown range: save it with 8 or 16 bits")
-        if image.mode == "I" or image.mode.startswith("I;16"):
-            grey = np.asarray(image).astype(np.float64)
-            deep = image.mode != "I" or grey.max() > 255  # mode "I" may also hold 8-bit values
-            grey = np.clip(np.rint(grey / 257 if deep else grey), 0, 255)
-            return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
-        if image.mode == "La":  # Pillow converts it only to LA
-            image = image.convert("LA")
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        with _LARGE_IMAGE_LOCK if image.width * image.height > _LARGE else nullcontext():
+            image.load()  # the mode of some formats is known only after decoding
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            image = to_srgb(_in_8_bits(image, name), name)
+            if orientation in _TURNS:
+                image = image.transpose(_TURNS[orientation])
+            return _array(_resized(image, *shrunk(image.height, image.width, short_side)))
     except InputError:
         raise
-    except DAMAGED as error:
+    except Exception as error:  # plugins and damaged files raise almost any
         raise _unreadable(name, error) from error
 
 
+def _in_8_bits(image: Image.Image, name: object) -> Image.Image:
+    """Reduce grey of 16 or 32 bits to 8 bits."""
+    if image.mode == "F":
+        raise ImageError(name, "has floating-point pixels of unknown range", "save it with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = np.asarray(image)
+        deep = image.mode != "I" or grey.max() > 255  # mode "I" may also hold 8-bit values
+        scaled = np.empty(grey.shape, dtype=np.uint8)
+        for row, values in enumerate(grey):  # by rows, because float64 takes eight bytes a pixel
+            scaled[row] = np.clip(np.rint(values / 257.0 if deep else values), 0, 255)
+        info, image = image.info, Image.fromarray(scaled)
+        image.info = info
+    return image.convert("LA") if image.mode == "La" else image  # Pillow converts La only to LA
+
+
+def _array(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 pixels, copied in bands, because a conversion at once takes twice the memory."""
+    pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    for top in range(0, image.height, _BAND):
+        bottom = min(top + _BAND, image.height)
+        pixels[top:bottom] = image.crop((0, top, image.width, bottom))
+    return pixels
+
+
 def open_image(path: str | Path) -> Image.Image:
-    """Open an image file and read its header; `InputError` if it is missing, unreadable or not an image."""
+    """Open an image file and read its header.
+
+    `InputError` if it is missing, unreadable or not an image, or `check_image` refuses it.
+    """
     if not str(path):
         raise InputError("the path of an image is empty: name an image file")
     if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
         raise InputError(f"folder {path} is not readable: give yourself permission to read it")
-    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would block
-        raise InputError(f"unreadable image {path}: it is not a file; pass an image file")
+    if os.path.exists(path):
+        if not os.path.isfile(path):  # reading a pipe would block
+            raise InputError(f"unreadable image {path}: it is not a file; pass an image file")
+        check_bytes(os.path.getsize(path), path)
     return _open(path, path)
 
 
@@ -132,24 +153,33 @@ def from_bytes(content: bytes, name: object) -> Image.Image:
 
 def _open(source: str | Path | io.BytesIO, name: object) -> Image.Image:
     try:
-        return Image.open(source)
+        image = open_any(source)
     except FileNotFoundError as error:
         raise InputError(f"missing image {name}: check its path, or unpack its archive again") from error
     except PermissionError as error:
         raise InputError(f"image {name} is not readable: give yourself permission to read it") from error
     except Image.DecompressionBombError as error:
         limit = 2 * Image.MAX_IMAGE_PIXELS // 10**6
-        raise InputError(f"image {name} has more than {limit} megapixels: save it in a smaller size") from error
-    except DAMAGED as error:
-        raise _unreadable(name, error) from error
+        raise ImageError(name, f"has more than {limit} megapixels", "save it in a smaller size") from error
+    except Exception as error:
+        raise _unreadable(name, error, source) from error
+    try:
+        check_image(image, name)
+    except ImageError:
+        image.close()
+        raise
+    return image
 
 
-def _unreadable(name: object, error: Exception) -> InputError:
+def _unreadable(name: object, error: Exception, source: str | Path | io.BytesIO | None = None) -> InputError:
+    if isinstance(error, MemoryError):
+        fix = "close other programs, or save it in a smaller size"
+        return ImageError(name, "needs more memory than is free", fix)
     if isinstance(error, OSError) and error.errno is not None:  # the system failed, and the file may be intact
         return InputError(f"image {name} cannot be read: {error.strerror}; check the path and this process's limits")
-    if Path(str(name)).suffix.lower() in _UNSUPPORTED_SUFFIXES:
-        return InputError(f"unreadable image {name}: this format is not supported; convert it, for example to PNG")
-    reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+    if source is not None and (refused := refusal(source, name)):
+        return refused
+    reason = "unknown format" if isinstance(error, UnidentifiedImageError) else first_line(error)
     return InputError(f"unreadable image {name} ({reason}): it is damaged or not an image; fetch this file again")
 
 
@@ -186,7 +216,11 @@ def shrink(pixels: np.ndarray, short_side: int | None) -> np.ndarray:
     height, width = shrunk(*pixels.shape[:2], short_side)
     if (height, width) == pixels.shape[:2]:
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+    return np.asarray(_resized(Image.fromarray(pixels), height, width))
+
+
+def _resized(image: Image.Image, height: int, width: int) -> Image.Image:
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def resize_crop(pixels: Tensor, size: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +16,15 @@ import pandas as pd
 from ..common.errors import InputError, first_line
 from .faults import AGAIN, Fault, FaultError, bad_row, first_few
 
+EXCEL = "in Excel, save it as CSV UTF-8 (comma delimited), with decimal points"
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 _HEADER_ROWS = 30  # the header of a table is searched for in its first rows
 
 
 def find(folder: Path, name: str) -> Path | None:
     """Find a file or folder by its relative name, ignoring case. Returns its path as spelled on disk, or None."""
-    if (folder / name).exists():
+    if os.path.exists(folder / name):
         return folder / name
     for part in name.split("/"):
         _, folders, files = next(os.walk(folder), ("", [], []))
@@ -58,10 +62,16 @@ def read_columns(path: Path, columns: Sequence[str], fix: str = AGAIN) -> pd.Dat
             if set(wanted) <= set(heads) and len(grid) - place > len(best):
                 best, header = grid[place + 1 :] or [[]], heads
     if not header:
+        check_separator(path, (",".join(map(cell_text, row)) for grid in grids for row in grid[:_HEADER_ROWS]), columns)
         raise FaultError(_missing_column(path, grids, columns, fix))
+    if path.suffix.lower() != ".xlsx" and (long := [row for row in best if any(row[len(header) :])]):
+        problem = f"{len(long)} rows have more cells than the header, perhaps by decimal commas"
+        raise FaultError(bad_row(path, [",".join(row)[:60] for row in long], f"{problem}: {fix}; {EXCEL}"))
     positions = [header.index(name) for name in wanted]
     cells = [[cell_text(row[i]) if i < len(row) else "" for i in positions] for row in best]
-    return pd.DataFrame([row for row in cells if any(row)], columns=list(columns), dtype=str)
+    rows = pd.DataFrame([row for row in cells if any(row)], columns=list(columns), dtype=str)
+    check_decimals(path, rows)
+    return rows
 
 
 def read_words(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -79,7 +89,36 @@ def read_words(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         raise FaultError(Fault("bad_label_column", f"{path}: {column}", fix))
     if odd:
         raise FaultError(bad_row(path, odd, fix))
-    return pd.DataFrame([words for _, words in lines], columns=list(columns), dtype=str)
+    rows = pd.DataFrame([words for _, words in lines], columns=list(columns), dtype=str)
+    check_decimals(path, rows)
+    return rows
+
+
+def read_text(path: Path) -> str:
+    """Text of a label file in UTF-8; a file in UTF-16 is a missing_label_file fault."""
+    content = path.read_bytes()
+    start = content[:200]
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff") or len(start) > 7 and not (any(start[1::2]) and any(start[::2])):
+        problem = "it is text in UTF-16, as Excel writes Unicode text"
+        raise FaultError(Fault("missing_label_file", str(path), f"{problem}: {EXCEL}"))
+    return content.decode("utf-8-sig")
+
+
+def check_separator(path: Path, lines: Iterable[str], columns: Iterable[str]) -> None:
+    """Raise a bad_label_column fault if one of some lines is a header whose columns commas do not separate."""
+    wanted = {name.lower() for name in columns}
+    for line in lines:
+        for separator, name in _SEPARATORS.items():
+            cells = {cell.strip(' "').lower() for cell in line.split(separator)}
+            if len(cells) > 1 and wanted <= cells:
+                problem = f"its columns are separated by {name}, not by commas"
+                raise FaultError(Fault("bad_label_column", str(path), f"{problem}: {EXCEL}"))
+
+
+def check_decimals(path: Path, rows: pd.DataFrame) -> None:
+    """Raise a bad_label_row fault if cells (str) are numbers with decimal commas, such as 3,5."""
+    if odd := [cell for cell in rows.to_numpy().ravel() if _DECIMAL_COMMA.fullmatch(cell)]:
+        raise FaultError(bad_row(path, odd, f"{len(odd)} numbers are written with decimal commas: {EXCEL}"))
 
 
 def mat_column(path: Path, variable: str, fix: str = AGAIN) -> np.ndarray:
@@ -131,7 +170,7 @@ def _grids(path: Path, fix: str) -> list[list[list[object]]]:
 
 def _read_lines(path: Path, fix: str) -> list[str]:
     with _readable(path, "text file", fix):
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     if not any(map(str.strip, lines)):
         raise FaultError(Fault("missing_label_file", str(path), f"it is empty: {fix}"))
     return lines
@@ -142,6 +181,8 @@ def _readable(path: Path, what: str, fix: str) -> Iterator[None]:
     """Turn the errors of a parser, which are of many types for damaged files, into a fault."""
     try:
         yield
+    except FaultError:
+        raise
     except Exception as error:
         fault = Fault("missing_label_file", str(path), f"not a readable {what} ({first_line(error)}): {fix}")
         raise FaultError(fault) from error

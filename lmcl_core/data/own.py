@@ -19,10 +19,10 @@ import pandas as pd
 from ..common.errors import InputError, unknown
 from ..common.paths import resolve_path
 from .catalogue import BENCHMARKS, Benchmark
-from .faults import Fault, FaultError
+from .faults import Fault, FaultError, first_few
 from .labels import numbers
 from .own_rows import read_rows
-from .readers import Reading, images_beside, label_table
+from .readers import Reading, images_beside, label_table, leads_outside
 
 FILE = "benchmark.toml"  #: the file that makes a folder a benchmark
 HELP = 'notebooks/README.md, "Your own data", shows one'
@@ -50,7 +50,8 @@ def own_folder(text: str | Path) -> Path | None:
     if not str(text).strip():
         return None
     folder = resolve_path(text)
-    return folder if os.path.isfile(folder / FILE) else None
+    inner = folder / folder.name  # as some archives unpack
+    return next((place for place in (folder, inner) if os.path.isfile(place / FILE)), None)
 
 
 def own_benchmark(folder: Path) -> Benchmark:
@@ -94,7 +95,7 @@ def read_toml(folder: Path) -> dict[str, Any]:
             raise InputError(f"{path}: {key} is {about[key]!r}: write for example {example}")
     _check_name(path, about["name"])
     about["mos_range"] = _range(path, about["mos_range"])
-    if _is_outside(_normal(about["labels"])):
+    if leads_outside(about["labels"]):
         raise InputError(f"{path}: labels is {about['labels']!r}: write a path inside this folder")
     for key, column in about["columns"].items():
         if key not in COLUMNS:
@@ -131,9 +132,10 @@ def read_own(folder: Path) -> Reading:
     path, named = folder / about["labels"], about["columns"]
     needed = {"image", "mos", *named}
     rows = read_rows(path, {key: named.get(key, key) for key in COLUMNS}, needed)
-    rows["image"] = [_normal(name) for name in rows["image"]]
+    rows["image"] = [name if leads_outside(name) else _normal(name) for name in rows["image"]]
     places = {number: f"{path}: {rows.attrs['unit']} {number}" for number in rows.index}
-    if faults := [*_row_faults(rows, places, about), *_link_faults(folder, rows["image"], places)]:
+    faults = [*_row_faults(rows, places, about), *_split_faults(rows, path)]
+    if faults := [*faults, *_link_faults(folder, rows["image"], places)]:
         raise FaultError(*faults)
     mos, notes = numbers(rows["mos"]), []
     if not about["higher_is_better"]:
@@ -178,10 +180,25 @@ def _row_faults(rows: pd.DataFrame, places: dict[int, str], about: dict[str, Any
             yield Fault("wrong_range", places[number], f"{problem}: correct one of them")
 
 
+def _split_faults(rows: pd.DataFrame, path: Path) -> Iterator[Fault]:
+    """Contents with images in several parts of the official split."""
+    if "official_split" not in rows:
+        return
+    content = rows["content" if "content" in rows else "image"].str.lower()
+    parts = rows["official_split"].str.lower()
+    parts = parts[parts.isin(_PARTS)]
+    for name, found in parts.groupby(content):
+        if name and found.nunique() > 1:
+            places = first_few([str(number) for number in found.drop_duplicates().index])
+            problem = f"content {name!r} is in the parts {', '.join(sorted(set(found)))} of the official split"
+            where = f"{path}: {rows.attrs['unit']}s {places}"
+            yield Fault("bad_label_row", where, f"{problem}: put all its images into one part")
+
+
 def _problems(row: dict[str, Any], columns: dict[str, str]) -> Iterator[str]:
     if not row["image"]:
         yield f"column {columns['image']!r} is empty"
-    elif _is_outside(row["image"]):
+    elif leads_outside(row["image"]):
         yield f"{row['image']!r} is not a path inside the folder of {FILE}"
     if not math.isfinite(row["mos_number"]):
         yield f"{row['mos']!r} in column {columns['mos']!r} is not a number"
@@ -199,9 +216,11 @@ def _link_faults(folder: Path, images: Iterable[str], places: dict[int, str]) ->
     def stays(path: Path) -> bool:
         return Path(os.path.realpath(path)).is_relative_to(folder)
 
-    parents = {image.rpartition("/")[0] for image in images if not _is_outside(image)}
+    parents = {image.rpartition("/")[0] for image in images if not leads_outside(image)}
     leaving = {parent for parent in parents if not stays(folder / parent)}
     for number, image in zip(places, images):
+        if leads_outside(image):
+            continue
         if image.rpartition("/")[0] in leaving or os.path.islink(f"{folder}/{image}") and not stays(folder / image):
             problem = f"{image!r} is a link out of the folder of {FILE}: copy the image into the folder"
             yield Fault("bad_label_row", places[number], problem)
@@ -215,10 +234,5 @@ def _spelled(folder: Path, images: list[str]) -> list[str]:
 
 
 def _normal(name: str) -> str:
-    """A path of the label file with slashes, without empty, ``.`` or needless ``..`` parts."""
+    """A path of the label file with slashes, without empty or ``.`` parts."""
     return posixpath.normpath(name.replace("\\", "/")) if name else ""
-
-
-def _is_outside(name: str) -> bool:
-    """Whether a path from `_normal` is absolute, leads out of its folder, or is none."""
-    return name.startswith(("/", "../")) or name in (".", "..") or name[1:2] == ":" or "\0" in name

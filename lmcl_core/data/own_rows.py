@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import io
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from ..common.errors import InputError, first_line
 from .faults import Fault, FaultError, first_few
-from .labels import cell_text
+from .labels import EXCEL, cell_text, check_decimals, check_separator, read_text
 
 Cells = list[tuple[int, list[str]]]  # number of the line or row in the file, and its cells
 
@@ -34,7 +35,7 @@ def read_rows(path: Path, columns: Mapping[str, str], needed: set[str]) -> pd.Da
     kind = path.suffix.lower()
     if kind not in _READERS:
         raise InputError(f"labels are in {path}: save them as {', '.join(_READERS)}, and correct benchmark.toml")
-    cells = [(number, row) for number, row in _read(path, kind) if any(row)]
+    cells = [(number, row) for number, row in _read(path, kind, [columns[key] for key in needed]) if any(row)]
     if len(cells) < 2:
         what = "no row below the header" if cells else "it is empty"
         raise FaultError(Fault("missing_label_file", str(path), f"{what}: write one row for each image"))
@@ -44,21 +45,30 @@ def read_rows(path: Path, columns: Mapping[str, str], needed: set[str]) -> pd.Da
     for number, row in cells[1:]:
         row += [""] * (len(header) - len(row)) if kind != ".csv" else []
         if len(row) < len(header) or any(row[len(header) :]):
-            fix = f"it has {len(row)} cells, the header has {len(header)}: correct the row; quote cells with commas"
+            counts = f"it has {len(row)} cells, the header has {len(header)}"
+            fix = f"{counts}: correct the row; quote cells with commas, and write decimal points"
             faults.append(Fault("bad_label_row", f"{path}: {unit} {number}", fix))
+    if len(faults) == len(cells) - 1 > 1:
+        problem = f"here and in every row are not the {len(header)} cells of the header, perhaps by decimal commas"
+        raise FaultError(Fault("bad_label_row", faults[0].where, f"{problem}: {EXCEL}"))
     if faults:
         raise FaultError(*faults)
     values = [[row[position] for position in positions.values()] for _, row in cells[1:]]
     rows = pd.DataFrame(values, [number for number, _ in cells[1:]], list(positions), dtype=str)
+    check_decimals(path, rows[rows.columns.intersection(["mos", "level"])])
     rows.attrs = dict(unit=unit)
     return rows
 
 
-def _read(path: Path, kind: str) -> Cells:
+def _read(path: Path, kind: str, needed: Iterable[str]) -> Cells:
     if not path.is_file():
         raise FaultError(Fault("missing_label_file", str(path), "put it there, or correct labels in benchmark.toml"))
     try:
+        if kind == ".csv":
+            check_separator(path, read_text(path).splitlines()[:5], needed)
         return _READERS[kind](path)
+    except FaultError:
+        raise
     except ImportError as error:
         package = "openpyxl" if kind == ".xlsx" else "pyarrow"
         raise InputError(f"reading {path} needs {package}: run `pip install {package}`") from error
@@ -69,9 +79,8 @@ def _read(path: Path, kind: str) -> Cells:
 
 
 def _read_csv(path: Path) -> Cells:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        return [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    return [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
 
 
 def _read_excel(path: Path) -> Cells:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -35,7 +35,8 @@ def label_table(path: Path, names: Iterable[str], faults: Iterable[Fault] = (), 
     Raises `FaultError` for empty or repeated names and for `faults` that the caller has found. The error then also
     lists scores that are not finite; on their own they raise nothing here.
     """
-    lower, faults = pd.Series(names, dtype=str).str.lower(), list(faults)
+    names = list(names)
+    lower, faults = pd.Series(names, dtype=str).str.lower(), [*outside_faults(path, names), *faults]
     empty = [str(row + 1) for row in np.flatnonzero(lower == "")]
     repeated = sorted(set(lower[lower.duplicated() & (lower != "")]))
     if empty:
@@ -50,25 +51,53 @@ def label_table(path: Path, names: Iterable[str], faults: Iterable[Fault] = (), 
     return pd.DataFrame({**unknown, **columns}, index=range(len(lower))).astype({"level": "Int64"})
 
 
+def outside_faults(path: Path, names: Iterable[str]) -> list[Fault]:
+    """The fault of a label file at `path` whose image names lead out of the benchmark's folder; [] if none does."""
+    odd = [repr(name) for name in names if leads_outside(name)]
+    return [bad_row(path, odd, f"{len(odd)} names lead out of the folder: {AGAIN}")] if odd else []
+
+
+def leads_outside(name: str) -> bool:
+    """Whether the name of an image is absolute, holds a part ``..``, or names no file."""
+    parts = name.replace("\\", "/").split("/")
+    return ".." in parts or name == "." or len(parts) > 1 and not parts[0] or name[1:2] == ":" or "\0" in name
+
+
+def image_folder(folder: Path, name: str) -> Path | None:
+    """`find`; if that folder holds no image but a folder of its own name, as some archives unpack, the inner one."""
+    place = find(folder, name)
+    inner = place and find(place, place.name)
+    return inner if inner and inner.is_dir() and not image_names(place) else place
+
+
 def image_names(folder: Path) -> list[str]:
     """Sorted names of the image files in a folder, not below it; hidden files and a missing folder give none."""
+    return sorted(filter(_is_usual, _names(folder)))
+
+
+def _names(folder: Path) -> list[str]:
     try:
-        names = os.listdir(folder)
+        return os.listdir(folder)
     except OSError:
         return []
-    return sorted(name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."))
 
 
-def images_beside(folder: Path, images: Iterable[str]) -> set[str]:
+def _is_usual(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
+
+
+def images_beside(folder: Path, images: Collection[str]) -> set[str]:
     """All images in the folders that hold the given images; paths are relative to the official `folder`.
 
-    Of images in formats that no official benchmark has, only the given ones are included.
+    Of images in formats that no official benchmark has, only the given ones are included, in any case.
     """
-    images = list(images)
-    parents = {image.rpartition("/")[0] for image in images}
-    rare = [image for image in images if os.path.splitext(image)[1].lower() not in SUFFIXES]
-    usual = {f"{parent}/{name}" if parent else name for parent in parents for name in image_names(folder / parent)}
-    return usual | {image for image in rare if os.path.isfile(folder / image)}
+    parents, given, found = {image.rpartition("/")[0] for image in images}, {image.lower() for image in images}, set()
+    for parent in parents:
+        for name in _names(folder / parent):
+            image = f"{parent}/{name}" if parent else name
+            if _is_usual(name) or image.lower() in given and os.path.isfile(folder / image):
+                found.add(image)
+    return found
 
 
 def on_disk(folder: Path, names: Iterable[str], *inside: str, inner: Sequence[str] = ()) -> list[str]:
@@ -80,7 +109,7 @@ def on_disk(folder: Path, names: Iterable[str], *inside: str, inner: Sequence[st
         inside: folders that may hold them, the preferred one first.
         inner: for each image, the subfolder where it should be. If given, images are searched for at any depth.
     """
-    bases = [base for name in inside if (base := find(folder, name)) is not None and base.is_dir()]
+    bases = [base for name in inside if (base := image_folder(folder, name)) is not None and base.is_dir()]
     found: dict[str, list[PurePosixPath]] = {}
     places = [walk[0] for base in bases for walk in sorted(os.walk(base))] if inner else bases
     for place in map(Path, places):

@@ -11,7 +11,7 @@ import pandas as pd
 
 from .faults import AGAIN, Fault, FaultError, bad_row
 from .labels import find, label_file, mat_column, mat_names, numbers, read_columns
-from .readers import Reading, file_name, image_names, label_table, on_disk
+from .readers import Reading, file_name, image_folder, image_names, label_table, on_disk, outside_faults
 
 KONIQ_SETS = "koniq10k_distributions_sets.csv"
 KONIQ_SCORES = "koniq10k_scores_and_distributions.csv"
@@ -65,7 +65,7 @@ def read_koniq10k(folder: Path) -> Reading:
 def _koniq_size(folder: Path, names: list[str]) -> str:
     """Folder that holds most of the listed images; the larger images if both folders hold as many."""
     listed = {name.lower() for name in names}
-    places = {size: place for size in ("1024x768", "512x384") if (place := find(folder, size))}
+    places = {size: place for size in ("1024x768", "512x384") if (place := image_folder(folder, size))}
     found = {size: len(listed & set(map(str.lower, image_names(place)))) for size, place in places.items()}
     return max(found, key=found.get, default="1024x768")
 
@@ -85,9 +85,12 @@ def read_livefb(folder: Path) -> Reading:
         notes.append(f"{left_out} rows of {_LIVEFB_SPARE}/ are left out: this copy lacks their images")
     names = rows["name"].tolist()
     parts, more_notes = _livefb_parts(folder, rows["name"])
-    images = rows["name"].copy()
-    for place, group in images.groupby(images.str.rpartition("/")[0]):
-        images[group.index] = on_disk(folder, group.map(file_name), place or ".")
+    if faults := outside_faults(path, names):
+        raise FaultError(*faults)
+    found, places = {}, rows["name"].str.rpartition("/")[0].tolist()
+    for place, here in rows["name"].groupby(places):
+        found |= zip(here, on_disk(folder, map(file_name, here), place or "."))
+    images = [found[name] for name in names]
     columns = dict(image=images, mos=numbers(rows["mos"]), content=_content(names), official_split=parts)
     return Reading(label_table(path, names, **columns), path, (*notes, *more_notes), left_out=left_out)
 

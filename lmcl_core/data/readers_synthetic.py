@@ -15,7 +15,7 @@ import pandas as pd
 from .demo import LABEL_FILE
 from .faults import AGAIN, Fault, FaultError, bad_row, first_few
 from .labels import find, label_file, mat_column, mat_names, numbers, parts_of, read_columns, read_words
-from .readers import Reading, file_name, image_names, label_table, on_disk
+from .readers import Reading, file_name, image_folder, image_names, label_table, on_disk
 
 #: LIVE's folders in the order of its labels: number of images, distortion, other name of the folder.
 _LIVE_FOLDERS = {
@@ -24,6 +24,12 @@ _LIVE_FOLDERS = {
     "wn": (174, "white noise", "wn"),
     "gblur": (174, "Gaussian blur", "blur"),
     "fastfading": (174, "fast fading", "fastfading"),
+}
+_LIVE_REFERENCES = {
+    f"{name}.bmp"
+    for name in "bikes building2 buildings caps carnivaldolls cemetry churchandcapitol coinsinfountain dancers "
+    "flowersonih35 house lighthouse lighthouse2 manfishing monarch ocean paintedhouse parrots plane rapids sailing1 "
+    "sailing2 sailing3 sailing4 statue stream studentsculpture woman womanhat".split()
 }
 _UNPACK = "unpack the archive again, with its label files"
 _REALIGNED = (
@@ -72,6 +78,8 @@ def read_live(folder: Path) -> Reading:
         fix = f"{len(mos)} scores for {len(references)} names in {names_file.name}: download both files again"
         raise FaultError(Fault("bad_label_row", str(path), fix))
     contents = [file_name(name).lower() for name in references]
+    if odd := [repr(name) for name, content in zip(references, contents) if content not in _LIVE_REFERENCES]:
+        raise FaultError(bad_row(names_file, odd, f"{len(odd)} names are none of LIVE's 29 references: {AGAIN}"))
     files = _live_files(folder, path, len(mos)).assign(mos=mos, content=contents)
     rated = files[~copies].reset_index(drop=True)
     table = label_table(path, rated["image"], **rated)
@@ -82,13 +90,13 @@ def _live_files(folder: Path, path: Path, rows: int) -> pd.DataFrame:
     """Image and distortion of each file of LIVE's five folders, in the order of its labels."""
     is_subset, files = rows != sum(count for count, _, _ in _LIVE_FOLDERS.values()), []
     for name, (count, distortion, other) in _LIVE_FOLDERS.items():
-        place = find(folder, name) or find(folder, other)
+        place = image_folder(folder, name) or image_folder(folder, other)
         if place is None:
             raise FaultError(Fault("missing_folder", str(folder / name), _UNPACK))
         if is_subset:  # a shortened copy: take all numbers up to the highest one in the folder
             matches = (re.fullmatch(r"(?i)img(\d+)\.bmp", file) for file in image_names(place))
             count = max((int(match[1]) for match in matches if match), default=0)
-        images = on_disk(folder, [f"img{n}.bmp" for n in range(1, count + 1)], place.name)
+        images = on_disk(folder, [f"img{n}.bmp" for n in range(1, count + 1)], name, other)
         files += [(image, distortion) for image in images]
     if len(files) < rows:
         raise FaultError(Fault("missing_image", str(folder), f"{len(files)} images for {rows} scores: {_UNPACK}"))

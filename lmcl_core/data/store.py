@@ -22,7 +22,7 @@ from ..common.paths import cache_folder
 from ..common.prefetch import prefetch_map
 from ..common.progress import bar
 from .identity import data_hash, image_keys, image_stats
-from .images import decode, resize_crop, shrink, shrunk, upright_size
+from .images import decode, resize_crop, shrunk, upright_size
 
 Log = Callable[[str], None]
 VERSION = 1  # part of the hash in the file names; raise it when decoding or resizing changes
@@ -150,7 +150,7 @@ def _build(paths: Sequence[Path], index: Path, short_side: int | None, log: Log)
     with atomic_write(index.with_suffix(".u8")) as temporary, open(temporary, "wb") as file:
         if shutil.disk_usage(temporary.parent).free < total:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        decoded = prefetch_map(lambda path: shrink(decode(path), short_side), paths, threads, 8 * threads)
+        decoded = prefetch_map(lambda path: decode(path, short_side), paths, threads, 8 * threads, np.size)
         unsynced = 0
         for path, size, pixels in bar(zip(paths, sizes, decoded), len(paths), "decoding"):
             if pixels.shape[:2] != size:

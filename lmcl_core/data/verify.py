@@ -11,30 +11,40 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from ..common.errors import InputError, first_line
 from ..common.progress import bar
 from .benchmarks import locate, read
 from .catalogue import Benchmark
 from .faults import Fault, FaultError, bad_scores
 from .identity import split_hash
-from .images import DAMAGED
+from .formats import ImageError
+from .hashes import hash_faults, write_hashes
+from .images import DAMAGED, decode, open_image
 from .readers import Reading, images_beside
 from .splits import make_split, shared_contents
 
 #: Last bytes of a complete file, searched for in its last kilobyte.
 _ENDINGS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # MPO: JPEG files of some phones
-_FORBIDDEN = "no permission to read it"
+_AGAIN = "download this file again"
 
 
-def verify_benchmark(name: str, root: str | Path | None, deep: bool = False) -> list[Fault]:
+#: What `deep` cannot find.
+UNSEEN = "decoding does not show all damage, such as zeros inside a JPEG: compare with a known-good list (--hashes)"
+
+
+def verify_benchmark(
+    name: str, root: str | Path | None, deep: bool = False, hashes: str | Path | None = None
+) -> list[Fault]:
     """Find the faults of a benchmark's folder: none if it is complete and correct. Nothing is changed.
 
     Args:
         name, root: as in `load_benchmark`.
-        deep: decode every image instead of checking its header, length and end.
+        deep: decode every image, too, and not only check its header, length and end. See `UNSEEN`.
+        hashes: a list of `write_known_good`, with which every image is compared.
 
     Raises:
-        InputError: unknown benchmark, no root, several copies of the benchmark, a missing library, or a
-            ``benchmark.toml`` that cannot be used.
+        InputError: unknown benchmark, no root, several copies of the benchmark, a missing library, or a list of hashes
+            or a ``benchmark.toml`` that cannot be used.
     """
     try:
         benchmark, _, folder = locate(name, root)
@@ -47,7 +57,14 @@ def verify_benchmark(name: str, root: str | Path | None, deep: bool = False) -> 
         *_file_faults(benchmark, folder, sorted(listed - existing), sorted(existing - listed - reading.unrated)),
         *_unreadable_images(benchmark, folder, sorted(listed & existing), deep),
         *_label_faults(benchmark, reading),
+        *(hash_faults(Path(hashes), folder, listed & existing) if hashes else []),
     ]
+
+
+def write_known_good(path: str | Path, name: str, root: str | Path | None) -> None:
+    """Write the SHA-256 of every image of a sound benchmark to a new file. InputError: the file exists."""
+    benchmark, _, folder = locate(name, root)
+    write_hashes(Path(path), folder, read(benchmark, folder).table["image"])
 
 
 def _file_faults(benchmark: Benchmark, folder: Path, missing: list[str], extra: list[str]) -> Iterator[Fault]:
@@ -56,11 +73,13 @@ def _file_faults(benchmark: Benchmark, folder: Path, missing: list[str], extra: 
     absent = {place: [path for path in (place, *place.parents) if not (folder / path).is_dir()] for place in parents}
     for path in sorted({paths[-1] for paths in absent.values() if paths}):
         yield Fault("missing_folder", str(folder / path), f"all images in it are missing: {benchmark.fix}")
+    inner = {image: f"{image.rpartition('/')[0]}/{Path(image).parent.name}/{Path(image).name}" for image in missing}
     by_stem = {image.rpartition(".")[0].lower(): image for image in extra}
     renamed = {image: by_stem.get(image.rpartition(".")[0].lower()) for image in missing}
     for image in missing:
         if not absent[Path(image).parent]:
             fix = f"rename {renamed[image]} to this name" if renamed[image] else benchmark.fix
+            fix = f"it is in {Path(inner[image]).parent}/, move it up" if (folder / inner[image]).is_file() else fix
             yield Fault("missing_image", str(folder / image), f"in the label file but missing: {fix}")
     for image in sorted(set(extra) - set(renamed.values())):
         fix = "not in the label file, or a second copy: move it out of the folder"
@@ -72,29 +91,29 @@ def _unreadable_images(benchmark: Benchmark, folder: Path, images: list[str], de
         reasons = pool.map(lambda image: image_fault(folder / image, deep), images)
         for image, reason in zip(images, bar(reasons, len(images), f"checking {benchmark.title}")):
             if reason:
-                fix = "change its permissions" if reason == _FORBIDDEN else "download this file again"
-                yield Fault("unreadable_image", str(folder / image), f"{reason}: {fix}")
+                yield Fault("unreadable_image", str(folder / image), reason)
 
 
 def image_fault(path: Path, deep: bool) -> str | None:
-    """Reason in a few words why an image file cannot be used, or None; `deep` as in `verify_benchmark`."""
+    """Why an image file cannot be used, and the fix; None if it can; `deep` as in `verify_benchmark`."""
     try:
         if not path.is_file():  # opening a pipe would block
-            return "not a regular file"
-        with Image.open(path) as image:
-            if deep:
-                image.load()
-                return None
+            return f"not a regular file: {_AGAIN}"
+        with open_image(path) as image:
             form, (width, height) = image.format, image.size
         size = path.stat().st_size
         if form == "BMP" and size < _bitmap_size(path):
-            return f"truncated: {size} bytes for {width} x {height} pixels"
+            return f"truncated, {size} bytes for {width} x {height} pixels: {_AGAIN}"
         if form in _ENDINGS and not _has_end(path, form, size):
-            return "truncated: the end of the file is missing"
-    except PermissionError:
-        return _FORBIDDEN
-    except DAMAGED as error:
-        return f"cannot be decoded ({error})"
+            return f"truncated, the end of the file is missing: {_AGAIN}"
+        if deep:
+            decode(path)
+    except ImageError as error:
+        return f"{error.problem}: {error.fix}"
+    except (InputError, *DAMAGED) as error:
+        if isinstance(error.__cause__ or error, PermissionError):
+            return "no permission to read it: change its permissions"
+        return f"cannot be decoded ({first_line(error.__cause__ or error)}): {_AGAIN}"
     return None
 
 

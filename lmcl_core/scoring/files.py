@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
-from ..common.errors import InputError
-from ..common.prefetch import prefetch_map
+from ..common.errors import InputError, first_line
+from ..common.prefetch import MOST_BYTES, prefetch_map
 from ..data.images import images_below, load_rgb
 
 if TYPE_CHECKING:  # wrong use is reported before torch is imported
@@ -58,7 +57,10 @@ def score_files(
     readers: int = 2,
     open_file: Callable[[str | Path], str | Path | Image.Image] = lambda file: file,
 ) -> Iterator[FileScore]:
-    """Score image files in their order. A file that cannot be read does not stop the others.
+    """Score image files in their order. A file that cannot be read or scored does not stop the others.
+
+    Memory does not grow with the number of files: about 3 GB at most, for the largest images that
+    `data.formats.check_image` accepts.
 
     Args:
         scorer: from `load`.
@@ -74,20 +76,48 @@ def score_files(
         if value < 1:
             raise InputError(f"{name} is {value!r}: it must be at least 1")
     read = partial(_read, open_file, scorer.short_side)
-    return _score(scorer, prefetch_map(read, files, readers, batch_size + readers), batch_size)
+    return _score(scorer, prefetch_map(read, files, readers, batch_size + readers, _bytes), batch_size)
 
 
 def _score(scorer: Scorer, images: Iterator[tuple], batch_size: int) -> Iterator[FileScore]:
-    while batch := list(islice(images, batch_size)):
-        readable = [pixels for _, pixels in batch if not isinstance(pixels, InputError)]
-        predictions = iter(next(scorer.predict(readable, batch_size)).split() if readable else [])
+    for batch in _batches(images, batch_size):
+        readable = [one for one in batch if not isinstance(one[1], InputError)]
+        predictions = iter(_predict(scorer, readable))
         for file, pixels in batch:
-            if isinstance(pixels, InputError):
-                yield FileScore(str(file), fault=str(pixels))
+            found = pixels if isinstance(pixels, InputError) else next(predictions)
+            if isinstance(found, InputError):
+                yield FileScore(str(file), fault=str(found))
                 continue
-            prediction = next(predictions)
-            score = float(scorer.to_mos(prediction.score)[0])
-            yield FileScore(str(file), score, float(scorer.percentile(score)), None, pixels, prediction)
+            score = float(scorer.to_mos(found.score)[0])
+            yield FileScore(str(file), score, float(scorer.percentile(score)), None, pixels, found)
+
+
+def _batches(images: Iterator[tuple], batch_size: int) -> Iterator[list[tuple]]:
+    """Batches of images, smaller ones where the images are large."""
+    batch = []
+    for image in images:
+        batch.append(image)
+        if len(batch) == batch_size or sum(map(_bytes, batch)) > MOST_BYTES:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _bytes(image: tuple[str | Path, Tensor | InputError]) -> int:
+    return 0 if isinstance(image[1], InputError) else image[1].numel()
+
+
+def _predict(scorer: Scorer, batch: list[tuple[str | Path, Tensor]]) -> list[Prediction | InputError]:
+    """Predict a batch; if that fails, each image alone, so that one image does not stop the others."""
+    if not batch:
+        return []
+    try:
+        return next(scorer.predict([pixels for _, pixels in batch], len(batch))).split()
+    except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError if memory is short
+        if len(batch) == 1:
+            return [_failed(batch[0][0], "scored", error)]
+    return [prediction for one in batch for prediction in _predict(scorer, [one])]
 
 
 def _read(open_file: Callable, short_side: int, file: str | Path) -> tuple[str | Path, Tensor | InputError]:
@@ -95,3 +125,10 @@ def _read(open_file: Callable, short_side: int, file: str | Path) -> tuple[str |
         return file, load_rgb(open_file(file), short_side)
     except InputError as error:
         return file, error
+    except Exception as error:  # whatever a file does to a decoder or a store, it is this file's fault
+        return file, _failed(file, "read", error)
+
+
+def _failed(file: str | Path, work: str, error: Exception) -> InputError:
+    reason = f"{type(error).__name__}: {first_line(error)}"
+    return InputError(f"image {file} cannot be {work} ({reason}): save it again in a smaller size, or leave it out")

@@ -31,6 +31,7 @@ from ..common.errors import InputError, RunError, counted
 from ..common.files import atomic_write
 from ..common.progress import above_bar, bar
 from ..common.tasks import as_finished, task_error
+from ..data.formats import check_bytes
 from ..data.images import SCORED_SUFFIXES, from_bytes
 from ..runs.model_file import BUNDLED, find_model
 from .files import image_files, score_files
@@ -168,6 +169,7 @@ def _open(image: str) -> str | Image.Image:
         return image
     system, path = _filesystem(image)
     try:
+        check_bytes(system.size(path) or 0, image)
         return from_bytes(system.cat_file(path), image)
     except (FileNotFoundError, PermissionError) as error:
         raise InputError(f"image {image} is missing or not readable: check its address and your access") from error

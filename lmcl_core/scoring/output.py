@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, repeat
@@ -16,7 +15,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from ..common.errors import InputError, counted, save_failed
 from ..common.files import atomic_write, ensure_writable
@@ -104,11 +102,22 @@ def print_scores(
                 continue
             write(dict(image=scored.image, score=round(scored.score, 4), percentile=round(scored.percentile, 2)))
             if folder is not None:
-                folder.save(scorer, scored, number)
+                faults += not _saved(folder, scorer, scored, number)
     if faults or on_terminal or sys.stderr.isatty():
         total = len(files) + len(missing)
         print(f"{counted(total - faults, 'image')} scored, {faults} could not be read", file=sys.stderr)
     return faults
+
+
+def _saved(folder: Overlays, scorer: Scorer, scored: FileScore, number: int) -> bool:
+    """Save an overlay; whether there was memory for it."""
+    try:
+        folder.save(scorer, scored, number)
+    except MemoryError:
+        with above_bar():
+            print(f"overlay of {scored.image} needs more memory than is free: save it smaller", file=sys.stderr)
+        return False
+    return True
 
 
 def _find(paths: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -140,7 +149,6 @@ def _load(weights: str, device: str) -> Scorer:
     """A model; on a terminal, print the `meaning` of its scores."""
     from ..inference import load  # imports torch
 
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are expected
     scorer = load(weights, device)
     if sys.stdout.isatty() or sys.stderr.isatty():
         print(meaning(scorer), file=sys.stderr)

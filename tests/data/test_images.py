@@ -117,7 +117,7 @@ def test_unsupported_images_are_refused_with_the_fix(tmp_path):
     header[18:26] = (60000).to_bytes(4, "little") * 2
     (tmp_path / "huge.bmp").write_bytes(header)
     messages = {
-        "phone.heic": "not supported; convert it",
+        "phone.heic": "unknown format",
         "pipe.png": "it is not a file",
         "": "it is not a file",
         "none.png": "missing image .*: check its path",

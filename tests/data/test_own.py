@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -135,6 +136,7 @@ def test_an_error_of_the_toml_file_names_file_key_and_fix(own, old, new, message
         ("images/1.png,31", "images/1.png,131", "wrong_range", "line 3", "outside mos_range = [0, 100]"),
         ("images/1.png", "images/0.PNG", "bad_label_row", "line 3", "'images/0.PNG' is also in line 2"),
         ("images/1.png", "", "bad_label_row", "line 3", "column 'file' is empty"),
+        ("images/1.png", "images/../images/1.png", "bad_label_row", "line 3", "is not a path inside the folder"),
         ("images/1.png", "../1.png", "bad_label_row", "line 3", "is not a path inside the folder"),
         ("images/1.png", "/etc/1.png", "bad_label_row", "line 3", "is not a path inside the folder"),
         ("images/1.png", r"C:\1.png", "bad_label_row", "line 3", "is not a path inside the folder"),
@@ -155,14 +157,55 @@ def test_an_error_of_the_labels_is_one_fault_with_its_line(own, old, new, kind, 
         load_benchmark(own)
 
 
-@pytest.mark.parametrize("content", [None, "", "file,score\n", "file;score\na.png;3\n", "é"])
+@pytest.mark.parametrize(
+    "change, encoding, kind, fix",
+    [
+        (lambda text: text.replace(",", ";"), "utf-8", "bad_label_column", "separated by semicolons"),
+        (lambda text: "sep=;\n" + text.replace(",", ";"), "utf-8-sig", "bad_label_column", "separated by semicolons"),
+        (lambda text: text.replace(",", "\t"), "utf-8", "bad_label_column", "separated by tabs"),
+        (lambda text: text.replace(",", "\t"), "utf-16", "missing_label_file", "UTF-16"),
+        (lambda text: text, "utf-16-le", "missing_label_file", "UTF-16"),
+        (lambda text: re.sub(r"png,(\d+)", r'png,"\1,5"', text), "utf-8", "bad_label_row", "decimal commas"),
+        (lambda text: re.sub(r"png,(\d+)", r"png,\1,5", text), "utf-8", "bad_label_row", "decimal commas"),
+    ],
+)
+def test_an_export_of_excel_is_named_as_what_it_is(own, change, encoding, kind, fix):
+    path = own / "labels.csv"
+    path.write_text(change(path.read_text()), encoding=encoding)
+    (fault,) = verify_benchmark(own, None)
+    assert fault.kind == kind and fix in fault.fix and "CSV UTF-8" in fault.fix and str(path) in fault.where
+
+
+def test_the_parts_of_the_official_split_share_no_content(own):
+    change_label(own, "Ref0,blur,2,train", "REF0,blur,2,test")
+    (fault,) = verify_benchmark(own, None)
+    assert fault.kind == "bad_label_row" and fault.where.endswith("lines 2, 3") and "'ref0'" in fault.fix
+    change_label(own, "REF0,blur,2,test", "REF0,blur,2,")
+    assert verify_benchmark(own, None) == []
+
+
+@pytest.mark.parametrize("suffix", [".WebP", ".TIF", ".JpG", ".PNG"])
+def test_file_names_of_every_suffix_are_matched_without_case(own, suffix):
+    (own / "images" / "1.png").rename(own / "images" / f"1{suffix}")
+    change_label(own, "images/1.png", f"images/1{suffix.swapcase()}")
+    assert f"images/1{suffix}" in set(load_benchmark(own)["image"]) and verify_benchmark(own, None) == []
+
+
+def test_a_folder_in_a_folder_of_its_name_is_found(own):
+    inner = own.parent / "outer" / "outer"
+    inner.parent.mkdir()
+    own.rename(inner)
+    assert load_benchmark(inner.parent).attrs["root"] == str(inner)
+
+
+@pytest.mark.parametrize("content", [None, "", "file,score\n", "é"])
 def test_a_label_file_that_is_no_table_is_one_fault(own, content):
     path = own / "labels.csv"
     path.unlink()
     if content is not None:
         path.write_bytes(content.encode("latin-1"))
     (fault,) = verify_benchmark(own, None)
-    assert fault.kind == ("bad_label_column" if content and ";" in content else "missing_label_file")
+    assert fault.kind == "missing_label_file"
     assert str(path) in fault.where and "\n" not in str(fault)
 
 

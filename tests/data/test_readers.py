@@ -10,6 +10,7 @@ import pytest
 from layouts import (
     KONIQ_FILES,
     LIVE_WHOLE,
+    cells,
     write_book,
     write_csiq,
     write_demo,
@@ -273,3 +274,66 @@ def test_a_demo_with_damaged_labels_is_to_be_built_again(tmp_path, level, kind):
     (table if level is not None else table.drop(columns="level")).to_csv(path, index=False)
     fault = only_fault("demo", tmp_path)
     assert fault.kind == kind and "delete the folder; it is built again" in fault.fix
+
+
+#: The file that lists the images of each benchmark whose names are free, and one of its names.
+_LISTS = dict(livec="3.JPG", koniq10k="1003.jpg", livefb="blur_dataset/motion0001.jpg", spaq="00003.jpg")
+_LISTS |= dict(csiq="1600.AWGN.1.png", tid2013="I25_01_3.BMP", kadid10k="I01_01_03.png", demo="images/a.2.png")
+
+
+def _rename(name: str, folder: Path, old: str, new: str) -> None:
+    """Replace the name of an image in a benchmark's label file."""
+    if name == "livec":
+        path = folder / "Data" / "AllImages_release.mat"
+        names = [new if str(cell[0]) == old else str(cell[0]) for cell in loadmat(path)["AllImages_release"].ravel()]
+        savemat(path, {"AllImages_release": cells(names).T})
+        return
+    files = dict(koniq10k=KONIQ_FILES["sets"], livefb="labels_image.csv", csiq="csiq_label.txt", demo="labels.csv")
+    files |= dict(tid2013="mos_with_names.txt", kadid10k="dmos.csv", spaq="MOS and Image attribute scores.csv")
+    path = next(folder.rglob(files[name]))
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("outside", ["/etc/{}", "../{}", "a/../../../{}", r"..\{}", r"C:\{}"])
+@pytest.mark.parametrize("name", _LISTS)
+def test_a_name_that_leads_out_of_the_folder_is_a_bad_row(tmp_path, name, outside):
+    write = dict(csiq=lambda path: write_csiq(path, text=True), spaq=lambda path: write_spaq(path, ending=".csv"))
+    folder = write.get(name, globals()[f"write_{name}"])(tmp_path)
+    _rename(name, folder, _LISTS[name], outside.format(_LISTS[name]))
+    faults = verify_benchmark(name, tmp_path)
+    assert {fault.kind for fault in faults} == {"bad_label_row"} and "\n" not in str(faults[0])
+
+
+@pytest.mark.parametrize("odd", ["", "7", "bike.bmp", "../bikes2.bmp"])
+def test_a_reference_that_live_does_not_have_is_refused(tmp_path, odd):
+    """Otherwise one content would become two, and could lie on both sides of a split."""
+    path = write_live(tmp_path) / "refnames_all.mat"
+    names = [str(cell[0]) for cell in loadmat(path)["refnames_all"].ravel()]
+    savemat(path, {"refnames_all": cells([odd, *names[1:]])})
+    fault = only_fault("live", tmp_path)
+    assert fault.kind == "bad_label_row" and repr(odd) in fault.where and "29 references" in fault.fix
+
+
+@pytest.mark.parametrize("name", ["blur_dataset/motion0001.jpg", "motion0001.jpg", "x" * 300 + "/motion0001.jpg"])
+def test_livefb_with_one_row_is_read(tmp_path, name):
+    write_rows(write_livefb(tmp_path) / "labels_image.csv", [["name", "mos"], [name, 50]])
+    kinds = {fault.kind for fault in verify_benchmark("livefb", tmp_path)}
+    assert "wrong_count" in kinds and "bad_label_row" not in kinds
+
+
+def test_a_row_with_a_decimal_comma_is_not_cut_short(tmp_path):
+    path = write_koniq10k(tmp_path) / KONIQ_FILES["sets"]
+    for text, kind, fix in (
+        (path.read_text().replace(",", ";"), "bad_label_column", "separated by semicolons"),
+        (path.read_text().replace(",", "\t"), "bad_label_column", "separated by tabs"),
+        (path.read_text().replace("12.0", "12,5"), "bad_label_row", "decimal commas"),
+        (path.read_text().replace("12.0", '"12,5"'), "bad_label_row", "decimal commas"),
+        (path.read_text(), "missing_label_file", "UTF-16"),
+    ):
+        path.write_text(text, encoding="utf-16" if fix == "UTF-16" else "utf-8")
+        fault = only_fault("koniq10k", tmp_path)
+        assert fault.kind == kind and fix in fault.fix and "CSV UTF-8" in fault.fix and str(path) in fault.where
+        path = write_koniq10k(tmp_path / fix) / KONIQ_FILES["sets"]
+        tmp_path = path.parent

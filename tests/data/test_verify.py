@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -13,9 +14,9 @@ import pytest
 from layouts import COUNTS, LABEL_FILES, LAYOUTS, write_demo
 from PIL import Image
 
-from lmcl_core import BENCHMARKS, Fault, InputError, load_benchmark, verify_benchmark
+from lmcl_core import BENCHMARKS, Fault, InputError, data_hash, load_benchmark, verify_benchmark
 from lmcl_core.data.images import decode
-from lmcl_core.data.verify import image_fault
+from lmcl_core.data.verify import image_fault, write_known_good
 
 pytestmark = pytest.mark.usefixtures("small_counts")
 every_layout = pytest.mark.parametrize("name", LAYOUTS)
@@ -188,10 +189,56 @@ def test_a_damaged_file_is_unreadable_but_data_after_the_image_are_no_fault(tmp_
     assert image_fault(path, deep=False) is None is image_fault(path, deep=True)
     if suffix != ".jpg":
         path.write_bytes(data[: -1 if suffix == ".bmp" else -12])
-        assert "truncated" in image_fault(path, deep=False)
+        assert "truncated" in image_fault(path, deep=False) and "truncated" in image_fault(path, deep=True)
     if suffix != ".bmp":
         path.write_bytes(data[: len(data) // 2] + b"\xff\xd8" * 50 + data[len(data) // 2 + 100 :])
         assert image_fault(path, deep=False) is None and image_fault(path, deep=True)
+
+
+def test_files_are_compared_with_a_known_good_list(livec, images, tmp_path):
+    """A JPEG file with zeros in the middle still decodes."""
+    good, path = tmp_path / "good.txt", images / "3.JPG"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)).save(path, quality=90)
+    write_known_good(good, "livec", livec)
+    assert f"{hashlib.sha256(path.read_bytes()).hexdigest()}  Images/3.JPG" in good.read_text().splitlines()
+    assert verify_benchmark("livec", livec, hashes=good) == []
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + bytes(200) + content[len(content) // 2 + 200 :])
+    assert verify_benchmark("livec", livec, deep=True) == []
+    (fault,) = verify_benchmark("livec", livec, hashes=good)
+    assert fault.kind == "unreadable_image" and fault.where == str(path) and "SHA-256 differs" in fault.fix
+    good.write_text("\n".join(line for line in good.read_text().splitlines() if "3.JPG" not in line))
+    (fault,) = verify_benchmark("livec", livec, hashes=good)
+    assert fault.where == str(path) and f"not in {good}" in fault.fix
+    with pytest.raises(InputError, match="good.txt exists"):
+        write_known_good(good, "livec", livec)
+    good.write_text("hash name")
+    for bad, message in ((good, "line 1 is not a SHA-256"), (tmp_path / "none", "cannot be read")):
+        with pytest.raises(InputError, match=message):
+            verify_benchmark("livec", livec, hashes=bad)
+
+
+@pytest.mark.parametrize(
+    "name, inner", [("livec", "Images"), ("live", "wn"), ("koniq10k", "1024x768"), ("csiq", "blur")]
+)
+def test_a_folder_in_a_folder_of_its_name_is_found(tmp_path, name, inner):
+    folder = LAYOUTS[name](tmp_path)
+    before = load_benchmark(name, tmp_path)
+    outer = next(path for path in folder.rglob(inner) if path.is_dir())
+    outer.rename(tmp_path / "moved")
+    outer.mkdir()
+    (tmp_path / "moved").rename(outer / inner)
+    after = load_benchmark(name, tmp_path)
+    assert verify_benchmark(name, tmp_path) == [] and data_hash(after) == data_hash(before)
+
+
+def test_images_one_folder_deeper_are_named(tmp_path):
+    folder = LAYOUTS["livefb"](tmp_path)
+    (folder / "blur_dataset" / "blur_dataset").mkdir()
+    path = folder / "blur_dataset" / "motion0000.jpg"
+    path.rename(folder / "blur_dataset" / "blur_dataset" / path.name)
+    fault = only_fault(tmp_path, name="livefb")
+    assert fault.kind == "missing_image" and "blur_dataset/blur_dataset/, move it up" in fault.fix
 
 
 def test_a_header_of_a_gigantic_image_is_unreadable(livec, images):
@@ -203,7 +250,7 @@ def test_a_header_of_a_gigantic_image_is_unreadable(livec, images):
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.bmp")
-    assert image_fault(tmp_path / "a.bmp", deep=False) == "not a regular file"
+    assert image_fault(tmp_path / "a.bmp", deep=False).startswith("not a regular file")
 
 
 def test_an_image_without_read_permission_is_not_called_damaged(livec, monkeypatch):

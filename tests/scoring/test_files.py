@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import pytest
 from PIL import Image
 
 from lmcl_core import InputError, Scorer, load
-from lmcl_core.data import images
+from lmcl_core.data import colour, images
+from lmcl_core.scoring import files as files_module
 from lmcl_core.scoring.files import image_files, score_files
 
 
@@ -77,7 +80,7 @@ def test_only_a_few_files_are_read_in_advance(scorer, folder):
 @pytest.mark.parametrize("large, at_once", [(0, 1), (10**6, 2)])
 def test_large_images_are_decoded_one_at_a_time(scorer, folder, monkeypatch, large, at_once):
     monkeypatch.setattr(images, "_LARGE", large)
-    real, running, most = images.to_rgb, [], []
+    real, running, most = images.to_srgb, [], []
 
     def slow(image, name):
         running.append(name)
@@ -87,7 +90,7 @@ def test_large_images_are_decoded_one_at_a_time(scorer, folder, monkeypatch, lar
         running.remove(name)
         return pixels
 
-    monkeypatch.setattr(images, "to_rgb", slow)
+    monkeypatch.setattr(images, "to_srgb", slow)
     assert len(list(score_files(scorer, image_files([folder]), batch_size=2, readers=2))) == 7
     assert max(most) == at_once
 
@@ -98,6 +101,61 @@ def test_large_images_are_shrunk_to_the_size_of_the_training_images(scorer, tmp_
     (scored,) = score_files(scorer, [tmp_path / "large.png"])
     assert tuple(scored.pixels.shape) == (150, 120, 3)
     assert int(scored.prediction.boxes[..., 1].max()) < 120
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("deep"), KeyError("odd"), AssertionError()])
+def test_whatever_one_file_does_to_a_decoder_is_the_fault_of_this_file(scorer, folder, monkeypatch, error):
+    real = images.to_srgb
+
+    def fail(image, name):
+        if "3.png" in str(name):
+            raise error
+        return real(image, name)
+
+    monkeypatch.setattr(images, "to_srgb", fail)
+    scored = list(score_files(scorer, sorted(folder.iterdir()), batch_size=3))
+    assert [row.fault is None for row in scored] == [n != 3 for n in range(7)]
+    assert "3.png" in scored[3].fault and "\n" not in scored[3].fault
+
+
+def test_an_image_that_the_model_cannot_predict_does_not_stop_its_batch(scorer, folder, monkeypatch):
+    real = Scorer.predict
+
+    def predict(self, pixels, batch_size=8):
+        if any(one.shape[0] == 63 for one in pixels):
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] not enough memory\nmore lines")
+        return real(self, pixels, batch_size)
+
+    monkeypatch.setattr(Scorer, "predict", predict)
+    scored = list(score_files(scorer, sorted(folder.iterdir()), batch_size=8))
+    assert [row.fault is None for row in scored] == [n != 3 for n in range(7)]
+    assert "3.png cannot be scored (RuntimeError" in scored[3].fault and "\n" not in scored[3].fault
+
+
+def test_large_images_make_small_batches(scorer, folder, monkeypatch):
+    sizes, real = [], Scorer.predict
+    monkeypatch.setattr(files_module, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(Scorer, "predict", lambda self, pixels, n=8: sizes.append(len(pixels)) or real(self, pixels, n))
+    assert len(list(score_files(scorer, sorted(folder.iterdir()), batch_size=8))) == 7 and max(sizes) == 3
+
+
+@pytest.mark.slow
+def test_the_largest_image_that_is_accepted_takes_at_most_3_gb(weights, tmp_path):
+    """A progressive JPEG file of 178 megapixels, with full chroma, a profile and a rotation, in a process of its own."""
+    path, exif = tmp_path / "large.jpg", Image.Exif()
+    exif[0x0112] = 6
+    image = Image.effect_noise((446, 400), 80).convert("RGB").resize((13_370, 13_380))
+    profile = colour._icc(colour._to_d50((0.3127, 0.3290, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06)), (2.2,))
+    image.save(path, progressive=True, subsampling=0, quality=50, icc_profile=profile, exif=exif)
+    del image
+    code = (
+        "import resource, sys; from lmcl_core import load; from lmcl_core.scoring.files import score_files;"
+        "(one,) = score_files(load(sys.argv[1]), [sys.argv[2]]); print(one.fault);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    )
+    command = [sys.executable, "-c", code, str(weights), str(path)]
+    fault, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert fault == "None" and int(peak) < 3.2e9, peak
 
 
 def test_a_number_below_one_is_refused_immediately(scorer):
