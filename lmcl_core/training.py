@@ -193,7 +193,8 @@ class FrozenTrainer(Trainer):
         return predict_bank(model, self.bank, positions, self.recipe, self.reduced)
 
 
-#: The start of the last split, by what it depends on: runs of other variants and seeds on this split share it.
+#: The last starts, by what they depend on: runs of other variants and seeds on the same split share them.
+_MOST_STARTS = 8
 _starts: dict[tuple, tuple[dict[str, Tensor], Tensor]] = {}
 
 
@@ -202,7 +203,8 @@ def _start(trainer: FrozenTrainer, model: FrozenModel) -> tuple[dict[str, Tensor
     bank, rows = trainer.bank, trainer.split.train
     key = (bank.features.crops.filename, rows.tobytes(), trainer.recipe.saliency_pooling)
     if key not in _starts:
-        _starts.clear()
+        while len(_starts) >= _MOST_STARTS:
+            del _starts[next(iter(_starts))]
         _fit(trainer, model)
         reduced = torch.cat([model.reduce(part) for part in torch.from_numpy(bank.features.crops).split(64)])
         _starts[key] = {name: value.clone() for name, value in model.named_buffers()}, reduced
