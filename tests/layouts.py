@@ -7,6 +7,9 @@ the label file; `column` is the name of the column of scores.
 from __future__ import annotations
 
 import csv
+import io
+import struct
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -50,6 +53,17 @@ def write_image(path: Path, size: tuple[int, int] = (8, 8), seed: int | np.rando
     shape = (max(1, size[1] // 4), max(1, size[0] // 4), 3)
     pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
     Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(path)
+
+
+def png_with(pixels: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG file with additional chunks, names and data, before its pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    content = buffer.getvalue()
+    start, added = content.index(b"IDAT") - 4, b""
+    for name, data in chunks:
+        added += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    return content[:start] + added + content[start:]
 
 
 def write_results(folder: Path, predictions: pd.DataFrame) -> None:

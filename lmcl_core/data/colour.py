@@ -54,7 +54,8 @@ def _in(image: Image.Image, mode: str) -> Image.Image:
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """The conversion of a profile's colours to sRGB; None if it would change nothing but rounding."""
     source, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-    transform = ImageCms.buildTransform(source, srgb, mode, "RGB", _RELATIVE, _FLAGS)
+    exact = ImageCms.Flags.NOOPTIMIZE if mode == "L" else 0  # the faster way is wrong by 10 levels in dark grey
+    transform = ImageCms.buildTransform(source, srgb, mode, "RGB", _RELATIVE, _FLAGS | exact)
     if mode == "CMYK":
         return transform
     greys = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(-1, 3)

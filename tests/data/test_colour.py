@@ -8,8 +8,8 @@ import warnings
 
 import numpy as np
 import pytest
+from layouts import png_with
 from PIL import Image, ImageCms
-from test_formats import png_with
 
 from lmcl_core.data.colour import _icc, _to_d50
 from lmcl_core.data.images import decode, to_rgb
@@ -48,7 +48,8 @@ def test_the_same_colours_in_another_space_give_the_same_pixels(tmp_path, name, 
     assert np.abs(np.asarray(image).astype(int) - PIXELS).max() > 6
     options = dict(lossless=True) if form == "WEBP" else {}
     image.save(tmp_path / "a", form, icc_profile=PROFILES[name], **options)
-    assert np.abs(decode(tmp_path / "a").astype(int) - PIXELS).max() <= 3
+    difference = np.abs(decode(tmp_path / "a").astype(int) - PIXELS)
+    assert difference.mean() < 0.7 and difference.max() <= 8  # rounding to 8 bits in the other space
 
 
 @pytest.mark.parametrize(
@@ -91,12 +92,12 @@ def test_an_unusable_profile_is_ignored_as_viewers_do_and_the_file_is_named(tmp_
 def chunks(gamma: float | None, points: tuple[float, ...] | None, *others: tuple[bytes, bytes]) -> bytes:
     found = [(b"gAMA", struct.pack(">I", round(gamma * 1e5)))] if gamma is not None else []
     found += [(b"cHRM", struct.pack(">8I", *(round(value * 1e5) for value in points)))] if points else []
-    return png_with(*others, *found)
+    return png_with(PIXELS, *others, *found)
 
 
 def test_gamma_and_primaries_of_a_png_file_are_applied(tmp_path):
     path, points = tmp_path / "a.png", SPACES["Display P3"][0]
-    path.write_bytes(png_with())
+    path.write_bytes(png_with(PIXELS))
     plain = decode(path)
     with Image.open(path) as image:
         source = ImageCms.ImageCmsProfile(io.BytesIO(PROFILES["linear sRGB"]))

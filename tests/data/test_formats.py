@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import struct
 import warnings
 import zlib
 
 import numpy as np
 import pytest
+from layouts import png_with
 from PIL import Image
 
 from lmcl_core import InputError
@@ -21,19 +21,8 @@ tifffile = pytest.importorskip("tifffile")
 GREY = np.add.outer(np.arange(48), np.arange(64) * 3).astype(np.uint8)
 RGB = np.stack([GREY, GREY[::-1], GREY[:, ::-1]], axis=2)
 PLANES = np.moveaxis(RGB, 2, 0)
+ALPHA = dict(photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"])
 APART = dict(photometric="rgb", planarconfig="separate")
-
-
-def png_with(*chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG file of `RGB` with additional chunks before its pixels."""
-    buffer = io.BytesIO()
-    Image.fromarray(RGB).save(buffer, "PNG")
-    content = buffer.getvalue()
-    start = content.index(b"IDAT") - 4
-    added = [
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
-    ]
-    return content[:start] + b"".join(added) + content[start:]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +57,7 @@ def test_a_tiff_file_is_read_by_its_tags(tmp_path, pixels, options):
         (RGB.astype(np.float32), dict(photometric="rgb"), "floating-point"),
         (RGB / 255, dict(photometric="rgb"), "floating-point"),
         (GREY.astype(np.float16), {}, "floating-point"),
-        (np.stack([GREY] * 2, axis=2).astype(np.uint16), dict(photometric="minisblack"), "unusual layout"),
+        (np.stack([GREY] * 2, axis=2).astype(np.uint16), ALPHA, "unusual layout"),
         (RGB.astype(np.uint16), dict(photometric="rgb", bigtiff=True, byteorder=">"), "64-bit offsets"),
     ],
 )
@@ -115,7 +104,7 @@ def test_a_format_is_read_where_its_plugin_is_installed(tmp_path, module, form):
 
 @pytest.mark.parametrize("name, start", [(b"zTXt", b"workflow\0\0"), (b"iTXt", b"prompt\0\1\0\0\0")])
 def test_large_texts_in_a_png_file_do_not_matter(tmp_path, name, start):
-    (tmp_path / "a.png").write_bytes(png_with((name, start + zlib.compress(b"x" * 20_000_000))))
+    (tmp_path / "a.png").write_bytes(png_with(RGB, (name, start + zlib.compress(b"x" * 20_000_000))))
     assert np.array_equal(decode(tmp_path / "a.png"), RGB)
 
 
@@ -127,7 +116,8 @@ def header(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "width, height, problem", [(170_000_000, 1, "pixels, more than 65535 on one side"), (1, 65_536, "on one side")]
+    "width, height, problem",
+    [(w, h, "pixels, more than 65535 on one side") for w, h in ((170_000_000, 1), (1, 65_536))],
 )
 def test_an_image_is_refused_by_its_size_before_memory_is_taken(tmp_path, width, height, problem):
     (tmp_path / "a.png").write_bytes(header(width, height))
@@ -167,6 +157,5 @@ def test_warnings_of_pillow_are_silent(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert decode(tmp_path / "a.png").shape == RGB.shape
-        with warnings.catch_warnings(record=True) as others:
+        with pytest.raises(UserWarning):
             warnings.warn("of somebody else", stacklevel=1)
-    assert not others or "somebody" in str(others[0].message)

@@ -141,7 +141,7 @@ def test_large_images_make_small_batches(scorer, folder, monkeypatch):
 
 @pytest.mark.slow
 def test_the_largest_image_that_is_accepted_takes_at_most_3_gb(weights, tmp_path):
-    """178 megapixels, progressive JPEG, with full chroma, a profile and a rotation, in a process of its own."""
+    """A progressive JPEG file of 178 megapixels, with full chroma, a profile and a rotation, in its own process."""
     path, exif = tmp_path / "large.jpg", Image.Exif()
     exif[0x0112] = 6
     image = Image.effect_noise((446, 400), 80).convert("RGB").resize((13_370, 13_380))
