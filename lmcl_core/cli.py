@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -78,7 +78,7 @@ def reproduce(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print runs, time and disk space; run nothing")] = False,
 ) -> None:
     """Run notebooks 01 to 04 and 06 (with --ablation also 05); skip finished work; compare with the reference."""
-    from .batch.reproduce import ReproduceOptions
+    from .batch.reproduce import ReproduceOptions, print_forecast
     from .batch.reproduce import reproduce as run
 
     options = ReproduceOptions(
@@ -95,30 +95,9 @@ def reproduce(
         ablation=ablation,
     )
     if dry_run:
-        _print_forecast(options)
+        print_forecast(options, _log)
     else:
         run(options, log=_log)
-
-
-def _print_forecast(options: Any) -> None:
-    from .batch.cluster import slurm_cluster
-    from .batch.reproduce import check_options
-
-    check_options(options, log=lambda line: None)  # wrong use is reported before torch is imported
-    script = ""
-    if options.scheduler == "slurm":  # first, because incomplete settings are an error
-        with slurm_cluster() as cluster:
-            script = cluster.job_script()
-    from .batch.forecast import forecast  # imports torch
-
-    table = forecast(options, log=_log)
-    print(table.round({"minutes": 1, "store_gb": 2}).to_string(index=False))
-    print(
-        f"in all {table['runs'].sum()} runs, {table['minutes'].sum():.0f} minutes of training on one worker, "
-        f"{table['store_gb'].sum():.1f} GB of decoded images"
-    )
-    if script:
-        print(script)
 
 
 @app.command()
@@ -135,6 +114,21 @@ def compare(
     name = name_of(benchmark)
     folder = figures_folder(name, reference) if reference else reference_folder(name)
     report(figures_folder(name, figures_dir), folder, _log)
+
+
+@app.command()
+def rerun(
+    run: Annotated[str, typer.Argument(help="folder of a finished run, or its run.json")],
+    data_root: Root = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps; default: the recorded one")] = "",
+    out: Annotated[str, typer.Option(help="folder of the new run; default: a temporary one")] = "",
+) -> None:
+    """Train a finished run again and compare its results; exit code 1 if one lies outside its tolerance."""
+    from .common.devices import check_device_name
+    from .results.rerun import rerun as train_again
+
+    check_device_name(device or "auto")
+    train_again(run, data_root or None, device, out, _log)
 
 
 @app.command()
@@ -226,7 +220,7 @@ def score(
     ] = "livec",
     form: Annotated[Literal["csv", "json"] | None, typer.Option("--format", help="of rows; default: csv")] = None,
     overlays: Annotated[str | None, typer.Option(help="folder for overlays of saliency and crop scores")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="images per forward pass")] = _BATCH_SIZE,
+    batch_size: Annotated[int, typer.Option(min=1, max=2**16, help="images per forward pass")] = _BATCH_SIZE,
     out: Annotated[str | None, typer.Option(help="folder of Parquet files, scored in chunks on Dask")] = None,
     workers: Annotated[int, typer.Option(help="with --out: number of workers; 0: one per GPU or core")] = 0,
     scheduler: Annotated[str, typer.Option(help="with --out: tcp://HOST:PORT of a Dask scheduler, or slurm")] = "",
@@ -272,8 +266,8 @@ def bench(
     benchmark: Name = "demo",
     data_root: Root = "",
     parts: Annotated[str, typer.Option(help="of store,training,scoring,loss,growth; default: all")] = "",
-    repeats: Annotated[int, typer.Option(min=1, help="repetitions of each measurement")] = 5,
-    images: Annotated[int, typer.Option(min=8, help="number of images; scoring uses at most 32")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, max=1000, help="repetitions of each measurement")] = 5,
+    images: Annotated[int, typer.Option(min=8, max=10**6, help="number of images; scoring uses at most 32")] = 64,
     against: Annotated[str, typer.Option(help="with LIVEC: a checkout of DEIQT to time as well")] = "",
     figures_dir: FiguresDir = "",
     device: Device = "auto",

@@ -20,7 +20,7 @@ from ..data.own import own_folder
 from ..data.splits import make_split, numbered_splits
 from ..recipe import COMPARED, VARIANTS, Recipe, check_changes, variants_of
 from ..runs import folder as runs
-from .cluster import check_cluster, connect, run_jobs
+from .cluster import check_cluster, connect, run_jobs, slurm_cluster
 from .notebook import Job, is_finished, mark_finished
 
 
@@ -206,8 +206,9 @@ def trained_splits(table: pd.DataFrame, recipe: Recipe, runs_dir: str, splits: I
     return [n for n, folder in folders.items() if folder.is_dir() and _is_trained(folder, table, recipe, n)]
 
 
-def _is_trained(folder: Path, table: pd.DataFrame, recipe: Recipe, split: int) -> bool:
-    return runs.finished_run(folder, recipe.identity(table, make_split(table, split))) is not None
+def _is_trained(folder: Path, table: pd.DataFrame, recipe: Recipe, index: int) -> bool:
+    split = make_split(table, index)
+    return runs.finished_run(folder, recipe.identity(table, split), table, split) is not None
 
 
 def plan(options: ReproduceOptions, recipes: Mapping[str, Mapping[str, Recipe]]) -> Iterator[list[Job]]:
@@ -282,3 +283,25 @@ def _is_finished(job: Job, tables: Mapping[str, pd.DataFrame], recipes: Mapping[
         if not _is_trained(job.output.parent, tables[name], recipe, job.parameters["split"]):
             return False
     return is_finished(job, tables)
+
+
+def print_forecast(options: ReproduceOptions, log: Callable[[str], None] = print) -> None:
+    """Log what `reproduce` would run, its time and disk space and, on SLURM, the script of a job; run nothing.
+
+    InputError: as `reproduce`.
+    """
+    check_options(options, log=lambda line: None)  # wrong use is reported before torch is imported
+    script = ""
+    if options.scheduler == "slurm":  # first, because incomplete settings are an error
+        with slurm_cluster() as cluster:
+            script = cluster.job_script()
+    from .forecast import forecast  # imports torch
+
+    table = forecast(options, log)
+    log(table.round({"minutes": 1, "store_gb": 2}).to_string(index=False))
+    log(
+        f"in all {table['runs'].sum()} runs, {table['minutes'].sum():.0f} minutes of training on one worker, "
+        f"{table['store_gb'].sum():.1f} GB of decoded images"
+    )
+    if script:
+        log(script)
