@@ -129,6 +129,21 @@ def audit(data_root: Root = "") -> None:
 
 
 @app.command()
+def rerun(
+    run: Annotated[str, typer.Argument(help="folder of a finished run, or its run.json")],
+    data_root: Root = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps; default: the recorded one")] = "",
+    out: Annotated[str, typer.Option(help="folder of the new run; default: a temporary one")] = "",
+) -> None:
+    """Train a finished run again and compare its results; exit code 1 if one lies outside its tolerance."""
+    from .common.devices import check_device_name
+    from .results.rerun import rerun as train_again
+
+    check_device_name(device or "auto")
+    train_again(run, data_root or None, device, out, _log)
+
+
+@app.command()
 def verify(
     benchmark: Annotated[str, typer.Argument(help=_ONE, autocompletion=_benchmarks)],
     data_root: Annotated[str, typer.Argument(help="the benchmark's folder, or its parent folder")] = "",
@@ -215,7 +230,7 @@ def score(
     ] = "livec",
     form: Annotated[Literal["csv", "json"] | None, typer.Option("--format", help="of rows; default: csv")] = None,
     overlays: Annotated[str | None, typer.Option(help="folder for overlays of saliency and crop scores")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="images per forward pass")] = _BATCH_SIZE,
+    batch_size: Annotated[int, typer.Option(min=1, max=2**16, help="images per forward pass")] = _BATCH_SIZE,
     out: Annotated[str | None, typer.Option(help="folder of Parquet files, scored in chunks on Dask")] = None,
     workers: Annotated[int, typer.Option(help="with --out: number of workers; 0: one per GPU or core")] = 0,
     scheduler: Annotated[str, typer.Option(help="with --out: tcp://HOST:PORT of a Dask scheduler, or slurm")] = "",
@@ -258,8 +273,8 @@ def bench(
     benchmark: Name = "demo",
     data_root: Root = "",
     parts: Annotated[str, typer.Option(help="of store,training,scoring,loss,growth; default: all")] = "",
-    repeats: Annotated[int, typer.Option(min=1, help="repetitions of each measurement")] = 5,
-    images: Annotated[int, typer.Option(min=8, help="number of images; scoring uses at most 32")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, max=1000, help="repetitions of each measurement")] = 5,
+    images: Annotated[int, typer.Option(min=8, max=10**6, help="number of images; scoring uses at most 32")] = 64,
     against: Annotated[str, typer.Option(help="with LIVEC: a checkout of DEIQT to time as well")] = "",
     figures_dir: FiguresDir = "",
     device: Device = "auto",

@@ -98,17 +98,17 @@ def predict_images(
         model: in evaluation mode; its device is used.
         images: (H, W, 3) uint8 RGB tensors of any sizes, already brought to the recipe's short side.
         recipe: crop size, scales, number of test crops, global view, pooling and precision.
-        batch_size: images at a time, >= 1.
+        batch_size: images at a time, in 1..65536.
         backbone: the frozen backbone of a `FrozenModel`.
 
     Yields:
         One `Prediction` per batch. Source: notebook 02, equations 2 and 3.
 
     Raises:
-        InputError: batch_size is below 1 or not whole.
+        InputError: batch_size is not a whole number in 1..65536.
     """
-    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise InputError(f"batch_size is {batch_size!r}: it must be a whole number of at least 1")
+    if not isinstance(batch_size, (int, np.integer)) or not 1 <= batch_size <= 2**16:
+        raise InputError(f"batch_size is {batch_size!r}: it must be a whole number in 1..65536")
     iterator = iter(images)
     batches = iter(lambda: list(islice(iterator, batch_size)), [])
     return (_predict_batch(model, batch, recipe, backbone) for batch in batches)

@@ -228,10 +228,12 @@ class Recipe:
         if isinstance(changes, str):
             try:
                 parsed = json.loads(changes)
-            except ValueError:
+            except (ValueError, RecursionError):
                 parsed = None
         if not isinstance(parsed, Mapping):
-            raise InputError(f'recipe changes {changes!r} are not a JSON object: write for example {{"epochs": 1}}')
+            raise InputError(
+                f'recipe changes {str(changes)[:80]!r} are not a JSON object: write for example {{"epochs": 1}}'
+            )
         return dict(parsed)
 
     def differences(self, benchmark: str | pd.DataFrame) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .common import distributed
-from .common.devices import keep_freed_memory, usable_precision
+from .common.devices import conditions, keep_freed_memory
 from .common.errors import InputError, RunError
 from .common.prefetch import prefetch
 from .common.progress import bar
@@ -73,7 +73,8 @@ class Trainer:
         self.table, self.split, self.recipe, self.log = table, split, recipe, log
         self.fabric = distributed.make_fabric(device, recipe.precision)
         self.device = self.fabric.device
-        self.precisions = [usable_precision(self.device.type, recipe.precision)]  # more if resumed on another machine
+        #: more than one if the run was resumed under others
+        self.conditions = [conditions(self.device.type, recipe.precision, self.fabric.world_size)]
         if self.device.type == "cpu":
             keep_freed_memory()
         self.store = store.on(self.device)
@@ -120,7 +121,7 @@ class Trainer:
 
     def describe(self) -> str:
         """Device and precision in words."""
-        used, wanted = self.precisions[-1], self.recipe.precision
+        used, wanted = self.conditions[-1]["precision"], self.recipe.precision
         note = "" if used == wanted else f" (this CPU emulates bfloat16; using float32 instead of {wanted})"
         return f"{self.device} in {used}{note}"
 
@@ -265,7 +266,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs: tensors, numbers, lists and dicts only."""
         return dict(
-            **{name: getattr(self, name) for name in ("epoch", "seconds", "history", "best", "last", "precisions")},
+            **{name: getattr(self, name) for name in ("epoch", "seconds", "history", "best", "last", "conditions")},
             predicted=torch.from_numpy(self.predicted),
             student=self.student.state_dict(),
             teacher=self.teacher.state_dict(),
@@ -283,7 +284,7 @@ class Trainer:
         for name in ("epoch", "seconds", "history", "best", "last"):
             setattr(self, name, state[name])
         self.predicted = state["predicted"].cpu().numpy()
-        self.precisions = list(dict.fromkeys([*state["precisions"], *self.precisions]))
+        self.conditions = [one for one in state["conditions"] if one not in self.conditions] + self.conditions
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:

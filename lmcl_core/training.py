@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .backbones.weights import weights_digest
 from .common import distributed
-from .common.devices import device_name, resolve_device
+from .common.devices import resolve_device
 from .common.errors import InputError
 from .crops import CropBank, crop_saliency, crop_weights
 from .data.splits import Split, check_split, subsample
@@ -87,13 +87,16 @@ def _train(
 ) -> dict[str, Any]:
     """`train` in a folder that this run has reserved."""
     identity, is_main = recipe.identity(table, split), distributed.rank() == 0
+    missing = folder.missing_files(out_dir)
     if resume:
-        finished = distributed.broadcast(folder.finished_run(out_dir, identity), device, recipe.precision)
+        finished = distributed.broadcast(folder.finished_run(out_dir, identity, table, split), device, recipe.precision)
         if finished is not None:
+            if is_main:
+                checkpoint.delete(out_dir)  # of a run that was killed between its last two steps
             log(f"{'/'.join(out_dir.parts[-3:])}: finished before")
             return finished["metrics"]
         folder.refuse_foreign_files(out_dir)
-        if missing := folder.missing_files(out_dir):
+        if missing:
             log(f"{out_dir} lacks {' and '.join(missing)} of a finished run, which is trained again")
     resolve_device(device)  # fail before any image is decoded
     origin = provenance.provenance()  # recorded at the start, because the checkout may change during the run
@@ -106,8 +109,8 @@ def _train(
     trainer = (FrozenTrainer if recipe.frozen else Trainer)(table, split, recipe, store, device, log)
     if resume:
         origin = provenance.combine(checkpoint.load(trainer, out_dir, identity), origin)
-    elif is_main:
-        folder.discard(out_dir)  # delete the old run only after all checks have passed
+    if is_main and (missing or not resume):
+        folder.discard(out_dir, checkpoint=not resume)  # delete the old run only after all checks have passed
     if trainer.epoch != distributed.broadcast(trainer.epoch, device, recipe.precision):
         raise InputError(f"processes find different checkpoints in {out_dir}: use one folder that all of them see")
     log(f"labels: {table.attrs['label_kind']}")
@@ -151,16 +154,21 @@ def _finish(
         split_index=split.index,
         seed=trainer.recipe.seed,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        processor=device_name(device.type),
-        precision=", ".join(trainer.precisions),
-        threads=torch.get_num_threads(),
+        **{name: _used(trainer.conditions, name) for name in ("processor", "precision", "threads")},
         processes=trainer.fabric.world_size,
         backbone_weights=weights_digest(trainer.recipe.backbone) if trainer.recipe.pretrained else None,
+        conditions=trainer.conditions,
         seconds=round(trainer.seconds, 1),
         metrics=scores,
     )
     folder.write_run(out_dir, record, origin)
     checkpoint.delete(out_dir)
+
+
+def _used(conditions: list[dict[str, Any]], name: str) -> Any:
+    """The value of a condition; several as text if the run was resumed under others."""
+    values = list(dict.fromkeys(one[name] for one in conditions))
+    return values[0] if len(values) == 1 else ", ".join(map(str, values))
 
 
 class FrozenTrainer(Trainer):

@@ -107,7 +107,7 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess:
 def test_help_names_every_command_and_each_has_its_own(lmcl):
     code, out, err = lmcl("--help")
     assert code == 0 and err == "" and "--debug" in out
-    for command in ("reproduce", "compare", "verify", "download", "train", "score", "bench", "doctor"):
+    for command in ("reproduce", "compare", "rerun", "verify", "download", "train", "score", "bench", "doctor"):
         assert command in out
         code, own, _ = lmcl(command, "--help")
         assert code == 0 and f"lmcl {command}" in own
@@ -485,12 +485,15 @@ reproduce --dry-run --benchmark nosuch; reproduce --dry-run --splits 0; reproduc
 verify nosuch; verify livec; verify demo --show -1; download nosuch DIR; download livec DIR
 train --benchmark nosuch; train --benchmark livec --data-root DIR; train --split x; train --recipe nosuch
 train --runs-dir FILE; train --device nosuch; train --set lr=x
-score DIR; score nosuch.png; score a.png --format xml; score a.png --weights nosuch; score a.png --overlays FILE
-score a.png --batch-size 0; score a.png --device nosuch; score a.png --workers 2
+ score DIR; score nosuch.png; score a.png --format xml; score a.png --weights nosuch; score a.png --overlays FILE
+ score a.png --batch-size 0; score a.png --batch-size 9223372036854775808; score a.png --device nosuch
+ score a.png --workers 2
 score DIR --out new; score a.png --out FILE; score a.png --out new --workers -1
 score a.png --out new --scheduler nosuch; score a.png --out new --device nosuch
+rerun DIR; rerun FILE; rerun DIR --device nosuch; reproduce --workers 100000000000000000000
 bench --benchmark nosuch; bench --parts los; bench --parts store --against x; bench --against DIR; bench --repeats 0
-bench --images 1; bench --figures-dir FILE; bench --device nosuch; bench --set epoch=1
+bench --images 1; bench --repeats 9223372036854775808; bench --figures-dir FILE; bench --device nosuch
+bench --set epoch=1
 """
 
 

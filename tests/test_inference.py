@@ -343,8 +343,9 @@ def test_images_larger_than_those_of_the_training_benchmark_are_brought_to_their
 
 
 def test_a_batch_of_no_images_is_refused(scorer):
-    with pytest.raises(InputError, match="batch_size is 0"):
-        scorer.score([noise()], batch_size=0)
+    for size in (0, 2**63):
+        with pytest.raises(InputError, match=f"batch_size is {size}: it must be a whole number in 1..65536"):
+            scorer.score([noise()], batch_size=size)
 
 
 def test_packed_weights_take_less_than_half_the_room_and_score_alike(run, scorer, tmp_path):

@@ -80,12 +80,12 @@ def test_a_killed_run_resumes_to_bit_identical_weights(table, split, tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         train(table, split, recipe, tmp_path / "killed", "cpu", log=quiet)
     assert os.listdir(tmp_path / "killed") == ["checkpoint.pt"]
-    (tmp_path / "killed" / ".checkpoint.pt-1").write_bytes(b"half of one")
+    (tmp_path / "killed" / f".model.safetensors-{'0' * 32}").write_bytes(b"half of one")
     monkeypatch.setattr(trainer.Trainer, "step", step)
     lines: list[str] = []
     train(table, split, recipe, tmp_path / "killed", "cpu", log=lines.append)
     assert [line[:9] for line in lines if line.startswith("epoch")] == ["epoch 2/3", "epoch 3/3"]
-    assert not list((tmp_path / "killed").glob("*checkpoint*"))
+    assert sorted(os.listdir(tmp_path / "killed")) == sorted(os.listdir(tmp_path / "whole"))
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert (tmp_path / "whole" / "predictions.csv").read_bytes() == (
@@ -112,14 +112,26 @@ def test_a_finished_run_is_returned_and_not_computed_again(table, split, tmp_pat
     lines: list[str] = []
     assert train(table, split, TINY, tmp_path / "run", "cpu", log=lines.append) == first
     assert "finished before" in lines[0]
+    (tmp_path / "run" / "checkpoint.pt").touch()  # of a run that was killed before it could delete it
+    assert train(table, split, TINY, tmp_path / "run", "cpu", log=quiet) == first
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
-def test_a_finished_run_that_lacks_a_file_is_trained_again_with_a_line_that_says_so(table, split, tmp_path):
+def test_a_finished_run_that_lacks_a_file_is_trained_again_with_a_line_that_says_so(
+    table, split, tmp_path, monkeypatch
+):
     first = train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
     (tmp_path / "run" / "history.csv").unlink()
     lines: list[str] = []
-    assert train(table, split, TINY, tmp_path / "run", "cpu", log=lines.append)["plcc"] == first["plcc"]
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # when only the record is not written yet
+        patch.setattr(training.folder, "write_run", killed)
+        train(table, split, TINY, tmp_path / "run", "cpu", log=lines.append)
     assert lines[0].endswith("run lacks history.csv of a finished run, which is trained again")
+    assert train(table, split, TINY, tmp_path / "run", "cpu", log=quiet) == first
 
 
 def test_resume_false_computes_again(table, split, tmp_path):
@@ -238,7 +250,7 @@ def test_what_the_run_was_computed_in_is_told_and_recorded(table, split, tmp_pat
     assert any("emulates bfloat16" in line for line in lines) is not able
 
 
-def test_a_run_that_went_on_elsewhere_tells_both_precisions(table, split, tmp_path, monkeypatch):
+def test_a_run_that_went_on_elsewhere_tells_all_conditions(table, split, tmp_path, monkeypatch):
     recipe = dataclasses.replace(TINY, epochs=2, precision="bf16-mixed")
     monkeypatch.setattr("lmcl_core.common.devices.computes_in_bfloat16", lambda device: True)
     save = checkpoint.save
@@ -252,7 +264,13 @@ def test_a_run_that_went_on_elsewhere_tells_both_precisions(table, split, tmp_pa
         train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
     monkeypatch.setattr("lmcl_core.common.devices.computes_in_bfloat16", lambda device: False)
     train(table, split, recipe, tmp_path / "run", "cpu", log=quiet)
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["precision"] == "bf16-mixed, 32-true"
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["precision"] == "bf16-mixed, 32-true" and record["threads"] == torch.get_num_threads()
+    first, second = record["conditions"]
+    differing = [name for name in first if first[name] != second[name]]
+    assert differing == ["features", "precision"] and first["features"].endswith("bfloat16 yes")
+    names = "device processor features precision threads processes torch"
+    assert list(second) == names.split() and second["torch"] == torch.__version__
 
 
 def test_a_run_tells_the_code_that_it_began_with_and_every_other_one(table, split, tmp_path, monkeypatch):

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from ..common.errors import InputError, RunError
-from ..common.tasks import as_finished, task_error
+from ..common.errors import InputError, RunError, first_line
+from ..common.tasks import as_finished, check_main_guard
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -25,6 +25,7 @@ _LOOPBACK = "127.0.0.1"
 _SECONDS_TO_ANSWER = 10
 _SECONDS_TO_JOIN = 60
 _MOST_WORKERS = 4  # by default, on a machine without GPU
+_MOST_JOBS = 100_000
 _WORKERS_PER_CORE = 8  # at most on this machine; each worker is a process that imports torch
 #: Dask's default of 15 seconds is too short for a worker that restarts and imports torch on a busy machine.
 _LONG_RESTART = {"distributed.deploy.lost-worker-timeout": "10 minutes"}
@@ -47,8 +48,8 @@ def check_cluster(scheduler: str, workers: int) -> None:
     """
     if scheduler not in ("", "slurm") and "://" not in scheduler:
         raise InputError(f"scheduler is {scheduler!r}: write tcp://HOST:PORT, or slurm, or leave it out")
-    if workers < 0:
-        raise InputError(f"workers is {workers}: it must be 0 (one worker per GPU or core) or more")
+    if not 0 <= workers <= _MOST_JOBS:
+        raise InputError(f"workers is {workers}: it must be 0 (one worker per GPU or core) to {_MOST_JOBS}")
     if not scheduler and workers > (most := _WORKERS_PER_CORE * (os.cpu_count() or 1)):
         raise InputError(f"workers is {workers}: this machine has cores for at most {most}; choose about one per core")
 
@@ -75,7 +76,10 @@ def connect(scheduler: str = "", workers: int = 0) -> Iterator[Client]:
     from distributed import Client
 
     check_cluster(scheduler, workers)
+    check_main_guard()
     if scheduler not in ("", "slurm"):
+        for name in ("distributed.client", "distributed.core", "distributed.comm"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost scheduler is reported by `as_finished`
         _check_scheduler(scheduler)
         with Client(scheduler, timeout=_SECONDS_TO_ANSWER) as client:
             _wait_for_worker(client, scheduler)
@@ -103,7 +107,7 @@ def run_jobs(
         The error of each failed job, by title.
 
     Raises:
-        RunError: every worker that was started on this machine is lost.
+        RunError: every worker that was started on this machine is lost, or the scheduler is.
     """
 
     def submit(job: Job) -> Future:
@@ -113,16 +117,16 @@ def run_jobs(
     failed = {}
     client.subscribe_topic(_TOPIC, lambda event: log(event[1]))
     try:
-        for job, future in as_finished(client, jobs, submit):
-            error = future.exception()
+        for job, seconds, error in as_finished(client, jobs, submit):
             if error is None:
                 finished(job)
-                log(f"{job.title}: {future.result():.0f} s")
+                log(f"{job.title}: {seconds:.0f} s")
             else:
-                failed[job.title] = task_error(error)
-                log(f"{job.title}: FAILED: {failed[job.title]}")
+                failed[job.title] = error
+                log(f"{job.title}: FAILED: {error}")
     finally:
-        client.unsubscribe_topic(_TOPIC)
+        if client.status == "running":  # the scheduler is not lost
+            client.unsubscribe_topic(_TOPIC)
     return failed
 
 
@@ -267,7 +271,7 @@ def _check_scheduler(address: str) -> None:
             raise ValueError(f"it is a {kind}")
     except Exception as error:  # what Dask raises depends on the bytes that an unknown server sends
         raise InputError(
-            f"no Dask scheduler answers at {address} ({error}): start one with `dask scheduler`"
+            f"no Dask scheduler answers at {address} ({first_line(error)}): start one with `dask scheduler`"
         ) from error
 
 

@@ -80,8 +80,9 @@ def run_notebook(job: Job, log: Callable[[str], None] = print) -> None:
     try:
         job.output.parent.mkdir(parents=True, exist_ok=True)
         papermill.execute_notebook(
-            str(source),
-            str(job.output),
+            *(
+                str(path).replace("{", "{{").replace("}", "}}") for path in (source, job.output)
+            ),  # papermill formats them
             parameters=job.parameters,
             kernel_name="python3",
             progress_bar=False,

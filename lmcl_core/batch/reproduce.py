@@ -244,8 +244,9 @@ def trained_splits(table: pd.DataFrame, recipe: Recipe, runs_dir: str, splits: I
     return [n for n, folder in folders.items() if folder.is_dir() and _is_trained(folder, table, recipe, n)]
 
 
-def _is_trained(folder: Path, table: pd.DataFrame, recipe: Recipe, split: int) -> bool:
-    return runs.finished_run(folder, recipe.identity(table, make_split(table, split))) is not None
+def _is_trained(folder: Path, table: pd.DataFrame, recipe: Recipe, index: int) -> bool:
+    split = make_split(table, index)
+    return runs.finished_run(folder, recipe.identity(table, split), table, split) is not None
 
 
 def plan(options: ReproduceOptions, recipes: Mapping[str, Mapping[str, Recipe]]) -> Iterator[list[Job]]:

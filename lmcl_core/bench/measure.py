@@ -23,6 +23,7 @@ from ..common.devices import resolve_device
 from ..common.errors import InputError
 from ..common.files import ensure_writable
 from ..common.progress import meter
+from ..common.tasks import check_main_guard
 from ..data.benchmarks import load_benchmark
 from ..recipe import Recipe
 from ..runs.provenance import commit_in_words, provenance
@@ -109,6 +110,7 @@ def compare(
 
 
 def _peak_in_process(make: Callable[[], Contender]) -> float:
+    check_main_guard()
     context = multiprocessing.get_context("forkserver")  # a spawned process would inherit the peak of its parent
     with ProcessPoolExecutor(1, context) as pool:
         return pool.submit(peak_megabytes, make).result()

@@ -51,6 +51,9 @@ def exit_codes(program: str, debug: bool = False) -> Iterator[None]:
         fail(program, "stopped", 130, debug)
     except (InputError, RunError) as error:
         fail(program, str(error), 2 if isinstance(error, InputError) else 1, debug)
+    except UnicodeEncodeError as error:
+        text = repr(str(error.object)[:80])
+        fail(program, f"{text} holds characters that are no valid Unicode: rename it, or write it in UTF-8", 2, debug)
     except OSError as error:
         if (message := system_error_message(error)) is None:
             raise
@@ -112,6 +115,8 @@ def parse_changes(pairs: list[str] | None) -> dict[str, Any]:
         field, equals, text = pair.partition("=")
         if not equals:
             raise InputError(f"--set {pair!r}: write FIELD=VALUE, for example --set epochs=3")
+        if text.count("[") + text.count("{") > 10:
+            raise InputError(f"--set {pair[:40]!r} ... is nested too deeply: no field is more than a list")
         try:
             value = json.loads(text)
         except ValueError:  # such as v2

@@ -7,7 +7,7 @@ import platform
 import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
 
@@ -46,6 +46,28 @@ def device_name(device: str) -> str:
     path = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.+)", path.read_text() if path.is_file() else "")
     return found[1] if found else platform.processor()
+
+
+def conditions(device: str, precision: str, processes: int = 1) -> dict[str, Any]:
+    """What the rounding of a result depends on besides the code; results under equal conditions are identical.
+
+    `device` is "cpu", "cuda" or "mps", `precision` that of the recipe.
+    """
+    import torch
+
+    if device == "cuda":
+        features = f"compute capability {'.'.join(map(str, torch.cuda.get_device_capability()))}"
+    else:
+        features = torch.backends.cpu.get_cpu_capability()
+    return dict(
+        device=device,
+        processor=device_name(device),
+        features=f"{features}, bfloat16 {'yes' if computes_in_bfloat16(device) else 'no'}",
+        precision=usable_precision(device, precision),
+        threads=torch.get_num_threads(),
+        processes=processes,
+        torch=torch.__version__,
+    )
 
 
 def computes_in_bfloat16(device: str) -> bool:

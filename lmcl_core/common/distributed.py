@@ -7,6 +7,7 @@ averaging gradients over processes then gives the gradient of the whole batch.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from collections.abc import Sequence
@@ -67,7 +68,15 @@ def make_fabric(device: str, precision: str) -> Fabric:
     strategy = DDPStrategy(broadcast_buffers=False)  # all buffers are frozen
     fabric = Fabric(accelerator=device, devices=local, num_nodes=total // local, strategy=strategy, precision=precision)
     fabric.launch()
+    atexit.unregister(_leave)  # registered once, however many times a process calls this function
+    atexit.register(_leave)
     return fabric
+
+
+def _leave() -> None:
+    """End the threads of the process group before the interpreter ends, which aborts if they are still alive."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def part(fabric: Fabric, images: int) -> slice:

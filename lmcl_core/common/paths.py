@@ -64,7 +64,12 @@ def plain_name(benchmark: str) -> str:
 
 def cache_folder() -> Path:
     """The folder of decoded images, the demo and local weights: ``$LMCL_CACHE``, else ``~/.cache/lmcl``."""
-    return _from_environment("LMCL_CACHE") or Path.home() / ".cache" / "lmcl"
+    try:
+        return _from_environment("LMCL_CACHE") or Path.home() / ".cache" / "lmcl"
+    except RuntimeError as error:  # an unknown user
+        raise InputError(
+            "this user has no home folder: set HOME, or LMCL_CACHE to a folder of decoded images"
+        ) from error
 
 
 def _folder(chosen: str | Path, variable: str) -> Path | None:

@@ -25,6 +25,7 @@ from ..data.identity import data_hash, name_order, rows_of
 from ..data.splits import make_split
 from ..recipe import Recipe
 from ..runs import folder as runs
+from ..runs import schema
 from ..runs.provenance import commit_in_words
 
 #: Two rows that agree in these columns are the same run.
@@ -51,7 +52,8 @@ def read_rows(path: str | Path, columns: Sequence[str], kind: str, **types: type
     """Read a CSV table of runs; missing texts become "", missing numbers NaN.
 
     `types` gives the types of columns that pandas would guess wrongly; `kind` says in error messages what the file
-    should be, such as "ledger". InputError: the file is not readable, or lacks one of `columns`.
+    should be, such as "ledger". InputError: the file is not readable, lacks one of `columns`, or a cell is of the wrong
+    kind.
     """
     missing_values = {column: [""] for column in columns if column not in _TEXTS}
     types = dict.fromkeys(_TEXTS, str) | types
@@ -61,6 +63,7 @@ def read_rows(path: str | Path, columns: Sequence[str], kind: str, **types: type
         raise InputError(f"{path} is not a {kind} ({error}): name another file, or restore it") from error
     if missing := [column for column in columns if column not in rows]:
         raise InputError(f"{path} is not a {kind}, it lacks {', '.join(missing)}: name another file")
+    schema.check_rows(rows[[name for name in rows if types.get(name) is not str]], str(path), "restore the file")
     return rows
 
 
@@ -159,13 +162,13 @@ def recorded_predictions(record: dict, table: pd.DataFrame, index: int) -> pd.Da
 
 
 def _row(folder: Path, table: pd.DataFrame) -> dict[str, object]:
-    record = runs.read_run(folder, _NEEDED)
     try:
+        record = runs.read_run(folder, _NEEDED)
         split = make_split(table, record["split_index"])
         identity = Recipe.from_dict(record["recipe"]).identity(table, split)
         if any(record[key] != identity[key] for key in runs.IDENTITY):
             raise InputError("it was made with other data, or with another version of the code")
-        metrics, predicted = record["metrics"], runs.read_predictions(folder)
+        metrics, predicted = record["metrics"], runs.check_results(folder, record, table, split)
         pred = pd.Series(predicted["pred"].to_numpy(), index=rows_of(table, predicted["image"]))
         test = split.test[name_order(table, table["image"].iloc[split.test])]  # the same order in every folder layout
         values = [float(f"{value:.6g}") for value in pred[test]]

@@ -50,8 +50,9 @@ class RunSet:
         """
         if self.recorded is None and not self.folder(index).is_dir():  # saves computing the hashes
             return None
-        wanted = self.recipe.identity(self.table, make_split(self.table, index))
-        record = runs.finished_run(self.folder(index), wanted)
+        split = make_split(self.table, index)
+        wanted = self.recipe.identity(self.table, split)
+        record = runs.finished_run(self.folder(index), wanted, self.table, split)
         return find_record(self.recorded, wanted, index) if record is None and self.recorded is not None else record
 
     def facts(self, splits: Iterable[int]) -> pd.DataFrame:

@@ -8,18 +8,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from ..common.errors import InputError
-from ..common.files import LockedError, atomic_write, file_lock
+from ..common.files import LockedError, atomic_write, clear_temporaries, digest, file_lock
 from ..common.paths import plain_name
+from ..data.identity import image_keys
+from ..data.splits import Split
+from . import schema
 from .provenance import provenance
 
 RESULTS = ("history.csv", "predictions.csv", "model.safetensors")  # files of a finished run beside run.json
 IDENTITY = ("benchmark", "recipe_hash", "data_hash", "split_hash")  # two runs that agree in these are the same run
 _STATE = ("run.json", "checkpoint.pt")  # either file shows that a folder holds a run
-_METRICS = ("plcc", "srcc", "n")  # metrics that every run records
+_ROUNDING = 1e-4  # of a PLCC that is computed again from a CSV file
 
 
 def run_folder(runs: str | Path, benchmark: str, recipe: str, index: int | str) -> Path:
@@ -36,10 +40,13 @@ def run_folder(runs: str | Path, benchmark: str, recipe: str, index: int | str) 
 def reserved(folder: Path, timeout: float = 20.0) -> Iterator[None]:
     """Hold the lock of a run folder, which is created if missing; the system releases it when the process ends.
 
+    Temporary files of killed processes are deleted.
+
     InputError: another process still trains in the folder after `timeout` seconds. RunError: it cannot be created.
     """
     try:
         with file_lock(folder / ".lock", timeout):
+            clear_temporaries(folder)
             yield
     except LockedError as error:
         raise InputError(f"another process is training in {folder}: wait for it, or stop it") from error
@@ -48,15 +55,17 @@ def reserved(folder: Path, timeout: float = 20.0) -> Iterator[None]:
 def check_same(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
     """Raise InputError if the recorded identity `found` differs from `wanted`, which `Recipe.identity` gives."""
     differing = [key for key in IDENTITY if found.get(key) != wanted[key]]
+    here, there = wanted.get("recipe", {}), found.get("recipe", {})
+    fields = [key for key in here if key != "name" and key in there and there[key] != here[key]]
+    values = "".join(f"; {key} is {there[key]} in that run, {here[key]} now" for key in fields)
     if differing:
-        here, there = wanted.get("recipe", {}), found.get("recipe", {})
-        fields = [key for key in here if key != "name" and key in there and there[key] != here[key]]
-        values = "".join(f"; {key} is {there[key]} in that run, {here[key]} now" for key in fields)
         raise InputError(
             f"{folder} holds another run (different: {', '.join(differing)}{values}): delete that folder, choose "
             "another runs folder, name the recipe differently (--set name=NAME), or replace it with --overwrite "
             "(overwrite=True in the notebook, resume=False in Python)"
         )
+    if fields:
+        raise _damaged(folder / "run.json", f"its recipe is not that of its recipe_hash{values}")
 
 
 def read_run(folder: str | Path, needed: Sequence[str] = ()) -> dict[str, Any] | None:
@@ -66,18 +75,20 @@ def read_run(folder: str | Path, needed: Sequence[str] = ()) -> dict[str, Any] |
         return None
     try:
         record = json.loads(path.read_text())
-        if not isinstance(record, dict):
-            raise ValueError("expected a JSON object")
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}): delete the folder {path.parent} and train again") from error
-    if missing := [key for key in needed if key not in record]:
-        raise InputError(f"{path} lacks {', '.join(missing)}: train this run again in another folder")
+        raise _damaged(path, error) from error
+    schema.check(record, schema.RUN, str(path), _fix(path), needed)
     return record
 
 
 def read_predictions(folder: str | Path) -> pd.DataFrame:
     """Read ``predictions.csv``: image, mos, pred (MOS units) of each test image. InputError: missing or damaged."""
-    return _read_csv(Path(folder) / "predictions.csv", "image", "mos", "pred")
+    path = Path(folder) / "predictions.csv"
+    table = _read_csv(path, "image", "mos", "pred")
+    for name in ("mos", "pred"):
+        if not np.isfinite(pd.to_numeric(table[name], errors="coerce")).all():
+            raise _damaged(path, f"{name} is not a finite number in every row")
+    return table.assign(image=table["image"].astype(str))
 
 
 def _read_csv(path: Path, *columns: str) -> pd.DataFrame:
@@ -86,14 +97,24 @@ def _read_csv(path: Path, *columns: str) -> pd.DataFrame:
         if missing := set(columns) - set(table):
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     except (FileNotFoundError, ValueError) as error:  # pandas raises ValueErrors for empty and cut files
-        raise InputError(f"{path} is damaged ({error}): delete the folder {path.parent} and train again") from error
+        raise _damaged(path, error) from error
     return table
 
 
-def finished_run(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+def _damaged(path: Path, what: object) -> InputError:
+    return InputError(f"{path} is damaged ({what}): {_fix(path)}")
+
+
+def _fix(path: Path) -> str:
+    return f"delete the folder {path.parent} and train again"
+
+
+def finished_run(
+    folder: Path, wanted: dict[str, Any], table: pd.DataFrame | None = None, split: Split | None = None
+) -> dict[str, Any] | None:
     """The ``run.json`` of a finished run of the `wanted` identity; None if the folder lacks a file of a finished run.
 
-    InputError: the folder holds another run, or one of its files is damaged.
+    InputError: the folder holds another run, or one of its files is damaged, as in `check_results`.
     """
     record = read_run(folder, ("metrics",))
     if record is None:
@@ -101,21 +122,45 @@ def finished_run(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
     check_same(record, wanted, folder)
     if missing_files(folder):
         return None
-    metrics = record["metrics"]
-    if not isinstance(metrics, dict) or not all(isinstance(metrics.get(key), (int, float)) for key in _METRICS):
-        raise InputError(f"{folder / 'run.json'} is damaged (invalid metrics): delete the folder and train again")
-    predictions = read_predictions(folder)
-    numeric = all(pd.api.types.is_numeric_dtype(predictions[name]) for name in ("mos", "pred"))
-    if len(predictions) != metrics["n"] or not numeric:
-        problem = f"expected {metrics['n']} predictions"
-        raise InputError(f"{folder / 'predictions.csv'} is damaged ({problem}): delete the folder and train again")
+    check_results(folder, record, table, split)
+    return record
+
+
+def check_results(
+    folder: Path, record: dict[str, Any], table: pd.DataFrame | None = None, split: Split | None = None
+) -> pd.DataFrame:
+    """Check the files of a run against its ``run.json``, and return its predictions.
+
+    The files must have the recorded SHA-256, which earlier versions did not record; the predictions must have the
+    recorded PLCC and, if a table and a split are given, be those of its test images. InputError: a file is damaged.
+    """
+    for name, expected in record.get("files", {}).items():
+        if (folder / name).is_file() and digest(folder / name) != expected:
+            raise _damaged(folder / name, "its SHA-256 is not that in run.json")
+    if "files" not in record and not missing_files(folder):
+        _check_readable(folder)
+    predictions, metrics, path = read_predictions(folder), record["metrics"], folder / "predictions.csv"
+    if len(predictions) != metrics["n"]:
+        raise _damaged(path, f"expected {metrics['n']} predictions, found {len(predictions)}")
+    if table is not None:
+        test = table["image"].iloc[split.test]
+        if sorted(image_keys(table, predictions["image"])) != sorted(image_keys(table, test)):
+            raise _damaged(path, "its images are not those of the split")
+    plcc = predictions["pred"].corr(predictions["mos"])
+    if not abs(plcc - metrics["plcc"]) < _ROUNDING:
+        raise _damaged(path, f"its PLCC is {plcc:.4f}, but {metrics['plcc']:.4f} is recorded in run.json")
+    return predictions
+
+
+def _check_readable(folder: Path) -> None:
+    """Refuse cut files of a run without digests."""
     _read_csv(folder / "history.csv", "epoch")
+    path = folder / "model.safetensors"
     try:
-        with safe_open(folder / "model.safetensors", framework="np"):
-            return record
+        with safe_open(path, framework="np"):
+            pass
     except SafetensorError as error:
-        path = folder / "model.safetensors"
-        raise InputError(f"{path} is damaged ({error}): delete the folder {folder} and train again") from error
+        raise _damaged(path, error) from error
 
 
 def missing_files(folder: Path) -> list[str]:
@@ -136,9 +181,9 @@ def refuse_foreign_files(folder: Path) -> None:
         )
 
 
-def discard(folder: Path) -> None:
-    """Delete the files of a run, finished or not."""
-    for name in (*RESULTS, *_STATE):
+def discard(folder: Path, checkpoint: bool = True) -> None:
+    """Delete the files of a run, finished or not; its checkpoint only if `checkpoint`."""
+    for name in (*RESULTS, *_STATE[: 1 + checkpoint]):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -149,9 +194,11 @@ def write_csv(path: Path, table: pd.DataFrame, float_format: str | None = None) 
 
 
 def write_run(folder: Path, record: dict[str, Any], origin: dict[str, Any] | None = None) -> None:
-    """Write ``run.json`` from `record` and the provenance `origin` (by default the current one).
+    """Write ``run.json`` from `record`, the provenance `origin` (by default the current one) and digests of the files.
 
     It must be written last: a folder with all other files but without it holds no finished run.
     """
+    present = all((folder / name).is_file() for name in RESULTS)
+    files = dict(files={name: digest(folder / name) for name in RESULTS}) if present else {}
     with atomic_write(folder / "run.json") as path:
-        path.write_text(json.dumps({**record, **(origin or provenance())}, indent=2) + "\n")
+        path.write_text(json.dumps({**record, **(origin or provenance()), **files}, indent=2) + "\n")

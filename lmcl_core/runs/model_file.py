@@ -11,9 +11,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ..common.errors import InputError
-from ..common.files import atomic_write
+from ..common.files import atomic_write, digest
 from ..common.paths import resolve_path
 from ..data.catalogue import BENCHMARKS
+from . import schema
 
 if TYPE_CHECKING:  # `find_model` needs neither torch nor pandas
     import pandas as pd
@@ -26,9 +27,7 @@ BUNDLED_FOLDER = Path(__file__).parents[1] / "scoring" / "bundled"
 #: Paths of the weights that come with the package, by name; model cards beside them describe their training.
 BUNDLED = {path.stem: path for path in sorted(BUNDLED_FOLDER.glob("*.safetensors"))}
 
-_METADATA = {
-    *("recipe", "benchmark", "mos_range", "mos_mean", "mos_std", "mos_percentiles", "largest_short_side", "packed")
-}
+_METADATA = [name for name in schema.MODEL if name not in ("title", "axis", "label_kind")]
 
 
 def save_model(
@@ -105,21 +104,26 @@ def read_model(weights: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, 
     """Path, state dict (floating-point tensors as float32) and metadata of a file of `save_model` or `pack`.
 
     Title, axis and label_kind of the training benchmark, which earlier versions did not write, come from the catalogue.
-    `weights` is as in `lmcl_core.load`. InputError: there is no such file, or it is damaged or of another program.
+    `weights` is as in `lmcl_core.load`. InputError: there is no such file, or it is damaged or of another program; or
+    its values are not finite.
     """
-    path = find_model(weights)
+    from .folder import read_run
+
+    path, fix = find_model(weights), "train or fetch them again"
+    recorded = (read_run(path.parent) or {}).get("files", {}).get(path.name)
+    if recorded and digest(path) != recorded:
+        raise InputError(f"weights at {path} are damaged (their SHA-256 is not that in run.json): {fix}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("lmcl", "null"))
             state = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, ValueError) as error:
-        raise InputError(f"weights at {path} are damaged ({error}): train or fetch them again") from error
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise InputError(f"weights at {path} are damaged ({error}): {fix}") from error
     if metadata is None:
         raise InputError(f"{path} was not written by lmcl_core (no recipe in it): name the model.safetensors of a run")
-    if not isinstance(metadata, dict):
-        raise InputError(f"weights at {path} have invalid metadata (expected a JSON object): fetch them again")
-    if missing := _METADATA - set(metadata):
-        raise InputError(f"weights at {path} lack {', '.join(sorted(missing))}: train or fetch them again")
+    schema.check(metadata, schema.MODEL, f"metadata of the weights at {path}", fix, _METADATA)
+    if bad := [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise InputError(f"weights at {path} are damaged ({bad[0]} is not finite): {fix}")
     if (known := BENCHMARKS.get(metadata["benchmark"])) is not None:
         metadata = dict(title=known.title, axis=known.axis, label_kind=known.label_kind) | metadata
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}

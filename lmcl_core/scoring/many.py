@@ -30,7 +30,7 @@ from pyarrow import parquet
 from ..common.errors import InputError, RunError, counted
 from ..common.files import atomic_write
 from ..common.progress import above_bar, bar
-from ..common.tasks import as_finished, task_error
+from ..common.tasks import as_finished
 from ..data.formats import check_bytes
 from ..data.images import SCORED_SUFFIXES, from_bytes
 from ..runs.model_file import BUNDLED, find_model
@@ -95,13 +95,13 @@ def _run(client: Client, chunks: dict[str, list[str]], settings: tuple, log: Cal
     def submit(name: str):
         return client.submit(_score_chunk, chunks[name], name, *settings, key=f"{name} {call}", retries=1, pure=False)
 
-    for name, future in bar(as_finished(client, chunks, submit), len(chunks), "scoring chunks"):
-        if error := future.exception():
-            failed[name] = task_error(error)
+    for name, found, error in bar(as_finished(client, chunks, submit), len(chunks), "scoring chunks"):
+        if error:
+            failed[name] = error
             with above_bar():
-                log(f"{name}: FAILED: {failed[name]}")
+                log(f"{name}: FAILED: {error}")
         else:
-            faults += future.result()
+            faults += found
     if failed:
         count = f"{len(failed)} of {counted(len(chunks), 'chunk')} failed"
         raise RunError(f"{count} ({next(iter(failed.values()))}); call again to score the missing ones")
@@ -178,10 +178,13 @@ def _open(image: str) -> str | Image.Image:
 def _check_folder(out: str, identity: dict[str, Any]) -> set[str]:
     """Names of the files in a folder of scores; raises InputError if the folder holds something else."""
     system, folder = _filesystem(out)
-    system.invalidate_cache()
-    if system.isfile(folder):
+    try:
+        system.invalidate_cache()
+        is_file, paths = system.isfile(folder), system.ls(folder, detail=False) if system.exists(folder) else []
+    except Exception as error:  # each store's package has its own errors
+        raise InputError(f"--out {out} cannot be listed ({error}): check the address and your access to it") from error
+    if is_file:
         raise InputError(f"--out is {out}, a file: name a folder")
-    paths = system.ls(folder, detail=False) if system.exists(folder) else []
     names = {Path(path).name for path in paths if path.rstrip("/") != folder.rstrip("/")}  # S3 lists the folder, too
     names = {name for name in names if not name.startswith(".")}
     if names and _IDENTITY not in names:
@@ -206,7 +209,7 @@ def _write(out: str, name: str, content: bytes) -> None:
     try:
         system.makedirs(folder, exist_ok=True)
         system.pipe_file(f"{folder}/{name}", content)
-    except OSError as error:
+    except Exception as error:  # such as NotImplementedError of a store that cannot be written
         raise RunError(f"cannot write {out}/{name} ({error}): check the address and your access to it") from error
 
 
@@ -215,7 +218,7 @@ def _filesystem(address: str) -> tuple[AbstractFileSystem, str]:
         return LocalFileSystem(), address  # url_to_fs would split a path at "::"
     try:
         return url_to_fs(address)
-    except (ImportError, ValueError) as error:  # an unknown protocol, or a package that is not installed
+    except Exception as error:  # an unknown protocol, a package that is not installed, no host in the address
         fix = "correct its protocol, or install the package that this protocol needs"
         raise InputError(f"cannot use the address {address} ({error}): {fix}") from error
 

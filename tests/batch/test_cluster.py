@@ -122,7 +122,10 @@ def test_a_running_scheduler_is_used_by_its_address(tmp_path):
     [
         ("10.0.0.1:8786", 0, "write tcp://HOST:PORT"),
         ("tcp://127.0.0.1:9", 0, "no Dask scheduler answers"),
+        ("tls://", 0, "no Dask scheduler answers at tls://"),
+        ("zip://127.0.0.1", 0, "no Dask scheduler answers at zip://127.0.0.1"),
         ("", -1, "workers is -1"),
+        ("slurm", 10**20, "workers is 1" + 20 * "0"),
         ("", 100_000, "workers is 100000: this machine has cores for at most"),
     ],
 )
@@ -151,8 +154,9 @@ def test_workers_start_undisturbed_and_ignore_the_ctrl_c_of_a_terminal():
 
 @pytest.mark.network
 def test_a_server_that_is_no_scheduler_is_reported_within_15_seconds(monkeypatch):
-    """A server that speaks another protocol, and one that accepts connections and says nothing."""
-    for reply, seconds in ((b"SSH-2.0-OpenSSH_9.6\r\n", 10), (b"", 1)):
+    """Servers that speak another protocol, and one that accepts connections and says nothing."""
+    http = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
+    for reply, seconds in ((b"SSH-2.0-OpenSSH_9.6\r\n", 10), (http, 10), (b"", 1)):
         monkeypatch.setattr("lmcl_core.batch.cluster._SECONDS_TO_ANSWER", seconds)
         with socket.create_server(("127.0.0.1", 0)) as server:
             thread = threading.Thread(target=lambda: server.accept()[0].sendall(reply), daemon=True)  # noqa: B023
@@ -162,6 +166,47 @@ def test_a_server_that_is_no_scheduler_is_reported_within_15_seconds(monkeypatch
             with pytest.raises(InputError, match=f"no Dask scheduler answers at {address}"), connect(address):
                 pass
             assert time.perf_counter() - start < seconds + 4
+
+
+SCHEDULER = """
+import asyncio, sys
+from distributed import Scheduler, Worker
+
+async def main():
+    async with Scheduler(port=0, dashboard=False) as scheduler, Worker(scheduler.address, nthreads=1):
+        print(scheduler.address, flush=True)
+        await asyncio.sleep(300)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_dies_ends_the_batch_with_one_line(tmp_path):
+    """What is finished before is reported as such."""
+    done, source = [], "import os, time\nif kill:\n    os.kill(kill, 9)\n    time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", SCHEDULER], stdout=subprocess.PIPE, text=True) as scheduler:
+        address = scheduler.stdout.readline().strip()
+        jobs = [job(tmp_path, source, name, kill=kill) for name, kill in (("first", 0), ("deadly", scheduler.pid))]
+        with pytest.raises(RunError, match="the Dask scheduler was lost: start it again") as lost:
+            with connect(address) as client:
+                run_jobs(client, jobs, done.append, lambda line: None)
+    assert [one.output.name for one in done] == ["first.ipynb"] and "\n" not in str(lost.value)
+
+
+@pytest.mark.parametrize("guard, code", [("if True:", 2), ('if __name__ == "__main__":', 0)])
+def test_a_script_without_a_main_guard_is_told_about_it(tmp_path, guard, code):
+    """Each process that it starts would run it once more."""
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "import sys\nfrom lmcl_core.common.command import exit_codes\n"
+        "from lmcl_core.common.tasks import check_main_guard\n"
+        f"def work():\n    check_main_guard()\n{guard}\n    with exit_codes('mine'):\n        work()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+    assert done.returncode == code and len(done.stderr.splitlines()) == (code != 0), done.stderr
+    assert code == 0 or "mine.py, line 8, starts processes, which run this script again: put the lines" in done.stderr
 
 
 def test_ctrl_c_still_ends_as_interrupted_once_slurm_is_there():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -27,6 +28,13 @@ def notebooks(tmp_path, monkeypatch) -> Path:
 def test_a_failing_notebook_and_cell_are_named_and_its_copy_is_kept(notebooks, tmp_path):
     job = Job("raises.ipynb", tmp_path / "out" / "raises.ipynb", {"number": 0})
     with pytest.raises(RunError, match=r"raises.ipynb failed in cell In \[3\], '1 / number' \(ZeroDivisionError: div"):
+        run_notebook(job)
+    assert job.output.is_file()
+
+
+def test_braces_in_the_name_of_a_folder_are_part_of_the_name(notebooks, tmp_path):
+    job = Job("raises.ipynb", tmp_path / "out {number} {" / "raises.ipynb", {"number": 1})
+    with contextlib.suppress(RunError):
         run_notebook(job)
     assert job.output.is_file()
 

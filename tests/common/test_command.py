@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lmcl_core.common.command import exit_codes
+from lmcl_core import Recipe
+from lmcl_core.common.command import exit_codes, parse_changes
 from lmcl_core.common.errors import InputError, RunError
 
 
@@ -14,6 +15,11 @@ from lmcl_core.common.errors import InputError, RunError
         (InputError("unknown name:\nchoose another"), 2, "unknown name: choose another"),
         (RunError("disk full"), 1, "disk full"),
         (OSError(36, "File name too long", "a.csv"), 1, "cannot use a.csv: File name too long"),
+        (
+            UnicodeEncodeError("utf-8", "a\udcff.png", 1, 2, "surrogates"),
+            2,
+            r"'a\udcff.png' holds characters that are no",
+        ),
         (KeyboardInterrupt(), 130, "stopped"),
     ],
 )
@@ -22,6 +28,15 @@ def test_each_kind_of_error_has_its_exit_code_and_one_line(error, code, message,
         raise error
     stderr = capsys.readouterr().err
     assert ended.value.code == code and stderr.startswith(f"bundle: {message}") and len(stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", ["[" * 3000 + "]" * 3000, '{"a":' * 3000, "[" * 11])
+def test_a_deeply_nested_change_is_refused(value):
+    with pytest.raises(InputError, match="is nested too deeply") as refused:
+        parse_changes([f"scales={value}"])
+    assert len(str(refused.value)) < 200
+    with pytest.raises(InputError, match="are not a JSON object"):
+        Recipe.parse_changes(value)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), OSError("of an unknown kind")])

@@ -19,7 +19,8 @@ from lmcl_core.common.distributed import broadcast, collect, gather, make_fabric
 from lmcl_core.runs.folder import read_run
 
 TRAIN = """
-import sys
+import atexit, sys, torch
+atexit.register(lambda: print("left the group:", not torch.distributed.is_initialized()))  # the last one to be called
 from lmcl_core import Recipe, load_benchmark, make_split, train
 
 table = load_benchmark("livec", sys.argv[1])
@@ -88,7 +89,8 @@ def test_two_processes_that_are_killed_and_resumed_make_the_run_of_one(livec, tm
     assert code != 0 and (two / "checkpoint.pt").is_file() and not (two / "run.json").exists()
     code, output = run_together(livec, two, TRAIN)
     assert code == 0, output
-    assert [output.count(line) for line in ("epoch 1/2", "epoch 2/2", "finished before")] == [0, 1, 1]
+    lines = ("epoch 1/2", "epoch 2/2", "finished before", "left the group: True")
+    assert [output.count(line) for line in lines] == [0, 1, 1, 2]
 
     assert [read_run(folder)["processes"] for folder in (one, two)] == [1, 2]
     histories = [pd.read_csv(folder / "history.csv").drop(columns="train_seconds") for folder in (one, two)]

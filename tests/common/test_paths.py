@@ -49,6 +49,13 @@ def test_paths_that_cannot_be_resolved_are_named(tmp_path, monkeypatch):
         paths.runs_folder(tmp_path / "file")
 
 
+def test_a_user_without_a_home_folder_is_told_the_variables(monkeypatch):
+    monkeypatch.delenv("LMCL_CACHE")
+    monkeypatch.setattr(Path, "home", lambda: Path("~of-nobody").expanduser())
+    with pytest.raises(InputError, match="no home folder: set HOME, or LMCL_CACHE"):
+        paths.cache_folder()
+
+
 def test_a_variable_holds_an_absolute_path(monkeypatch):
     """Notebooks and commands run in different folders."""
     figures = lambda: paths.figures_folder("")  # noqa: E731

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from layouts import write_results
+from layouts import write_own, write_results
 
 from lmcl_core import QualityModel, Recipe, make_split, metrics
 from lmcl_core.runs.folder import run_folder, write_run
@@ -73,3 +73,9 @@ def correlated(mos: pd.Series, plcc: float) -> list[float]:
     _, along, across = np.linalg.qr(np.column_stack([np.ones(len(mos)), mos, wave]))[0].T
     sign = np.sign(along @ mos.to_numpy())
     return (50 + 20 * (sign * plcc * along + np.sqrt(1 - plcc**2) * across)).round(4).tolist()
+
+
+@pytest.fixture(scope="module")
+def own_module(tmp_path_factory) -> Path:
+    """The folder of own data of a module: a benchmark.toml, twelve small images and their labels."""
+    return write_own(tmp_path_factory.mktemp("data") / "own")

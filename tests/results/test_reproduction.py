@@ -162,7 +162,9 @@ def test_a_quantity_that_is_missing_or_no_number_is_outside(tmp_path):
 def test_a_cell_that_is_no_number_is_named(tmp_path):
     own = write(tmp_path / "own" / "demo")
     (own / "03_results.csv").write_text("split,plcc,srcc,rmse\n0,0.8,0.5,3\n1,abc,0.5,3\n")
-    with pytest.raises(InputError, match="03_results.csv: plcc is 'abc' in row 2"):
+    with pytest.raises(
+        InputError, match=r"03_results.csv is damaged \(plcc is 'abc' in row 2, expected a number in -1..1\)"
+    ):
         compare(own, reference(tmp_path / "reference" / "demo"))
 
 

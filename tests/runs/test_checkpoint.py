@@ -10,7 +10,7 @@ import torch
 from lmcl_core import InputError, RunError
 from lmcl_core.runs import checkpoint
 
-IDENTITY = dict(benchmark="livec", recipe_hash="r", data_hash="d", split_hash="s")
+IDENTITY = dict(benchmark="livec", recipe_hash="r", data_hash="d", split_hash="s", recipe=dict(epochs=5))
 
 
 class Counter:
@@ -46,20 +46,28 @@ def test_the_checkpoint_of_another_run_is_refused(saved):
 
 def test_a_damaged_checkpoint_is_named(saved):
     path = saved / checkpoint.NAME
-    path.write_bytes(b"half a file")
+    whole = path.read_bytes()
+    flipped = whole[:-300] + bytes([whole[-300] ^ 1]) + whole[-299:]
+    for content in (b"half a file", b"", whole[:-1], flipped):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="checkpoint.pt is damaged: delete it"):
+            checkpoint.load(Counter(), saved, IDENTITY)
+    torch.save(dict(identity=IDENTITY), path)  # as earlier versions wrote it
+    with pytest.raises(InputError, match="checkpoint.pt is of an earlier version: delete it, or .*--overwrite"):
+        checkpoint.load(Counter(), saved, IDENTITY)
+
+
+@pytest.mark.parametrize("state", [dict(), dict(epoch=6), dict(epoch=0), dict(epoch="3")])
+def test_a_state_without_epochs_or_with_more_than_the_recipe_has_is_damaged(tmp_path, monkeypatch, state):
+    monkeypatch.setattr(Counter, "state", lambda self: state)
+    checkpoint.save(Counter(), tmp_path, IDENTITY, {})
     with pytest.raises(InputError, match="checkpoint.pt is damaged: delete it"):
-        checkpoint.load(Counter(), saved, IDENTITY)
-    torch.save(dict(identity=IDENTITY), path)  # a state without epoch
-    with pytest.raises(InputError, match="checkpoint.pt is damaged: delete it"):
-        checkpoint.load(Counter(), saved, IDENTITY)
-    torch.save([1], path)
-    with pytest.raises(InputError, match="was not written by lmcl_core"):
-        checkpoint.load(Counter(), saved, IDENTITY)
+        checkpoint.load(Counter(), tmp_path, IDENTITY)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_disk_keeps_the_checkpoint_of_the_epoch_before(saved, monkeypatch):
-    opened = lambda path, mode: open("/dev/full" if mode == "wb" else path, mode)  # noqa: E731
+    opened = lambda path, mode: open("/dev/full" if mode == "w+b" else path, mode)  # noqa: E731
     monkeypatch.setattr(checkpoint, "open", opened, raising=False)
     with pytest.raises(RunError, match="disk full while saving .*checkpoint.pt"):
         checkpoint.save(Counter(4), saved, IDENTITY, {})
@@ -75,9 +83,3 @@ def test_other_errors_of_torch_are_not_called_a_full_disk(saved, monkeypatch):
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(RuntimeError, match="freed tensor"):
         checkpoint.save(Counter(4), saved, IDENTITY, {})
-
-
-def test_deleting_removes_temporary_files_too(saved):
-    (saved / ".checkpoint.pt-1").write_bytes(b"half of one")
-    checkpoint.delete(saved)
-    assert not list(saved.iterdir())

@@ -10,11 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from layouts import write_results
 
-from lmcl_core import InputError, Recipe, RunError, make_split
+from lmcl_core import InputError, Recipe, RunError, Split, make_split
+from lmcl_core.common.files import _MACHINE
 from lmcl_core.runs import folder as runs
 from lmcl_core.runs.folder import IDENTITY, finished_run, read_predictions, read_run, run_folder, write_run
 
@@ -33,12 +35,30 @@ EARLIER_RUN = json.loads("""
 """)
 
 
+RECORD = {**WANTED, "seconds": 1.5, "metrics": dict(plcc=0.5, srcc=0.5, n=3)}
+TABLE = pd.DataFrame(dict(image=["a.png", "b.png", "c.png", "d.png"], mos=[1.0, 2.0, 3.0, 4.0]))
+SPLIT = Split(np.array([3]), np.arange(0), np.arange(3), index=0)
+
+
+def write_finished(folder: Path, **changes) -> None:
+    """All files of a finished run, whose predictions have a PLCC of 0.5."""
+    write_results(folder, TABLE.iloc[SPLIT.test].assign(pred=[1.0, 3.0, 2.0]))
+    write_run(folder, RECORD | changes)
+
+
 @pytest.fixture
 def finished(tmp_path) -> Path:
     """A run folder with all files of a finished run."""
-    write_run(tmp_path, {**WANTED, "seconds": 1.5, "metrics": dict(plcc=0.5, srcc=0.5, n=1)})
-    write_results(tmp_path, pd.DataFrame(dict(image=["a.png"], mos=[1.0], pred=[2.0])))
+    write_finished(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def earlier(finished) -> Path:
+    """The same of an earlier version, which recorded no digests."""
+    record = json.loads((finished / "run.json").read_text())
+    (finished / "run.json").write_text(json.dumps({key: record[key] for key in record if key != "files"}))
+    return finished
 
 
 @pytest.fixture
@@ -68,9 +88,11 @@ def test_a_finished_run_is_found_with_its_record(finished):
 
 def test_a_finished_run_of_the_earlier_version_is_accepted(table, tmp_path):
     folder, split = tmp_path / "run", make_split(table, 0)
-    write_run(folder, {**EARLIER_RUN, "seconds": 60.0, "metrics": dict(plcc=0.5, srcc=0.5, n=2)})
-    write_results(folder, table[["image", "mos"]].iloc[split.test].assign(pred=[1.0, 2.0]))
-    assert finished_run(folder, Recipe.for_benchmark("livec").identity(table, split))["seconds"] == 60.0
+    write_run(folder, {**EARLIER_RUN, "seconds": 60.0, "metrics": dict(plcc=1.0, srcc=1.0, n=2)})
+    test = table[["image", "mos"]].iloc[split.test]
+    write_results(folder, test.assign(pred=test["mos"]))
+    wanted = Recipe.for_benchmark("livec").identity(table, split)
+    assert finished_run(folder, wanted, table, split)["seconds"] == 60.0
     with pytest.raises(InputError, match="different: recipe_hash; lr is 0.0002 in that run, 0.01 now"):
         finished_run(folder, Recipe.for_benchmark("livec", lr=0.01).identity(table, split))
 
@@ -82,24 +104,53 @@ def test_a_run_that_lacks_a_file_is_not_finished(finished, name):
 
 
 @pytest.mark.parametrize("name", runs.RESULTS)
-def test_a_cut_file_is_damaged(finished, name):
-    (finished / name).write_bytes((finished / name).read_bytes()[:4])
+def test_an_altered_file_is_damaged_and_a_cut_one_of_an_earlier_version(finished, name, request):
+    content = (finished / name).read_bytes()
+    (finished / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    message = re.escape(f"{finished / name} is damaged (its SHA-256 is not that in run.json): delete the folder")
+    with pytest.raises(InputError, match=message):
+        finished_run(finished, WANTED, TABLE, SPLIT)
+    (finished / name).write_bytes(content[:4])
     with pytest.raises(InputError, match=re.escape(f"{finished / name} is damaged")):
-        finished_run(finished, WANTED)
+        finished_run(request.getfixturevalue("earlier"), WANTED)
 
 
-@pytest.mark.parametrize("text", ["image,mos,pred\n", "image,mos,pred\na.png,1,good\n"])
-def test_predictions_of_another_number_or_type_are_damaged(finished, text):
-    (finished / "predictions.csv").write_text(text)
-    with pytest.raises(InputError, match=r"predictions\.csv is damaged \(expected 1 predictions\)"):
-        finished_run(finished, WANTED)
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "expected 3 predictions, found 0"),
+        ("a.png,1,1\nb.png,2,good\nc.png,3,2\n", "pred is not a finite number in every row"),
+        ("a.png,1,1\nb.png,2,inf\nc.png,3,2\n", "pred is not a finite number in every row"),
+        ("a.png,1,1\nb.png,2,3\nd.png,3,2\n", "its images are not those of the split"),
+        ("a.png,1,1\nb.png,2,2\nc.png,3,3\n", "its PLCC is 1.0000, but 0.5000 is recorded in run.json"),
+    ],
+)
+def test_predictions_that_are_not_those_of_the_run_are_damaged(earlier, text, message):
+    (earlier / "predictions.csv").write_text(f"image,mos,pred\n{text}")
+    with pytest.raises(InputError, match=re.escape(f"predictions.csv is damaged ({message}): delete the folder")):
+        finished_run(earlier, WANTED, TABLE, SPLIT)
 
 
-@pytest.mark.parametrize("metrics", [None, dict(plcc="a", srcc=0.5, n=1)])
-def test_a_record_without_metrics_is_damaged(finished, metrics):
-    write_run(finished, {**WANTED, "metrics": metrics})
-    with pytest.raises(InputError, match=r"run\.json is damaged \(invalid metrics\)"):
-        finished_run(finished, WANTED)
+def test_a_recipe_that_is_not_that_of_its_hash_is_damaged(tmp_path):
+    write_finished(tmp_path, recipe=dict(name="a", lr=0.1, stages=None))
+    with pytest.raises(InputError, match="its recipe is not that of its recipe_hash; lr is 0.1 in that run, 0.2 now"):
+        finished_run(tmp_path, {**WANTED, "recipe": dict(name="b", lr=0.2)})
+    assert finished_run(tmp_path, {**WANTED, "recipe": dict(name="b", lr=0.1)})
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        *(("metrics", metrics) for metrics in (None, dict(plcc="a", srcc=0.5, n=3), dict(plcc=2, srcc=0.5, n=3))),
+        *(("seconds", -1.0), ("seconds", float("nan")), ("threads", 0), ("dirty", "no"), ("split_index", [0])),
+        *(("files", dict(a="0")), ("conditions", []), ("recipe", []), ("commit", 3), ("benchmark", None)),
+    ],
+)
+def test_a_field_of_another_type_is_named_with_what_it_should_be(finished, field, value):
+    record = json.loads((finished / "run.json").read_text()) | {field: value}
+    (finished / "run.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=rf"run\.json is damaged \({field} is .*, expected .*\): delete the folder"):
+        read_run(finished)
 
 
 @pytest.mark.parametrize("content", [b'{"benchmark": "li', b"[]", b"[" * 100_000, b"\xff\xfe\xfa"])
@@ -111,7 +162,7 @@ def test_a_damaged_record_is_named(finished, content):
 
 def test_missing_keys_of_a_record_are_named(finished):
     assert read_run(finished, ["seconds"])["seconds"] == 1.5
-    with pytest.raises(InputError, match=r"run\.json lacks threads, device: train this run again"):
+    with pytest.raises(InputError, match=r"run\.json lacks threads, device: delete the folder"):
         read_run(finished, ["seconds", "threads", "device"])
 
 
@@ -169,6 +220,7 @@ def test_a_full_disk_keeps_the_old_record(finished, monkeypatch):
 HOLD = """
 import sys, time
 from pathlib import Path
+from lmcl_core.common.files import _MACHINE
 from lmcl_core.runs import folder as runs
 with runs.reserved(Path(sys.argv[1])):
     print("in", flush=True)
@@ -183,6 +235,13 @@ def test_a_run_folder_belongs_to_one_process_until_that_process_ends(tmp_path):
         with pytest.raises(InputError, match="another process is training in"), runs.reserved(folder, timeout=0.2):
             pass
         other.kill()
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    machine, hexadecimal = _MACHINE, "0" * 32
+    for middle in ("", f"-{machine}-{dead.stdout.strip()}", "-ffffffff-1"):  # earlier version, this machine, another
+        (folder / f".model.safetensors{middle}-{hexadecimal}").write_bytes(b"half of one")
+    kept = [folder / f".features.npz-{machine}-{os.getpid()}-{hexadecimal}", folder / ".mine-1"]
+    for path in kept:
+        path.touch()
     with runs.reserved(folder, timeout=5):
         pass
-    assert list(folder.iterdir()) == []
+    assert sorted(folder.iterdir()) == kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from lmcl_core import InputError, Recipe, RunError, load
 from lmcl_core.data.splits import Split
 from lmcl_core.runs import model_file
+from lmcl_core.runs.folder import write_run
 from lmcl_core.runs.model_file import BUNDLED, pack, read_model, save_model
 
 
@@ -74,8 +76,8 @@ def test_unusable_files_are_named(run, tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
     for metadata, message in (
         (None, "was not written by lmcl_core"),
-        ({"lmcl": "[1]"}, r"invalid metadata \(expected a JSON object\)"),
-        ({"lmcl": '{"recipe": {}}'}, "lack benchmark, largest_short_side, mos_mean"),
+        ({"lmcl": "[1]"}, r"metadata of the weights at .* is damaged \(expected a JSON object\)"),
+        ({"lmcl": '{"recipe": {}}'}, "lacks benchmark, mos_range, mos_mean"),
     ):
         save_file({"a": torch.zeros(3)}, path, metadata=metadata)
         with pytest.raises(InputError, match=message):
@@ -86,6 +88,37 @@ def test_unusable_files_are_named(run, tmp_path, monkeypatch):
     monkeypatch.setattr(model_file.os, "access", lambda *args: False)
     with pytest.raises(InputError, match="a.safetensors are not readable"):
         read_model(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(dict(recipe=[]), dict(benchmark=3), dict(mos_std=0.0), dict(mos_mean="50"), dict(packed=0)),
+        *(dict(mos_range=[100, 0]), dict(largest_short_side=0), dict(mos_percentiles=[1.0] * 100)),
+        *(dict(mos_percentiles=[*range(100), 0]), dict(mos_mean=float("inf")), dict(largest_short_side=True)),
+    ],
+)
+def test_metadata_of_another_type_are_named_with_what_they_should_be(run, change):
+    path, state, metadata = read_model(run)
+    save_file(state, path, metadata={"lmcl": json.dumps(metadata | change)})
+    (name,) = change
+    with pytest.raises(InputError, match=rf"metadata of the weights at .* is damaged \({name} is .*, expected "):
+        read_model(run)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_finite_numbers_do_not_load(run, model, value):
+    path, state, metadata = read_model(run)
+    state["score_head.weight"][0, 1] = value
+    save_file(state, path, metadata={"lmcl": json.dumps(metadata)})
+    with pytest.raises(InputError, match=r"are damaged \(score_head.weight is not finite\): train or fetch"):
+        load(run)
+
+
+def test_weights_that_are_not_those_of_their_run_do_not_load(run):
+    write_run(run, {}, dict(files={"model.safetensors": "0" * 64}))
+    with pytest.raises(InputError, match="their SHA-256 is not that in run.json"):
+        read_model(run)
 
 
 @pytest.mark.parametrize(

@@ -247,10 +247,15 @@ def test_a_store_that_refuses_to_list_or_write_is_named(folder, tmp_path, store,
         score(["memory://bucket"], tmp_path / "out")
 
 
-@pytest.mark.parametrize("address", ["nonsense://bucket", "abfs://bucket/images", "memory://nowhere"])
+@pytest.mark.parametrize(
+    "address", ["nonsense://bucket", "abfs://bucket/images", "memory://nowhere", "zip://", "ftp://", "tls://", "s3://"]
+)
 def test_an_address_that_cannot_be_reached_or_holds_nothing_is_named(address, folder, tmp_path, score):
     with pytest.raises(InputError, match=address.split(":")[0]):
         score([folder, address], tmp_path / "out")
+    if address != "memory://nowhere":
+        with pytest.raises(InputError, match=address.split(":")[0]):
+            score([folder], address)
 
 
 def test_a_store_may_list_a_folder_among_its_files(monkeypatch):
