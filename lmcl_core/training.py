@@ -115,8 +115,7 @@ def _train(
         raise InputError(f"processes find different checkpoints in {out_dir}: use one folder that all of them see")
     log(f"labels: {table.attrs['label_kind']}")
     if changes := recipe.differences(table):
-        listed = ", ".join(f"{k}={v}" for k, v in changes.items())
-        log(f"{recipe.name}: preset of {table.attrs['benchmark']} with {listed}")
+        log(f"{recipe.name}: preset of {table.attrs['benchmark']} with " + ", ".join(f"{k}={v}" for k, v in changes.items()))
     log(f"{recipe.name}: {len(split.train)} images to train, {len(split.test)} to test, on {trainer.describe()}")
     while trainer.epoch < recipe.epochs:
         line = trainer.run_epoch()

@@ -127,7 +127,7 @@ def open_bank(
     digest += [usable_precision(device.type, PRECISION), hashlib.sha256(boxes.numpy().tobytes()).hexdigest()]
     path = cache_folder() / "features" / hashlib.sha256(json.dumps(digest).encode()).hexdigest()[:16]
     sizes = _sizes(path)
-    if sizes is None or not _complete(path, sizes, len(boxes)):
+    if not _complete(path, sizes, len(boxes)):
         with _only_builder(path, log):
             sizes = _build(path, store, boxes, backbone, device, log)
     return _map(path, sizes, len(boxes), boxes.shape[1] + 1, "c")
@@ -159,7 +159,7 @@ def _done(path: Path, images: int, mode: str = "r") -> np.ndarray:
 
 def _complete(path: Path, sizes: list[int] | None, images: int) -> bool:
     done = path.with_suffix(".done")
-    return done.is_file() and done.stat().st_size == images and bool((_done(path, images) == 1).all())
+    return sizes is not None and done.is_file() and done.stat().st_size == images and bool((_done(path, images) == 1).all())
 
 
 @contextmanager
