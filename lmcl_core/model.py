@@ -256,43 +256,63 @@ class FrozenModel(nn.Module):
         return self.pool(tokens.flatten(1, 2).float())[1].unflatten(1, tokens.shape[1:3])
 
 
-def ridge(x: Tensor, target: Tensor, groups: Tensor, components: int, folds: int = 5) -> tuple[Tensor, Tensor]:
-    """Ridge regression and principal components of n inputs.
+class RidgeFit(NamedTuple):
+    """Ridge regression and principal components of n inputs of P numbers.
+
+    Attributes:
+        basis, offset: (P, 1 + R) and (1 + R,): ``x @ basis + offset`` is the predicted target, then R components of
+            mean 0 and variance 1 on the n inputs.
+        fold: (n,) int64, the fold of each input.
+        held_out: (P, folds) weights, column f from all inputs but those of fold f; their offset is
+            ``held_out_offset`` (folds,).
+    """
+
+    basis: Tensor
+    offset: Tensor
+    fold: Tensor
+    held_out: Tensor
+    held_out_offset: Tensor
+
+
+def ridge(x: Tensor, target: Tensor, groups: Tensor, components: int, folds: int = 5) -> RidgeFit:
+    """Fit ridge regression, whose penalty is chosen by cross-validation, and principal components.
 
     Args:
         x: (n, P) float inputs.
         target: (n,) float.
-        groups: (n,) int64; cross-validation, which chooses the penalty, does not divide a group, such as the images of
-            one content, between folds.
+        groups: (n,) int64; a group, such as the images of one content, is not divided between folds.
         components: R, >= 1; beyond the rank of the inputs they are 0.
         folds: number of folds, >= 2.
-
-    Returns:
-        Basis (P, 1 + R) and offset (1 + R,): ``x @ basis + offset`` is the predicted target, then R components of mean
-        0 and variance 1.
     """
     centre, mean = x.mean(dim=0).double(), target.mean().double()
-    x, y = x.double() - centre, target.double() - mean
+    x, y, fold = x.double() - centre, target.double() - mean, groups % folds
     gram = x @ x.T  # (n, n)
-    fold = groups % folds
-    errors = torch.zeros(len(_PENALTIES), dtype=torch.float64)
-    for one in fold.unique():
+    errors, parts = torch.zeros(len(_PENALTIES), dtype=torch.float64), {}
+    for one in fold.unique().tolist():
         test, train = fold == one, fold != one
         values, vectors = torch.linalg.eigh(gram[train][:, train])
-        projected, across = vectors.T @ y[train], gram[test][:, train] @ vectors
+        parts[one] = train, values, vectors
+        across = gram[test][:, train] @ vectors
         for number, penalty in enumerate(_PENALTIES):
-            predicted = across @ (projected / (values.clamp_min(0) + penalty * values[-1]))
+            predicted = across @ _dual(values, vectors.T @ y[train], penalty)
             errors[number] += (predicted - y[test]).square().sum()
+    penalty = _PENALTIES[int(errors.argmin())]
+    held_out = torch.zeros(x.shape[1], folds, dtype=torch.float64)
+    for one, (train, values, vectors) in parts.items():
+        held_out[:, one] = x[train].T @ (vectors @ _dual(values, vectors.T @ y[train], penalty))
     values, vectors = torch.linalg.eigh(gram)
-    penalty = _PENALTIES[int(errors.argmin())] * values[-1]
-    weight = x.T @ (vectors @ ((vectors.T @ y) / (values.clamp_min(0) + penalty)))
     kept = min(components, int((values > 1e-9 * values[-1]).sum()))
     basis = torch.zeros(x.shape[1], 1 + components, dtype=torch.float64)
-    basis[:, 0] = weight
+    basis[:, 0] = x.T @ (vectors @ _dual(values, vectors.T @ y, penalty))
     basis[:, 1 : 1 + kept] = x.T @ vectors[:, -kept:].flip(1) / values[-kept:].flip(0) * len(x) ** 0.5
     offset = -centre @ basis
     offset[0] += mean
-    return basis.float(), offset.float()
+    return RidgeFit(basis.float(), offset.float(), fold, held_out.float(), (mean - centre @ held_out).float())
+
+
+def _dual(values: Tensor, projected: Tensor, penalty: float) -> Tensor:
+    """Dual weights of ridge regression in the eigenvectors of the Gram matrix."""
+    return projected / (values.clamp_min(0) + penalty * values[-1])
 
 
 #: Penalties that `ridge` tries, in units of the largest eigenvalue of the Gram matrix.

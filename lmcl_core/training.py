@@ -86,8 +86,7 @@ def _train(
     log: Callable[[str], None],
 ) -> dict[str, Any]:
     """`train` in a folder that this run has reserved."""
-    identity, is_main = recipe.identity(table, split), distributed.rank() == 0
-    missing = folder.missing_files(out_dir)
+    identity, missing, is_main = recipe.identity(table, split), folder.missing_files(out_dir), distributed.rank() == 0
     if resume:
         finished = distributed.broadcast(folder.finished_run(out_dir, identity, table, split), device, recipe.precision)
         if finished is not None:
@@ -115,7 +114,8 @@ def _train(
         raise InputError(f"processes find different checkpoints in {out_dir}: use one folder that all of them see")
     log(f"labels: {table.attrs['label_kind']}")
     if changes := recipe.differences(table):
-        log(f"{recipe.name}: preset of {table.attrs['benchmark']} with " + ", ".join(f"{k}={v}" for k, v in changes.items()))
+        listed = (f"{k}={v}" for k, v in changes.items())
+        log(f"{recipe.name}: preset of {table.attrs['benchmark']} with {', '.join(listed)}")
     log(f"{recipe.name}: {len(split.train)} images to train, {len(split.test)} to test, on {trainer.describe()}")
     while trainer.epoch < recipe.epochs:
         line = trainer.run_epoch()
@@ -206,21 +206,23 @@ _starts: dict[tuple, tuple[dict[str, Tensor], Tensor]] = {}
 
 
 def _start(trainer: FrozenTrainer, model: FrozenModel) -> tuple[dict[str, Tensor], Tensor]:
-    """The untrained buffers of a `FrozenModel`, from all crops of the training part, and all crops reduced by them."""
+    """The untrained buffers of a `FrozenModel`, from all crops of the training part, and all crops reduced by them.
+
+    The linear score of a training image comes from a regression without its fold, so that the small network learns
+    errors like those on unseen images.
+    """
     bank, rows = trainer.bank, trainer.split.train
     key = (bank.features.crops.filename, rows.tobytes(), trainer.recipe.saliency_pooling)
     if key not in _starts:
         while len(_starts) >= _MOST_STARTS:
             del _starts[next(iter(_starts))]
-        _fit(trainer, model)
-        reduced = torch.cat([model.reduce(part) for part in torch.from_numpy(bank.features.crops).split(64)])
-        _starts[key] = {name: value.clone() for name, value in model.named_buffers()}, reduced
+        _starts[key] = _fit(trainer, model)
     return _starts[key]
 
 
 @torch.no_grad()
-def _fit(trainer: FrozenTrainer, model: FrozenModel) -> None:
-    """Set a model's mean, standard deviation, basis and offset from all crops of the training part."""
+def _fit(trainer: FrozenTrainer, model: FrozenModel) -> tuple[dict[str, Tensor], Tensor]:
+    """What `_start` returns; the buffers of `model` are set."""
     bank, rows = trainer.bank, torch.from_numpy(trainer.split.train)
     total, squares, inputs = 0.0, 0.0, []
     model.std.fill_(1)
@@ -236,6 +238,13 @@ def _fit(trainer: FrozenTrainer, model: FrozenModel) -> None:
     model.std.copy_(std.where(std > 1e-6, 1.0))
     contents = torch.from_numpy(pd.factorize(trainer.table["content"].iloc[trainer.split.train], sort=True)[0])
     x = (torch.cat(inputs) - model.mean) / model.std
-    basis, offset = ridge(x, trainer.target[rows], contents, model.basis.shape[1] - 1)
-    model.basis.copy_(basis)
-    model.offset.copy_(offset)
+    found = ridge(x, trainer.target[rows], contents, model.basis.shape[1] - 1)
+    model.basis.copy_(found.basis)
+    model.offset.copy_(found.offset)
+    features = torch.from_numpy(bank.features.crops)
+    reduced = torch.cat([model.reduce(part) for part in features.split(64)])
+    for one in found.fold.unique():
+        for part in rows[found.fold == one].split(64):
+            x = model.standardised(features[part])
+            reduced[part, :, 0] = x @ found.held_out[:, one] + found.held_out_offset[one]
+    return {name: value.clone() for name, value in model.named_buffers()}, reduced

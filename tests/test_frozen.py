@@ -101,12 +101,15 @@ def test_training_starts_from_ridge_regression(table, recipe):
     split = lmcl.make_split(table, 0, test=0.34)
     trainer = FrozenTrainer(table, split, replace(recipe, saliency_pooling=False), ImageStore.open(table), "cpu")
     rows = torch.from_numpy(split.train)
-    _, crops, tokens = trainer.bank.gather(rows, torch.arange(trainer.bank.boxes.shape[1]).expand(len(rows), -1))
+    every = torch.arange(trainer.bank.boxes.shape[1]).expand(len(rows), -1)
+    _, crops, tokens = trainer.bank.gather(rows, every)
     x = trainer.student.standardised(crops).mean(dim=1)
     torch.testing.assert_close(x.mean(dim=0), torch.zeros(x.shape[1]), atol=1e-3, rtol=0)
-    basis, offset = ridge(x, trainer.target[rows], torch.arange(len(rows)), components=128)
-    score = trainer.student(trainer.reduced[rows], tokens).score
-    torch.testing.assert_close(score.mean(dim=1), x @ basis[:, 0] + offset[0], atol=1e-4, rtol=1e-3)
+    fit = ridge(x, trainer.target[rows], torch.arange(len(rows)), components=128)
+    score = trainer.student(trainer.student.reduce(trainer.bank.gather(rows, every)[1]), tokens).score
+    torch.testing.assert_close(score.mean(dim=1), x @ fit.basis[:, 0] + fit.offset[0], atol=1e-4, rtol=1e-3)
+    held_out = (x @ fit.held_out + fit.held_out_offset)[torch.arange(len(rows)), fit.fold]
+    torch.testing.assert_close(trainer.reduced[rows, :, 0].mean(dim=1), held_out, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("noise, most", [(0.0, 0.05), (3.0, 1.05)])
@@ -114,13 +117,16 @@ def test_ridge_finds_linear_weights_shrinks_noise_and_whitens(noise, most):
     generator = torch.Generator().manual_seed(0)
     x, true = 1 + torch.randn(80, 20, generator=generator), torch.randn(20, generator=generator)
     y = x @ true + 2 + noise * torch.randn(80, generator=generator) * true.norm()
-    basis, offset = ridge(x, y, torch.arange(80), components=30)
+    basis, offset, fold, held_out, held_out_offset = ridge(x, y, torch.arange(80), components=30)
     components = (x @ basis + offset)[:, 1:]
     wanted = torch.diag((torch.arange(30) < 20).float())
     torch.testing.assert_close(components.T @ components / 80, wanted, atol=1e-3, rtol=0)
     unseen = torch.randn(200, 20, generator=generator)
     error = ((unseen @ basis + offset)[:, 0] - unseen @ true - 2).square().mean() / (unseen @ true).var()
     assert error < most
+    others = ridge(x[fold != 2], y[fold != 2], torch.arange(64) % 4, components=1)
+    if noise == 0:
+        torch.testing.assert_close(held_out[:, 2], others.basis[:, 0], atol=0.05, rtol=0.05)
 
 
 def test_a_run_is_repeatable_and_scores_from_pixels(table, recipe, tmp_path):

@@ -159,7 +159,9 @@ def _done(path: Path, images: int, mode: str = "r") -> np.ndarray:
 
 def _complete(path: Path, sizes: list[int] | None, images: int) -> bool:
     done = path.with_suffix(".done")
-    return sizes is not None and done.is_file() and done.stat().st_size == images and bool((_done(path, images) == 1).all())
+    if sizes is None or not done.is_file() or done.stat().st_size != images:
+        return False
+    return bool((_done(path, images) == 1).all())
 
 
 @contextmanager
