@@ -87,8 +87,10 @@ def read_livefb(folder: Path) -> Reading:
     parts, more_notes = _livefb_parts(folder, rows["name"])
     if faults := outside_faults(path, names):
         raise FaultError(*faults)
-    found, places = {}, rows["name"].str.rpartition("/")[0].tolist()
-    for place, here in rows["name"].groupby(places):
+    found, places = {}, {}
+    for name in names:
+        places.setdefault(name.rpartition("/")[0], []).append(name)
+    for place, here in places.items():
         found |= zip(here, on_disk(folder, map(file_name, here), place or "."))
     images = [found[name] for name in names]
     columns = dict(image=images, mos=numbers(rows["mos"]), content=_content(names), official_split=parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -70,7 +71,9 @@ def write_known_good(path: str | Path, name: str, root: str | Path | None) -> No
 def _file_faults(benchmark: Benchmark, folder: Path, missing: list[str], extra: list[str]) -> Iterator[Fault]:
     """Missing folders, missing images and extra images."""
     parents = {Path(image).parent for image in missing}
-    absent = {place: [path for path in (place, *place.parents) if not (folder / path).is_dir()] for place in parents}
+    absent = {
+        place: [path for path in (place, *place.parents) if not os.path.isdir(folder / path)] for place in parents
+    }
     for path in sorted({paths[-1] for paths in absent.values() if paths}):
         yield Fault("missing_folder", str(folder / path), f"all images in it are missing: {benchmark.fix}")
     inner = {image: f"{image.rpartition('/')[0]}/{Path(image).parent.name}/{Path(image).name}" for image in missing}
@@ -79,7 +82,7 @@ def _file_faults(benchmark: Benchmark, folder: Path, missing: list[str], extra: 
     for image in missing:
         if not absent[Path(image).parent]:
             fix = f"rename {renamed[image]} to this name" if renamed[image] else benchmark.fix
-            fix = f"it is in {Path(inner[image]).parent}/, move it up" if (folder / inner[image]).is_file() else fix
+            fix = f"it is in {Path(inner[image]).parent}/, move it up" if os.path.isfile(folder / inner[image]) else fix
             yield Fault("missing_image", str(folder / image), f"in the label file but missing: {fix}")
     for image in sorted(set(extra) - set(renamed.values())):
         fix = "not in the label file, or a second copy: move it out of the folder"

@@ -278,7 +278,7 @@ def test_a_demo_with_damaged_labels_is_to_be_built_again(tmp_path, level, kind):
 
 #: The file that lists the images of each benchmark whose names are free, and one of its names.
 _LISTS = dict(livec="3.JPG", koniq10k="1003.jpg", livefb="blur_dataset/motion0001.jpg", spaq="00003.jpg")
-_LISTS |= dict(csiq="1600.AWGN.1.png", tid2013="I25_01_3.BMP", kadid10k="I01_01_03.png", demo="images/a.2.png")
+_LISTS |= dict(csiq="1600.AWGN.1.png", tid2013="I01_01_3.bmp", kadid10k="I01_01_03.png", demo="images/a.2.png")
 
 
 def _rename(name: str, folder: Path, old: str, new: str) -> None:

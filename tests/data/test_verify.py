@@ -207,7 +207,7 @@ def test_files_are_compared_with_a_known_good_list(livec, images, tmp_path):
     assert verify_benchmark("livec", livec, deep=True) == []
     (fault,) = verify_benchmark("livec", livec, hashes=good)
     assert fault.kind == "unreadable_image" and fault.where == str(path) and "SHA-256 differs" in fault.fix
-    good.write_text("\n".join(line for line in good.read_text().splitlines() if "3.JPG" not in line))
+    good.write_text("\n".join(line for line in good.read_text().splitlines() if "/3.JPG" not in line))
     (fault,) = verify_benchmark("livec", livec, hashes=good)
     assert fault.where == str(path) and f"not in {good}" in fault.fix
     with pytest.raises(InputError, match="good.txt exists"):
@@ -223,13 +223,13 @@ def test_files_are_compared_with_a_known_good_list(livec, images, tmp_path):
 )
 def test_a_folder_in_a_folder_of_its_name_is_found(tmp_path, name, inner):
     folder = LAYOUTS[name](tmp_path)
-    before = load_benchmark(name, tmp_path)
+    before = data_hash(load_benchmark(name, tmp_path))
     outer = next(path for path in folder.rglob(inner) if path.is_dir())
     outer.rename(tmp_path / "moved")
     outer.mkdir()
     (tmp_path / "moved").rename(outer / inner)
     after = load_benchmark(name, tmp_path)
-    assert verify_benchmark(name, tmp_path) == [] and data_hash(after) == data_hash(before)
+    assert verify_benchmark(name, tmp_path) == [] and data_hash(after) == before
 
 
 def test_images_one_folder_deeper_are_named(tmp_path):
