@@ -90,8 +90,7 @@ def _train(
     if resume:
         finished = distributed.broadcast(folder.finished_run(out_dir, identity, table, split), device, recipe.precision)
         if finished is not None:
-            if is_main:
-                checkpoint.delete(out_dir)  # of a run that was killed between its last two steps
+            checkpoint.delete(out_dir)  # of a run that was killed between its last two steps
             log(f"{'/'.join(out_dir.parts[-3:])}: finished before")
             return finished["metrics"]
         folder.refuse_foreign_files(out_dir)

@@ -117,7 +117,7 @@ def update_records(path: str | Path, runs_dir: str | Path, table: pd.DataFrame) 
     """
     folders = sorted((Path(runs_dir) / table.attrs["benchmark"]).glob("*/split-[0-9]*"))
     folders = [path for path in folders if not path.name.endswith("-val") and (path / "predictions.csv").is_file()]
-    added = [_row(path, table) for path in folders if runs.read_run(path) is not None]
+    added = [_row(path, table) for path in folders if (path / "run.json").is_file()]
     added = pd.DataFrame(added, columns=COLUMNS)
     before = read_records(path) if Path(path).is_file() else added.head(0)
     if added.empty:
