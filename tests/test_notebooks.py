@@ -80,8 +80,8 @@ def test_it_defines_no_model_loss_or_metric_and_its_cells_are_short(path):
 def test_every_image_has_an_alternative_text(path):
     for cell in code_cells(path):
         for output in cell.outputs:
-            if "image/png" in output.get("data", {}):
-                alt = output.metadata.get("image/png", {}).get("alt", "")
+            for kind in {"image/png", "image/jpeg"} & set(output.get("data", {})):
+                alt = output.metadata.get(kind, {}).get("alt", "")
                 assert len(alt) > 20, f"no alternative text: {cell.source[-200:]}"
 
 

@@ -21,7 +21,7 @@ from ..data.distortions import ALL_DISTORTIONS, LEVELS
 from ..data.images import from_bytes, load_rgb
 from ..hard_examples import Features
 from ..inference import Explanation, Scorer
-from . import palette, views
+from . import figures, palette, views
 
 if TYPE_CHECKING:
     from ipywidgets import Dropdown, HBox, IntSlider, Text, VBox, Widget
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 VEGA_LITE = "application/vnd.vegalite.v5+json"  #: output type that JupyterLab 4 renders and Altair 5 writes
 CROPS_SHORT_SIDE = 384  #: pixels; larger pictures are shrunk, so that crops of the demo's models stay visible
-DPI = 110  #: of figures below controls; those that a notebook keeps have fewer
 
 
 def has_user() -> bool:
@@ -39,8 +38,8 @@ def has_user() -> bool:
 
 
 def show(figure: Figure, alt: str) -> None:
-    """Display a figure with an alternative text."""
-    display(figure, metadata={"image/png": dict(alt=alt)})
+    """Display a figure with photographs, sharp, with an alternative text. JPEG keeps the notebook small."""
+    figures.show(figure, alt, "jpeg", dpi=palette.DPI, pil_kwargs=dict(quality=80))
 
 
 class Control(NamedTuple):
@@ -97,7 +96,8 @@ class Explorer:
         self.message.value = "computing …"
         try:
             figure, buffer = self.figure(), io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight")
+            figure.savefig(buffer, format="png", dpi=palette.DPI)
+            self.picture.layout.width = f"{figures.css_width(figure)}px"
         except (InputError, RunError) as error:
             self.message.value = f"<b>{html.escape(str(error))}</b>"
         except Exception as error:

@@ -19,13 +19,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from ..common.files import atomic_write
 from . import palette
-from .palette import BLACK, BLUE, DOUBLE, GREY, SINGLE, VERMILION, group_styles, legend_above
+from .layers import draw_crops, draw_saliency
+from .palette import BLUE, DOUBLE, GREY, SINGLE, VERMILION, group_styles, legend_above
 
 if TYPE_CHECKING:  # importing torch takes seconds, and most notebooks need only tables
     from torch import Tensor
@@ -48,12 +47,26 @@ class SavedFigure:
     def _ipython_display_(self) -> None:
         from IPython.display import Markdown, display
 
-        pixels = io.BytesIO()
-        self.figure.savefig(pixels, format="png", dpi=palette.SCREEN_DPI, metadata={"Software": None})
-        width = round(96 * self.figure.get_figwidth())  # CSS pixels
-        bundle = {"image/png": base64.b64encode(pixels.getvalue()).decode(), "text/plain": self.alt}
-        display(bundle, metadata={"image/png": dict(alt=self.alt, width=width)}, raw=True)
+        show(self.figure, self.alt, "png", dpi=palette.SCREEN_DPI, metadata={"Software": None})
         display(Markdown(f"*{self.name}:* {self.caption}"))
+
+
+def show(figure: Figure, alt: str, kind: str, **options: object) -> None:
+    """Display a figure in a notebook in its size in print, with an alternative text, as "png" or "jpeg".
+
+    `options` are those of `Figure.savefig`, such as dpi.
+    """
+    from IPython.display import display
+
+    pixels = io.BytesIO()
+    figure.savefig(pixels, format=kind, **options)
+    bundle = {f"image/{kind}": base64.b64encode(pixels.getvalue()).decode(), "text/plain": alt}
+    display(bundle, metadata={f"image/{kind}": dict(alt=alt, width=css_width(figure))}, raw=True)
+
+
+def css_width(figure: Figure) -> int:
+    """Width of a figure in CSS pixels, of which an inch has 96."""
+    return round(96 * figure.get_figwidth())
 
 
 def save(
@@ -171,29 +184,16 @@ def crops_and_saliency(images: Sequence[np.ndarray], maps: Tensor, boxes: Tensor
     shape = max(image.shape[0] / image.shape[1] for image in images)
     figure = Figure(figsize=(DOUBLE, 2 * side * shape + 0.17 * lines + 0.3), dpi=palette.DPI, layout="constrained")
     axes = figure.subplots(2, len(images), squeeze=False)
-    maps = maps * maps[0].numel()  # densities: a uniform map is 1 everywhere
-    style = dict(cmap="magma", alpha=0.6, interpolation="bilinear", vmin=0, vmax=maps.max().item())
+    highest = maps.max().item() * maps[0].numel()
     for n, image in enumerate(images):
         for axis in axes[:, n]:
             photograph(axis, image, side)
-        height, width = image.shape[:2]
-        drawn = axes[1, n].imshow(maps[n].numpy(), extent=(0, width, height, 0), **style)
-        _draw_crops(axes[0, n], boxes[n].tolist(), int(density[n].argmax()))
+        drawn = draw_saliency(axes[1, n], maps[n].numpy(), *image.shape[:2], highest)
+        draw_crops(axes[0, n], boxes[n].tolist(), int(density[n].argmax()), list(map(str, range(len(boxes[n])))))
         values = [f"{k}: {value:.2f}" for k, value in enumerate(density[n].tolist())]
         axes[0, n].set_title("\n".join("  ".join(values[at : at + 2]) for at in range(0, len(values), 2)), pad=3)
     figure.colorbar(drawn, ax=list(axes.flat), label="density (uniform: 1)", shrink=0.5)
     return figure
-
-
-def _draw_crops(axes: Axes, boxes: Sequence[Sequence[int]], salient: int) -> None:
-    """Draw numbered boxes (top, left, height, width); the salient one has a thick vermilion frame."""
-    for k, (top, left, h, w) in enumerate(boxes):
-        color, line = (VERMILION, 2.4) if k == salient else ("white", 1.0)
-        outline = [withStroke(linewidth=line + 1.2, foreground="white" if k == salient else BLACK)]
-        frame = dict(fill=False, lw=line, ec=color, path_effects=outline, zorder=3 + (k == salient))
-        axes.add_patch(Rectangle((left, top), w - 1, h - 1, **frame))
-        label = dict(fc=VERMILION if k == salient else BLACK, ec="none", pad=1)
-        axes.text(left + 4, top + 4, str(k), color="white", va="top", bbox=label, zorder=5)
 
 
 def training_curves(history: pd.DataFrame) -> Figure:

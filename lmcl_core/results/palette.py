@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import seaborn as sns
 from matplotlib.figure import Figure
 
 SINGLE, DOUBLE = 3.3, 6.9  #: width of one column and of two columns of a page, in inches
@@ -40,6 +39,8 @@ _LEGEND = {"legend.frameon": False, "legend.handlelength": 2.2, "legend.columnsp
 
 def use() -> None:
     """Make this look matplotlib's default."""
+    import seaborn as sns
+
     sns.set_theme(style="whitegrid", rc=_SIZES | _LINES | _SHAPE | _TICKS | _LEGEND)
 
 

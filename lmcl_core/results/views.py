@@ -6,6 +6,7 @@ Shapes: `K` crops of an image, `D` embedding size, `h w` token grid. Pictures ar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,6 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from ..common.devices import autocast, resolve_device
 from ..common.errors import InputError, unknown
@@ -26,8 +26,10 @@ from ..inference import Explanation, Scorer, load
 from ..losses import LocalManifoldContrastiveLoss
 from ..model import QualityModel
 from ..recipe import Recipe
+from . import layers
 from .features import features_of_run
-from .palette import BLUE, PHOTO_DPI, VERMILION
+from .figures import panels
+from .palette import BLUE, DOUBLE, SCREEN_DPI, VERMILION
 
 #: Reads the picture of a name.
 Read = Callable[[str], np.ndarray]
@@ -131,30 +133,26 @@ def view_crops(
 
 def draw_crops(picture: np.ndarray, view: CropView, title: str) -> Figure:
     """The crops on the picture, its saliency map, the similarity matrix and the loss terms of a `CropView`."""
-    figure, (left, middle, matrix, bars) = _row((2.9, 2.9, 2.5, 2.7), 3.3, title)
+    figure, (left, right, matrix, bars) = _panels(3.0, 4, 2, title)
     left.imshow(picture)
-    for k, (top, start, height, width) in enumerate(view.boxes.tolist()):
-        colour, line = (VERMILION, 3) if k == view.salient else ("white", 1.4)
-        left.add_patch(Rectangle((start, top), width - 1, height - 1, fill=False, ec=colour, lw=line))
-        box = dict(fc=VERMILION if k == view.salient else "#444", ec="none", pad=1)
-        left.text(start + 3, top + 3, f"{k}: {view.density[k]:.2f}", color="white", va="top", fontsize=9, bbox=box)
-    left.set_title("number: density of a crop; red = salient", fontsize=9)
-    _overlay(middle, picture, view.saliency)
+    labels = [f"{k}: {density:.2f}" for k, density in enumerate(view.density)]
+    layers.draw_crops(left, view.boxes.tolist(), view.salient, labels)
+    left.set_title("number: density of a crop; orange: salient")
+    left.axis("off")
+    _overlay(right, picture, view.saliency)
     matrix.imshow(view.similarity, cmap="RdBu_r", vmin=-1, vmax=1)
     numbers = range(len(view.boxes))
-    for i in numbers:
-        for j in numbers:
-            text = f"{view.similarity[i, j]:.2f}"
-            dark = abs(view.similarity[i, j]) > 0.6
-            matrix.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if dark else "black")
-    matrix.set_title("cosine similarity of embeddings", fontsize=9)
+    for i, j in product(numbers, numbers) if len(numbers) <= 8 else ():  # more numbers would overlap
+        text, dark = f"{view.similarity[i, j]:.2f}", abs(view.similarity[i, j]) > 0.6
+        matrix.text(j, i, text, ha="center", va="center", color="white" if dark else "black")
+    matrix.set_title("cosine similarity of embeddings")
     matrix.set(xticks=numbers, yticks=numbers, xlabel="crop")
     matrix.grid(False)
     drawn = bars.barh(list(view.terms), list(view.terms.values()), color=[BLUE, BLUE, VERMILION, VERMILION])
-    bars.bar_label(drawn, fmt=" %.3f", fontsize=9)
+    bars.bar_label(drawn, fmt=" %.3f")
     bars.invert_yaxis()
     bars.margins(x=0.25)
-    bars.set_title("manifold loss, by equation", fontsize=9)
+    bars.set_title("manifold loss, by equation")
     return figure
 
 
@@ -176,17 +174,17 @@ def draw_level(levels: Sequence[Explanation], distortion: str, level: int) -> Fi
     """The distorted picture, its saliency and the curve of the score over the level; `levels` as `explain_levels`."""
     shown = levels[level]
     name = f"{distortion}, level {level}" if level else "undistorted"
-    figure, (left, middle, curve) = _row(
-        (3.3, 3.3, 3.2), 3.3, f"{name}: score {shown.score:.1f}, percentile {shown.percentile:.0f}"
-    )
+    title = f"{name}: score {shown.score:.1f}, percentile {shown.percentile:.0f}"
+    figure, (left, middle, curve) = _panels(2.7, 3, 3, title)
     left.imshow(shown.pixels)
-    left.set_title("picture", fontsize=9)
+    left.set_title("picture")
+    left.axis("off")
     _overlay(middle, shown.pixels, shown.saliency)
     scores = [one.score for one in levels]
     curve.plot(range(len(levels)), scores, color=BLUE, marker="o", ms=4)
     curve.scatter(level, shown.score, color=VERMILION, s=90, zorder=3)
     curve.set(xlabel=f"level of {distortion}", xticks=range(len(levels)))
-    curve.set_title("score in MOS units", fontsize=9)
+    curve.set_title("score in MOS units")
     return figure
 
 
@@ -246,13 +244,13 @@ def draw_pair(read: Read, spaces: Mapping[str, Features], pairs: pd.DataFrame, n
     row = pairs.iloc[number - 1]
     ranks = ", ".join(f"{name} {row[f'rank_{name}']:.2f} %" for name in spaces)
     title = f"pair {number} of {len(pairs)}, found in {row['mined']}\npairs that are closer: {ranks}"
-    figure, axes = _row((3.6, 3.6), 3.95, title)
+    figure, axes = _panels(3.8, 2, 2, title)
     first = next(iter(spaces.values()))
     for axis, at in zip(axes, (row["a"], row["b"])):
         axis.imshow(read(first.image[at]))
         axis.axis("off")
         predicted = ", ".join(f"{features.pred[at]:.1f} ({name})" for name, features in spaces.items())
-        axis.set_title(f"label {first.mos[at]:.1f}; predicted {predicted}", fontsize=9)
+        axis.set_title(f"label {first.mos[at]:.1f}\npredicted {predicted}")
     return figure
 
 
@@ -278,8 +276,12 @@ def draw_umap(read: Read, data: pd.DataFrame, label: str) -> Figure:
     """
     image = data.sort_values("hard", ascending=False, kind="stable")["image"].iloc[0]
     spaces = {name: part.set_index("image") for name, part in data.groupby("recipe", sort=False)}
-    widths = (3.2,) * len(spaces) + (2.3,) * (len(spaces) + 1)
-    figure, axes = _row(widths, 3.4, "an image and its partner in each space")
+    count = len(spaces)
+    figure = Figure(figsize=(DOUBLE, 5.6), dpi=SCREEN_DPI, layout="constrained")
+    figure.suptitle("an image and its partner in each space")
+    grid = figure.add_gridspec(2, count * (count + 1), height_ratios=(3, 2))
+    axes = [figure.add_subplot(grid[0, n * (count + 1) : (n + 1) * (count + 1)]) for n in range(count)]
+    axes += [figure.add_subplot(grid[1, n * count : (n + 1) * count]) for n in range(count + 1)]
     mos = data.set_index("image")["mos"].groupby(level=0).first()
     shown = [(image, "the image")]
     for axis, (name, part) in zip(axes, spaces.items()):
@@ -289,27 +291,25 @@ def draw_umap(read: Read, data: pd.DataFrame, label: str) -> Figure:
         pair = part.loc[[image, partner]]
         axis.plot(pair["x"], pair["y"], color=VERMILION, marker="o", mfc="none", ms=11, mew=2)
         axis.set(title=name, xticks=[], yticks=[])
-    for axis, (name, role) in zip(axes[len(spaces) :], shown):
+    for axis, (name, role) in zip(axes[count:], shown):
         axis.imshow(read(name))
         axis.axis("off")
-        axis.set_title(f"{role}\nlabel {mos[name]:.1f}", fontsize=9)
-    figure.colorbar(dots, ax=axes[-1], label=label, shrink=0.6)
+        axis.set_title(f"{role}\nlabel {mos[name]:.1f}")
+    figure.colorbar(dots, ax=axes[:count], label=label)
     return figure
 
 
-def _row(widths: Sequence[float], height: float, title: str) -> tuple[Figure, list[Axes]]:
-    """A figure of panels side by side, of the given widths in inches."""
-    figure = Figure(figsize=(sum(widths), height), dpi=PHOTO_DPI, layout="constrained")
-    figure.suptitle(title, fontsize=10)
-    return figure, list(figure.subplots(1, len(widths), gridspec_kw=dict(width_ratios=widths)))
+def _panels(height: float, count: int, columns: int, title: str) -> tuple[Figure, list[Axes]]:
+    """`figures.panels` over the width of a page, with a title, in the resolution of a screen."""
+    figure, axes = panels(height, count, columns, DOUBLE)
+    figure.set_dpi(SCREEN_DPI)
+    figure.suptitle(title)
+    return figure, axes
 
 
 def _overlay(axes: Axes, picture: np.ndarray, saliency: np.ndarray) -> None:
-    """Draw a saliency map over its picture, as density: a uniform map is 1 everywhere."""
-    height, width = picture.shape[:2]
+    """Draw a saliency map over its picture."""
     axes.imshow(picture)
-    style = dict(cmap="magma", alpha=0.6, interpolation="bilinear", extent=(0, width, height, 0), vmin=0)
-    axes.imshow(saliency * saliency.size, **style)
-    axes.set_title(f"saliency, density up to {saliency.max() * saliency.size:.1f}", fontsize=9)
-    for axis in axes.figure.axes[:2]:
-        axis.axis("off")
+    layers.draw_saliency(axes, saliency, *picture.shape[:2])
+    axes.set_title(f"saliency, density up to {saliency.max() * saliency.size:.1f}")
+    axes.axis("off")

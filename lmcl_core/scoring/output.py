@@ -194,13 +194,15 @@ def score_overlay(scorer: Scorer, scored: FileScore) -> Figure:
     of its benchmark, saliency 0 to `DENSITY`.
     """
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
+
+    from ..results.layers import draw_crops, draw_saliency
+    from ..results.palette import DOUBLE, DPI, TYPE
 
     crop_scores = scorer.to_mos(scored.prediction.crop_scores[0])  # (K,)
     low, high = scorer.about["mos_range"]
     height, width = scored.pixels.shape[:2]
     mean = _mean_of_crops(height, width, scored.prediction.boxes[0].tolist(), crop_scores)
-    figure = Figure(figsize=(6.9, min(2.3 * height / width, 8) + 0.9), dpi=200, layout="constrained")
+    figure = Figure(figsize=(DOUBLE, min(2.3 * height / width, 8) + 0.9), dpi=DPI, layout="constrained")
     titles = (
         f"score {scored.score:.1f}, percentile {scored.percentile:.0f}",
         "saliency",
@@ -210,25 +212,20 @@ def score_overlay(scorer: Scorer, scored: FileScore) -> Figure:
     for axis, title in zip(axes, titles):
         axis.imshow(scored.pixels.numpy(), extent=extent)
         axis.axis("off")
-        axis.set_title(title, fontsize=9)
-    salient = int(scored.prediction.weights[0].argmax())
-    for k, (top, left, h, w) in enumerate(scored.prediction.boxes[0].tolist()):
-        frame = dict(lw=2.5, ec="#E69F00", zorder=3) if k == salient else dict(lw=0.7, ec="white")
-        axes[0].add_patch(Rectangle((left, top), w, h, fill=False, **frame))
-    density = scored.prediction.saliency[0].numpy() * scored.prediction.saliency[0].numel()
-    style = dict(cmap="magma", alpha=0.6, interpolation="bilinear", vmin=0, vmax=DENSITY)
-    density = axes[1].imshow(density, extent=extent, **style)
+        axis.set_title(title, fontsize=TYPE)
+    draw_crops(axes[0], scored.prediction.boxes[0].tolist(), int(scored.prediction.weights[0].argmax()))
+    density = draw_saliency(axes[1], scored.prediction.saliency[0].numpy(), height, width, DENSITY)
     scores = axes[2].imshow(mean, cmap="viridis", alpha=0.7, extent=extent, vmin=low, vmax=high)
     mos = f"MOS of {scorer.about['title']}"
     bars = ((axes[1], density, "max", "density, 1 = uniform"), (axes[2], scores, "both", mos))
     for axis, drawn, extend, label in bars:
         bar = figure.colorbar(drawn, ax=axis, location="bottom", shrink=0.9, extend=extend)
-        bar.set_label(label, size=9)
-        bar.ax.tick_params(labelsize=9)
+        bar.set_label(label, size=TYPE)
+        bar.ax.tick_params(labelsize=TYPE)
     below = figure.colorbar(scores, ax=axes[0], location="bottom", shrink=0.9).ax  # as high as the two bars
     below.clear()
     below.axis("off")
-    below.text(0.5, 0.0, "test crops, the salient one orange", transform=below.transAxes, ha="center", fontsize=9)
+    below.text(0.5, 0.0, "test crops, the salient one orange", transform=below.transAxes, ha="center", fontsize=TYPE)
     return figure
 
 

@@ -74,10 +74,10 @@ def test_an_unexpected_error_is_shown_in_one_line_and_not_swallowed():
 
 def test_without_a_user_it_is_the_figure_of_the_first_values_and_builds_no_widget(monkeypatch, capsys):
     shown = []
-    monkeypatch.setattr(explorers, "display", lambda figure, metadata: shown.append((figure.get_suptitle(), metadata)))
+    monkeypatch.setattr(explorers.figures, "show", lambda figure, alt, *_, **__: shown.append((figure.get_suptitle(), alt)))
     explorer = Explorer(lambda level: small(level=level), dict(level=slider("level", 3, 0, 5)), "a level")
     explorer._ipython_display_()
-    assert shown == [("{'level': 3}", {"image/png": dict(alt="a level")})] and explorer.widgets == {}
+    assert shown == [("{'level': 3}", "a level")] and explorer.widgets == {}
 
     def refuse(level):
         raise InputError("no such level")

@@ -126,7 +126,7 @@ def test_pairs_and_umap_show_the_pictures_of_their_images():
     assert figure.get_suptitle().startswith(f"pair 1 of {len(pairs)}, found in without and with")
     for axes, at in zip(figure.axes, pairs.loc[0, ["a", "b"]]):
         np.testing.assert_array_equal(axes.images[0].get_array(), read["abcde"[at]])
-        assert axes.get_title().startswith(f"label {space.mos[at]:.1f}; predicted {space.pred[at]:.1f} (without)")
+        assert axes.get_title().startswith(f"label {space.mos[at]:.1f}\npredicted {space.pred[at]:.1f} (without)")
     table = pd.DataFrame(dict(recipe="without", image=list("abcde"), x=range(5), y=range(5), mos=space.mos))
     drawn = views.draw_umap(read.__getitem__, table.join(views.partners(space, 2, 1.0)), "MOS").axes
     np.testing.assert_array_equal(drawn[1].images[0].get_array(), read["a"])
