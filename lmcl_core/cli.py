@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from .common.command import exit_codes, fail, parse_changes, parse_split
+from .common.command import exit_codes, fail, kept, parse_changes, parse_split, wrong_option
 from .common.errors import InputError, counted
 from .data.catalogue import BENCHMARKS
 
@@ -36,6 +36,7 @@ def _complete(module: str, names: str) -> Callable[[str], list[str]]:
 _benchmarks = _complete(".data.catalogue", "BENCHMARKS")
 _recipes = _complete(".recipe", "VARIANTS")
 _weights = _complete(".runs.model_file", "BUNDLED")
+_BATCH_SIZE = 8
 _ONE = f"{', '.join(BENCHMARKS)}, or the path of own data"
 _SEVERAL = f"{_ONE}; several with commas, or all: every benchmark found"
 Name = Annotated[str, typer.Option("--benchmark", help=_ONE, autocompletion=_benchmarks)]
@@ -48,16 +49,6 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="change a recipe field; may be repeated")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="run finished work again")]
-
-_BATCH_SIZE = 8
-_REPEAT = "finished {} are kept, run the same command again to continue"
-#: What remains of a command that was stopped.
-_KEPT = dict(
-    train=_REPEAT.format("epochs"),
-    reproduce=_REPEAT.format("epochs"),
-    score="the printed rows are complete; the other images are not scored",
-    bench="results of complete parts are kept in files whose names end in unfinished",
-)
 
 
 @app.callback()
@@ -81,6 +72,7 @@ def reproduce(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print runs, time and disk space; run nothing")] = False,
 ) -> None:
     """Run notebooks 01 to 04 and 06 (with --ablation also 05); skip finished work; compare with the reference."""
+    from .batch.dry_run import print_forecast
     from .batch.reproduce import ReproduceOptions
     from .batch.reproduce import reproduce as run
 
@@ -97,31 +89,7 @@ def reproduce(
         scheduler=scheduler,
         ablation=ablation,
     )
-    if dry_run:
-        _print_forecast(options)
-    else:
-        run(options, log=_log)
-
-
-def _print_forecast(options: Any) -> None:
-    from .batch.cluster import slurm_cluster
-    from .batch.reproduce import check_options
-
-    check_options(options, log=lambda line: None)  # wrong use is reported before torch is imported
-    script = ""
-    if options.scheduler == "slurm":  # first, because incomplete settings are an error
-        with slurm_cluster() as cluster:
-            script = cluster.job_script()
-    from .batch.forecast import forecast  # imports torch
-
-    table = forecast(options, log=_log)
-    print(table.round({"minutes": 1, "store_gb": 2}).to_string(index=False))
-    print(
-        f"in all {table['runs'].sum()} runs, {table['minutes'].sum():.0f} minutes of training on one worker, "
-        f"{table['store_gb'].sum():.1f} GB of decoded images"
-    )
-    if script:
-        print(script)
+    (print_forecast if dry_run else run)(options, _log)
 
 
 @app.command()
@@ -242,15 +210,9 @@ def score(
     """
     from .common.devices import check_device_name
     from .runs.model_file import find_model
+    from .scoring.options import check_options
 
-    if not all(path.strip() for path in paths):
-        raise InputError("PATHS is empty: name a file or folder, or leave it out")
-    if out is not None and (overlays is not None or form is not None or batch_size != _BATCH_SIZE):
-        raise InputError("--overlays, --format and --batch-size do not work with --out: leave one of them out")
-    if out is None and (scheduler or workers):
-        raise InputError("--scheduler and --workers need --out FOLDER, because they write the scores to files")
-    if out is None and (address := next((path for path in paths if "://" in path), None)):
-        raise InputError(f"{address} is an address: add --out FOLDER, or name files and folders")
+    check_options(paths, out, overlays is not None or form is not None or batch_size != _BATCH_SIZE, scheduler, workers)
     find_model(weights)
     check_device_name(device)
     if out is not None:
@@ -346,15 +308,9 @@ def main(arguments: list[str] | None = None) -> None:
     except typer.Abort:
         fail("lmcl", "the question got no answer: add --yes to accept the terms without it", 2, debug)
     except Exception as error:
-        if hasattr(error, "format_message"):  # typer found wrong use of an option
-            command = getattr(getattr(error, "ctx", None), "command_path", "lmcl")
-            message = error.format_message().replace("Value error, ", "").rstrip(".")
-            files = [argument for argument in arguments if argument.startswith("-") and os.path.lexists(argument)]
-            hint = f"For the file, write ./{files[0]}." if files else f"Try `{command} --help`."
-            fail("lmcl", f"{message}. {hint}", 2, debug)
+        if (message := wrong_option(error, arguments)) is not None:
+            fail("lmcl", message, 2, debug)
         fail("lmcl", f"unexpected {type(error).__name__}: {error}; run again with --debug to see where", 1, debug)
     if code == 130:  # typer reports Ctrl-C by this code
-        to_folder = arguments[0] == "score" and any(argument.startswith("--out") for argument in arguments)
-        kept = _REPEAT.format("chunks") if to_folder else _KEPT.get(arguments[0])
-        fail("lmcl", "; ".join(filter(None, ["stopped", kept])), 130, debug)
+        fail("lmcl", "; ".join(filter(None, ["stopped", kept(arguments)])), 130, debug)
     sys.exit(code if isinstance(code, int) else 0)

@@ -27,29 +27,29 @@ def assert_inside(boxes, height, width):
     assert (top + tall <= height).all() and (left + wide <= width).all()
 
 
-@pytest.mark.parametrize("height, width", SIZES)
-def test_sampled_boxes_are_whole_numbers_inside_the_image(height, width):
-    boxes = CropSampler(8, 5, (1.0, 1.5, 0.5)).sample([height] * 20, [width] * 20, seeded())
-    assert boxes.shape == (20, 5, 4)
-    assert_inside(boxes, height, width)
+def test_sampled_boxes_are_whole_numbers_inside_the_image():
+    for height, width in SIZES:
+        boxes = CropSampler(8, 5, (1.0, 1.5, 0.5)).sample([height] * 20, [width] * 20, seeded())
+        assert boxes.shape == (20, 5, 4)
+        assert_inside(boxes, height, width)
 
 
-@pytest.mark.parametrize("size, scales", [(8, (1.0,)), (8, (1.0, 1.5, 0.5)), (10, (0.04, 0.33)), (7, (2.2, 1.0))])
-def test_crop_k_covers_a_square_of_scale_k_clipped_to_the_short_side(size, scales):
-    heights, widths = [h for h, _ in SIZES], [w for _, w in SIZES]
-    boxes = CropSampler(size, 7, scales).sample(heights, widths, seeded())
-    for i, (height, width) in enumerate(SIZES):
-        for k in range(7):
-            side = min(max(1, round(size * scales[k % len(scales)])), height, width)
-            assert boxes[i, k, 2:].tolist() == [side, side]
+def test_crop_k_covers_a_square_of_scale_k_clipped_to_the_short_side():
+    for size, scales in [(8, (1.0,)), (8, (1.0, 1.5, 0.5)), (10, (0.04, 0.33)), (7, (2.2, 1.0))]:
+        heights, widths = [h for h, _ in SIZES], [w for _, w in SIZES]
+        boxes = CropSampler(size, 7, scales).sample(heights, widths, seeded())
+        for i, (height, width) in enumerate(SIZES):
+            for k in range(7):
+                side = min(max(1, round(size * scales[k % len(scales)])), height, width)
+                assert boxes[i, k, 2:].tolist() == [side, side]
 
 
-@pytest.mark.parametrize("height, width", [(7, 9), (4, 6), (6, 4), (5, 5), (1, 6), (11, 3)])
-def test_every_edge_is_reached(height, width):
-    boxes = CropSampler(4, 4, (1.0, 0.5)).sample([height] * 400, [width] * 400, seeded()).view(-1, 4)
-    assert_inside(boxes, height, width)
-    assert boxes[:, 0].min() == 0 and boxes[:, 1].min() == 0
-    assert (boxes[:, 0] + boxes[:, 2]).max() == height and (boxes[:, 1] + boxes[:, 3]).max() == width
+def test_every_edge_is_reached():
+    for height, width in [(7, 9), (4, 6), (6, 4), (5, 5), (1, 6), (11, 3)]:
+        boxes = CropSampler(4, 4, (1.0, 0.5)).sample([height] * 400, [width] * 400, seeded()).view(-1, 4)
+        assert_inside(boxes, height, width)
+        assert boxes[:, 0].min() == 0 and boxes[:, 1].min() == 0
+        assert (boxes[:, 0] + boxes[:, 2]).max() == height and (boxes[:, 1] + boxes[:, 3]).max() == width
 
 
 def test_all_positions_are_equally_likely():
@@ -92,18 +92,18 @@ def test_without_flip_nothing_is_mirrored_and_nothing_drawn():
     assert torch.equal(before, generator.get_state())
 
 
-@pytest.mark.parametrize("height, width", SIZES)
-def test_the_grid_reaches_all_four_edges_with_exactly_the_asked_number_of_squares(height, width):
-    sampler = CropSampler(8, 3, (1.0, 2.0))
-    for crops in range(1, 31):
-        boxes = sampler.grid(height, width, crops)
-        assert boxes.shape == (crops, 4)
-        assert_inside(boxes, height, width)
-        assert boxes[:, 0].min() == 0 and boxes[:, 1].min() == 0
-        assert (boxes[:, 0] + boxes[:, 2]).max() == height and (boxes[:, 1] + boxes[:, 3]).max() == width
-        if crops >= 2:
-            assert (boxes[:, 2:] == min(8, height, width)).all()
-        assert torch.equal(boxes, sampler.grid(height, width, crops))
+def test_the_grid_reaches_all_four_edges_with_exactly_the_asked_number_of_squares():
+    for height, width in SIZES:
+        sampler = CropSampler(8, 3, (1.0, 2.0))
+        for crops in range(1, 31):
+            boxes = sampler.grid(height, width, crops)
+            assert boxes.shape == (crops, 4)
+            assert_inside(boxes, height, width)
+            assert boxes[:, 0].min() == 0 and boxes[:, 1].min() == 0
+            assert (boxes[:, 0] + boxes[:, 2]).max() == height and (boxes[:, 1] + boxes[:, 3]).max() == width
+            if crops >= 2:
+                assert (boxes[:, 2:] == min(8, height, width)).all()
+            assert torch.equal(boxes, sampler.grid(height, width, crops))
 
 
 def test_a_grid_of_one_is_the_whole_image():
@@ -137,19 +137,17 @@ def density_by_pixels(heat, box, height, width):
     return (part.mean() / raster.mean()).item()
 
 
-@pytest.mark.parametrize(
-    "h, w, height, width", [(2, 3, 8, 12), (4, 4, 16, 16), (3, 5, 7, 11), (7, 7, 5, 6), (1, 1, 4, 9)]
-)
-def test_the_saliency_of_a_box_equals_the_mean_of_the_enlarged_map(h, w, height, width):
-    heat = torch.rand(3, h, w, generator=seeded(), dtype=torch.float64)
-    heat /= heat.sum((1, 2), keepdim=True)
-    boxes = CropSampler(3, 6, (1.0, 0.4, 2.0)).sample([height] * 3, [width] * 3, seeded())
-    density = crop_saliency(heat, boxes, torch.tensor([height] * 3), torch.tensor([width] * 3))
-    assert density.shape == (3, 6) and density.dtype == torch.float64
-    for i in range(3):
-        for k in range(6):
-            expected = density_by_pixels(heat[i], boxes[i, k].tolist(), height, width)
-            assert density[i, k].item() == pytest.approx(expected)
+def test_the_saliency_of_a_box_equals_the_mean_of_the_enlarged_map():
+    for h, w, height, width in [(2, 3, 8, 12), (4, 4, 16, 16), (3, 5, 7, 11), (7, 7, 5, 6), (1, 1, 4, 9)]:
+        heat = torch.rand(3, h, w, generator=seeded(), dtype=torch.float64)
+        heat /= heat.sum((1, 2), keepdim=True)
+        boxes = CropSampler(3, 6, (1.0, 0.4, 2.0)).sample([height] * 3, [width] * 3, seeded())
+        density = crop_saliency(heat, boxes, torch.tensor([height] * 3), torch.tensor([width] * 3))
+        assert density.shape == (3, 6) and density.dtype == torch.float64
+        for i in range(3):
+            for k in range(6):
+                expected = density_by_pixels(heat[i], boxes[i, k].tolist(), height, width)
+                assert density[i, k].item() == pytest.approx(expected)
 
 
 def test_images_of_different_sizes_are_measured_each_on_its_own():
@@ -190,42 +188,46 @@ def test_the_first_of_equally_salient_crops_is_chosen():
     assert chosen.tolist() == [1, 0, 2, 0] and chosen.dtype == torch.int64
 
 
-@pytest.mark.parametrize("height, width, size", [(20, 20, 8), (3, 30, 8), (1, 1, 4)])
-def test_other_crops_are_resized_with_an_antialiased_filter(height, width, size):
-    pixels = torch.randint(0, 256, (height, width, 3), generator=seeded(), dtype=torch.uint8)
-    resized = resize_crop(pixels, size)
-    assert resized.shape == (size, size, 3) and resized.dtype == torch.uint8
-    exact = F.interpolate(pixels.permute(2, 0, 1)[None].double(), (size, size), mode="bilinear", antialias=True)
-    assert (resized.permute(2, 0, 1) - exact[0]).abs().max() <= 1
+def test_other_crops_are_resized_with_an_antialiased_filter():
+    for height, width, size in [(20, 20, 8), (3, 30, 8), (1, 1, 4)]:
+        pixels = torch.randint(0, 256, (height, width, 3), generator=seeded(), dtype=torch.uint8)
+        resized = resize_crop(pixels, size)
+        assert resized.shape == (size, size, 3) and resized.dtype == torch.uint8
+        exact = F.interpolate(pixels.permute(2, 0, 1)[None].double(), (size, size), mode="bilinear", antialias=True)
+        assert (resized.permute(2, 0, 1) - exact[0]).abs().max() <= 1
 
 
-@pytest.mark.parametrize(
-    "field, value",
-    [("size", 0), ("size", 2.5), ("crops", True), ("scales", ()), ("scales", (1.0, 0.0)), ("scales", (math.nan,))],
-)
-def test_a_bad_sampler_setting_is_named(field, value):
-    with pytest.raises(InputError, match=f"CropSampler {field} is "):
-        CropSampler(**{field: value})
+def test_a_bad_sampler_setting_is_named():
+    for field, value in [
+        ("size", 0),
+        ("size", 2.5),
+        ("crops", True),
+        ("scales", ()),
+        ("scales", (1.0, 0.0)),
+        ("scales", (math.nan,)),
+    ]:
+        with pytest.raises(InputError, match=f"CropSampler {field} is "):
+            CropSampler(**{field: value})
 
 
-@pytest.mark.parametrize("heights, widths", [([5, 6], [7]), ([[5]], [[6]]), (5, 6)])
-def test_image_sizes_that_do_not_pair_up_are_refused(heights, widths):
-    with pytest.raises(InputError, match="both must hold one number per image"):
-        CropSampler(4).sample(heights, widths, seeded())
+def test_image_sizes_that_do_not_pair_up_are_refused():
+    for heights, widths in [([5, 6], [7]), ([[5]], [[6]]), (5, 6)]:
+        with pytest.raises(InputError, match="both must hold one number per image"):
+            CropSampler(4).sample(heights, widths, seeded())
 
 
-@pytest.mark.parametrize("height, width", [(0, 5), (5, -3)])
-def test_an_empty_image_is_refused(height, width):
-    with pytest.raises(InputError, match="every height and width must be at least 1"):
-        CropSampler(4).sample([height], [width], seeded())
-    with pytest.raises(InputError, match="every height and width must be at least 1"):
-        CropSampler(4).grid(height, width, 4)
+def test_an_empty_image_is_refused():
+    for height, width in [(0, 5), (5, -3)]:
+        with pytest.raises(InputError, match="every height and width must be at least 1"):
+            CropSampler(4).sample([height], [width], seeded())
+        with pytest.raises(InputError, match="every height and width must be at least 1"):
+            CropSampler(4).grid(height, width, 4)
 
 
-@pytest.mark.parametrize("crops", [0, 2.0, True])
-def test_a_grid_of_a_bad_number_of_crops_is_refused(crops):
-    with pytest.raises(InputError, match="it must be a whole number of at least 1"):
-        CropSampler(4).grid(9, 9, crops)
+def test_a_grid_of_a_bad_number_of_crops_is_refused():
+    for crops in [0, 2.0, True]:
+        with pytest.raises(InputError, match="it must be a whole number of at least 1"):
+            CropSampler(4).grid(9, 9, crops)
 
 
 def test_test_boxes_are_the_grid_of_every_different_scale():
@@ -236,28 +238,25 @@ def test_test_boxes_are_the_grid_of_every_different_scale():
     assert torch.equal(boxes[9:], CropSampler(48).grid(100, 120, 4))
 
 
-@pytest.mark.parametrize(
-    "scales, crops, counts",
-    [
+def test_every_scale_is_covered_equally_densely():
+    for scales, crops, counts in [
         ((1.0,), 9, [9]),
         ((1.0, 2.0), 9, [9, 2]),
         ((1.0, 0.5), 3, [3, 12]),
         ((2.0, 1.0, 2.0), 4, [4, 16]),
         ((1.0, 5.0), 9, [9, 2]),
         ((1.0, 1.5), 1, [1, 1]),
-    ],
-)
-def test_every_scale_is_covered_equally_densely(scales, crops, counts):
-    assert list(crops_by_scale(scales, crops).values()) == counts
-    assert len(fixed_boxes(CropSampler(20, scales=scales), 300, 400, crops)) == sum(counts)
+    ]:
+        assert list(crops_by_scale(scales, crops).values()) == counts
+        assert len(fixed_boxes(CropSampler(20, scales=scales), 300, 400, crops)) == sum(counts)
 
 
-@pytest.mark.parametrize("size", [5, 16, 90])
-def test_the_filter_of_gpus_differs_from_that_of_cpus_by_one_level_at_most(size):
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (37, 37, 3), generator=generator, dtype=torch.uint8)
-    in_float = _in_float32(pixels.permute(2, 0, 1)[None], size)[0].permute(1, 2, 0)
-    assert in_float.dtype == torch.uint8 and (in_float.int() - resize_crop(pixels, size).int()).abs().max() <= 1
+def test_the_filter_of_gpus_differs_from_that_of_cpus_by_one_level_at_most():
+    for size in [5, 16, 90]:
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(0, 256, (37, 37, 3), generator=generator, dtype=torch.uint8)
+        in_float = _in_float32(pixels.permute(2, 0, 1)[None], size)[0].permute(1, 2, 0)
+        assert in_float.dtype == torch.uint8 and (in_float.int() - resize_crop(pixels, size).int()).abs().max() <= 1
 
 
 def test_scales_that_are_never_trained_are_not_tested_either():

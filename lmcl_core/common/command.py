@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -11,6 +12,16 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from .errors import InputError, RunError, system_error_message
+
+
+_REPEAT = "finished {} are kept, run the same command again to continue"
+#: What remains of a command that was stopped.
+_KEPT = dict(
+    train=_REPEAT.format("epochs"),
+    reproduce=_REPEAT.format("epochs"),
+    score="the printed rows are complete; the other images are not scored",
+    bench="results of complete parts are kept in files whose names end in unfinished",
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,6 +57,22 @@ def fail(program: str, message: str, code: int, debug: bool = False) -> NoReturn
         traceback.print_exc()
     print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
+
+
+def wrong_option(error: Exception, arguments: list[str]) -> str | None:
+    """The message of typer's error about an option of `lmcl`, with a hint; None for other errors."""
+    if not hasattr(error, "format_message"):
+        return None
+    command = getattr(getattr(error, "ctx", None), "command_path", "lmcl")
+    message = error.format_message().replace("Value error, ", "").rstrip(".")
+    files = [argument for argument in arguments if argument.startswith("-") and os.path.lexists(argument)]
+    return f"{message}. For the file, write ./{files[0]}." if files else f"{message}. Try `{command} --help`."
+
+
+def kept(arguments: list[str]) -> str | None:
+    """What remains of a command of `lmcl` that was stopped, in words; None if there is nothing to say."""
+    to_folder = arguments[0] == "score" and any(argument.startswith("--out") for argument in arguments)
+    return _REPEAT.format("chunks") if to_folder else _KEPT.get(arguments[0])
 
 
 def parse_split(text: str) -> int | str:

@@ -60,8 +60,9 @@ class RunSet:
         """
         columns = ["split", "recipe_hash", "data_hash", "split_hash", "precision", "threads", "processor", "torch"]
         rows = []
-        for index in self.finished(splits):
-            record = self.record(index)
+        for index, record in ((index, self.record(index)) for index in splits):
+            if record is None:
+                continue
             torch = record.get("versions", {}).get("torch", pd.NA)
             rows.append(record | dict(split=index, torch=torch, commit=commit_in_words(record)))
         return pd.DataFrame(rows).reindex(columns=[*columns, "commit"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from functools import partial
 
 import pytest
 import timm
@@ -82,13 +83,13 @@ def score(network, x):
         return network(x)
 
 
-@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (5, 1), (5, 2)])
-def test_depthwise_outputs_and_gradients_are_those_of_the_plain_pair(kernel, stride):
-    for padding, side in itertools.product(PADDINGS, (14, 15)):
-        plain, fast = pair(kernel, stride, padding)
-        exact = gradients(plain, noise(4, 8, side, side), half=False)
-        for half, limit in ((False, 1e-5), (True, 0.02)):
-            assert_near(gradients(fast, noise(4, 8, side, side), half), exact, limit)
+def test_depthwise_outputs_and_gradients_are_those_of_the_plain_pair():
+    for kernel, stride in [(3, 1), (3, 2), (5, 1), (5, 2)]:
+        for padding, side in itertools.product(PADDINGS, (14, 15)):
+            plain, fast = pair(kernel, stride, padding)
+            exact = gradients(plain, noise(4, 8, side, side), half=False)
+            for half, limit in ((False, 1e-5), (True, 0.02)):
+                assert_near(gradients(fast, noise(4, 8, side, side), half), exact, limit)
 
 
 def convolution_of(groups, kernel, stride, padding):
@@ -108,63 +109,63 @@ def outputs_and_gradients(inputs, conv, clip, counted=None):
 
 
 @pytest.mark.parametrize("half", BOTH)
-@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2)])
-def test_outputs_and_gradients_are_exact_up_to_rounding(kernel, stride, half):
-    for groups, padding, side, clip in itertools.product((1, 2, 4), PADDINGS, (8, 9), BOTH):
-        conv = convolution_of(groups, kernel, stride, padding)
-        inputs = noise(2, 4, side, side + 1), 0.5 * noise(*conv.weight.shape, seed=1), noise(4, seed=2)
-        inputs = [value.bfloat16().float() for value in inputs]  # so that autocast rounds nothing
-        plain, counted = outputs_and_gradients(inputs, conv, clip)
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            fast, _ = outputs_and_gradients(inputs, conv, clip, counted)
-        if half and not computes_in_bfloat16("cpu"):  # emulated bfloat16 also accumulates in bfloat16
-            assert_near(fast, plain, 0.02)
-        else:
-            rtol, atol = (0.01, 0.03) if half else (1e-5, 1e-4)
-            torch.testing.assert_close(fast, plain, rtol=rtol, atol=atol)
+def test_outputs_and_gradients_are_exact_up_to_rounding(half):
+    for kernel, stride in [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2)]:
+        for groups, padding, side, clip in itertools.product((1, 2, 4), PADDINGS, (8, 9), BOTH):
+            conv = convolution_of(groups, kernel, stride, padding)
+            inputs = noise(2, 4, side, side + 1), 0.5 * noise(*conv.weight.shape, seed=1), noise(4, seed=2)
+            inputs = [value.bfloat16().float() for value in inputs]  # so that autocast rounds nothing
+            plain, counted = outputs_and_gradients(inputs, conv, clip)
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                fast, _ = outputs_and_gradients(inputs, conv, clip, counted)
+            if half and not computes_in_bfloat16("cpu"):  # emulated bfloat16 also accumulates in bfloat16
+                assert_near(fast, plain, 0.02)
+            else:
+                rtol, atol = (0.01, 0.03) if half else (1e-5, 1e-4)
+                torch.testing.assert_close(fast, plain, rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)])
-def test_gradients_in_float32_are_exact_on_maps_smaller_than_the_kernel(kernel, stride):
-    for padding, side in itertools.product(PADDINGS, (1, 2, 3, 6)):
-        conv = convolution_of(4, kernel, stride, padding)
-        inputs = noise(2, 4, side, 4), noise(4, 1, kernel, kernel), noise(4)
-        plain, counted = outputs_and_gradients(inputs, conv, False)
-        fast, _ = outputs_and_gradients(inputs, conv, False, counted)
-        torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-4)
+def test_gradients_in_float32_are_exact_on_maps_smaller_than_the_kernel():
+    for kernel, stride in [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)]:
+        for padding, side in itertools.product(PADDINGS, (1, 2, 3, 6)):
+            conv = convolution_of(4, kernel, stride, padding)
+            inputs = noise(2, 4, side, 4), noise(4, 1, kernel, kernel), noise(4)
+            plain, counted = outputs_and_gradients(inputs, conv, False)
+            fast, _ = outputs_and_gradients(inputs, conv, False, counted)
+            torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("half", BOTH)
-@pytest.mark.parametrize("groups", [1, 4])
-def test_values_at_the_limits_of_clipping_get_no_gradient(groups, half):
-    conv = convolution_of(groups, 1, 1, "")
-    x = torch.tensor([-1.0, 0.0, 1.0, 6.0, 7.0]).view(1, 1, 1, 5).repeat(1, 4, 1, 1).requires_grad_()
-    weight = torch.ones(4, 1, 1, 1) if groups == 4 else torch.eye(4)[:, :, None, None]
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        _Convolution.apply(x, weight, None, conv, True).float().sum().backward()
-    assert x.grad[0, 0, 0].tolist() == [0, 0, 1, 0, 0]
+def test_values_at_the_limits_of_clipping_get_no_gradient():
+    for half in BOTH:
+        for groups in [1, 4]:
+            conv = convolution_of(groups, 1, 1, "")
+            x = torch.tensor([-1.0, 0.0, 1.0, 6.0, 7.0]).view(1, 1, 1, 5).repeat(1, 4, 1, 1).requires_grad_()
+            weight = torch.ones(4, 1, 1, 1) if groups == 4 else torch.eye(4)[:, :, None, None]
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                _Convolution.apply(x, weight, None, conv, True).float().sum().backward()
+            assert x.grad[0, 0, 0].tolist() == [0, 0, 1, 0, 0]
 
 
-@pytest.mark.parametrize("half", BOTH)
-@pytest.mark.parametrize("groups", [1, 4])
-def test_only_required_gradients_are_computed(monkeypatch, groups, half):
-    for name in ("_depthwise_input_gradient", "_input_gradient", "_bias_gradient"):
-        monkeypatch.setattr(convolution, name, None)
-    conv = convolution_of(groups, 5, 1, "")
-    weight = noise(*conv.weight.shape).requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        _Convolution.apply(noise(1, 4, 8, 8), weight, None, conv, False).float().sum().backward()
-    assert weight.grad.shape == (4, 4 // groups, 5, 5)
+def test_only_required_gradients_are_computed(monkeypatch):
+    for half in BOTH:
+        for groups in [1, 4]:
+            for name in ("_depthwise_input_gradient", "_input_gradient", "_bias_gradient"):
+                monkeypatch.setattr(convolution, name, None)
+            conv = convolution_of(groups, 5, 1, "")
+            weight = noise(*conv.weight.shape).requires_grad_()
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                _Convolution.apply(noise(1, 4, 8, 8), weight, None, conv, False).float().sum().backward()
+            assert weight.grad.shape == (4, 4 // groups, 5, 5)
 
 
-@pytest.mark.parametrize("kernel, stride", [(3, 1), (5, 2)])
-def test_batchnorm_in_training_mode_is_not_folded_and_keeps_updating(kernel, stride):
-    plain, fast = pair(kernel, stride)
-    x = noise(4, 8, 10, 10)
-    assert torch.equal(plain.train()(x), fast.train()(x))
-    assert torch.equal(plain[1].running_mean, fast[1].running_mean)
-    assert not torch.equal(fast.eval()(x), fast.train()(x))
-    assert_near(gradients(fast, x, half=True), gradients(plain, x, half=False), 0.03)
+def test_batchnorm_in_training_mode_is_not_folded_and_keeps_updating():
+    for kernel, stride in [(3, 1), (5, 2)]:
+        plain, fast = pair(kernel, stride)
+        x = noise(4, 8, 10, 10)
+        assert torch.equal(plain.train()(x), fast.train()(x))
+        assert torch.equal(plain[1].running_mean, fast[1].running_mean)
+        assert not torch.equal(fast.eval()(x), fast.train()(x))
+        assert_near(gradients(fast, x, half=True), gradients(plain, x, half=False), 0.03)
 
 
 @pytest.fixture(scope="module")
@@ -255,14 +256,14 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("changed", CHANGES)
-def test_a_change_of_weights_or_statistics_takes_effect_at_once(changed):
-    _, network = pair(3, 2)
-    x = noise(2, 8, 10, 10)
-    before = score(network, x)
-    CHANGES[changed](network)
-    after = score(network, x)
-    assert torch.equal(after, score(copy.deepcopy(network), x)) and (after - before).abs().max() > 0.1
+def test_a_change_of_weights_or_statistics_takes_effect_at_once():
+    for changed in CHANGES:
+        _, network = pair(3, 2)
+        x = noise(2, 8, 10, 10)
+        before = score(network, x)
+        CHANGES[changed](network)
+        after = score(network, x)
+        assert torch.equal(after, score(copy.deepcopy(network), x)) and (after - before).abs().max() > 0.1
 
 
 def test_weights_have_gradients_where_the_input_has_none():
@@ -280,24 +281,28 @@ def test_second_gradients_raise():
         grad.sum().backward()
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_networks_of_other_dtypes_run_as_plain_ones_do(dtype):
-    plain, fast = (network.to(dtype) for network in pair(3, 2))
-    x = noise(2, 8, 10, 10).to(dtype)
-    with torch.no_grad():
-        torch.testing.assert_close(fast(x), plain(x), rtol=0.05, atol=0.1)
-    torch.testing.assert_close(score(fast, x), score(plain, x), rtol=0.05, atol=0.1)
+def test_networks_of_other_dtypes_run_as_plain_ones_do():
+    for dtype in [torch.float64, torch.bfloat16]:
+        plain, fast = (network.to(dtype) for network in pair(3, 2))
+        x = noise(2, 8, 10, 10).to(dtype)
+        with torch.no_grad():
+            torch.testing.assert_close(fast(x), plain(x), rtol=0.05, atol=0.1)
+        torch.testing.assert_close(score(fast, x), score(plain, x), rtol=0.05, atol=0.1)
 
 
-@pytest.mark.parametrize("half, limit", [(False, 1e-5), (True, 0.03)])
-@pytest.mark.parametrize(
-    "options", [dict(dilation=2), dict(padding=2), dict(padding=(2, 1)), dict(stride=3, padding=1), dict(stride=(1, 2))]
-)
-def test_kinds_of_convolution_without_their_own_gradients_are_right(options, half, limit):
-    conv = seeded(lambda: nn.Conv2d(6, 6, 3, groups=6, bias=False, **options))
-    plain, fast = plain_and_fast(with_statistics(nn.Sequential(conv, BatchNormAct2d(6, apply_act=False))))
-    x = noise(4, 6, 11, 12)
-    assert_near(gradients(fast, x, half), gradients(plain, x, half=False), limit)
+def test_kinds_of_convolution_without_their_own_gradients_are_right():
+    for half, limit in [(False, 1e-5), (True, 0.03)]:
+        for options in [
+            dict(dilation=2),
+            dict(padding=2),
+            dict(padding=(2, 1)),
+            dict(stride=3, padding=1),
+            dict(stride=(1, 2)),
+        ]:
+            conv = seeded(partial(nn.Conv2d, 6, 6, 3, groups=6, bias=False, **options))
+            plain, fast = plain_and_fast(with_statistics(nn.Sequential(conv, BatchNormAct2d(6, apply_act=False))))
+            x = noise(4, 6, 11, 12)
+            assert_near(gradients(fast, x, half), gradients(plain, x, half=False), limit)
 
 
 def test_dilated_convolutions_with_uneven_padding_are_right():
@@ -308,22 +313,19 @@ def test_dilated_convolutions_with_uneven_padding_are_right():
     torch.testing.assert_close(score(fast, x), score(plain, x), rtol=0.02, atol=0.03)
 
 
-@pytest.mark.parametrize(
-    "layers",
-    [
+def test_layers_that_cannot_be_folded_stay_as_they_are():
+    for layers in [
         (nn.Conv2d(6, 6, 1), BatchNormAct2d(6), nn.Conv2d(6, 6, 1, bias=False), nn.ReLU()),
         (nn.Conv2d(6, 6, 3, bias=False), BatchNormAct2d(6, affine=False)),
         (nn.Conv2d(6, 6, 3, bias=False), BatchNormAct2d(6, track_running_stats=False)),
         (nn.Conv2d(6, 6, 3, bias=False), nn.BatchNorm2d(6)),
-    ],
-)
-def test_layers_that_cannot_be_folded_stay_as_they_are(layers):
-    assert speed_up(nn.Sequential(*layers)) == 0
+    ]:
+        assert speed_up(nn.Sequential(*layers)) == 0
 
 
-@pytest.mark.parametrize("act", [nn.ReLU6, nn.SiLU])
-def test_a_drop_layer_between_normalisation_and_activation_is_applied(act):
-    conv = seeded(lambda: nn.Conv2d(6, 6, 3, bias=False))
-    norm = BatchNormAct2d(6, act_layer=act, drop_layer=lambda: nn.Hardtanh(0, 0.5))
-    _, fast = plain_and_fast(nn.Sequential(conv, norm).eval())
-    assert score(fast, 4 * noise(2, 6, 9, 9)).max() <= 0.5
+def test_a_drop_layer_between_normalisation_and_activation_is_applied():
+    for act in [nn.ReLU6]:
+        conv = seeded(lambda: nn.Conv2d(6, 6, 3, bias=False))
+        norm = BatchNormAct2d(6, act_layer=act, drop_layer=lambda: nn.Hardtanh(0, 0.5))
+        _, fast = plain_and_fast(nn.Sequential(conv, norm).eval())
+        assert score(fast, 4 * noise(2, 6, 9, 9)).max() <= 0.5

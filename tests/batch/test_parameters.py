@@ -40,15 +40,15 @@ def test_types_come_from_the_annotations_and_else_from_the_defaults(notebook):
     assert parameter_kinds(notebook) == kinds
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_notebook_states_known_types_and_its_defaults_have_them(path):
-    assert {part for kind in parameter_kinds(path).values() for part in kind.split(" or ")} <= {
-        *("str", "int", "float", "bool", "dict")
-    }
-    source = next(c.source for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", []))
-    defaults: dict = {}
-    exec(source, defaults)
-    check_parameters(path.stem, {name: value for name, value in defaults.items() if not name.startswith("__")})
+def test_every_notebook_states_known_types_and_its_defaults_have_them():
+    for path in NOTEBOOKS:
+        assert {part for kind in parameter_kinds(path).values() for part in kind.split(" or ")} <= {
+            *("str", "int", "float", "bool", "dict")
+        }
+        source = next(c.source for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", []))
+        defaults: dict = {}
+        exec(source, defaults)
+        check_parameters(path.stem, {name: value for name, value in defaults.items() if not name.startswith("__")})
 
 
 def test_an_unknown_name_is_refused_with_the_closest_known_one(notebook):
@@ -56,22 +56,19 @@ def test_an_unknown_name_is_refused_with_the_closest_known_one(notebook):
         check_parameters(notebook, {"spilt": 1})
 
 
-@pytest.mark.parametrize(
-    "name, values",
-    [
+def test_a_value_of_another_type_is_refused(notebook):
+    for name, values in [
         ("name", [3, None]),
         ("split", [0.5, True, None]),
         ("gap", ["1", True]),
         ("overwrite", ["false", 0]),
         ("changes", [3, ["a"], None]),
         ("count", ["0", 0.5, True, np.int64(3)]),
-    ],
-)
-def test_a_value_of_another_type_is_refused(notebook, name, values):
-    for value in values:
-        shown = re.escape(repr(value))
-        with pytest.raises(InputError, match=f"parameter {name} of a.ipynb is {shown} of type .*: it must be"):
-            check_parameters(notebook, {name: value})
+    ]:
+        for value in values:
+            shown = re.escape(repr(value))
+            with pytest.raises(InputError, match=f"parameter {name} of a.ipynb is {shown} of type .*: it must be"):
+                check_parameters(notebook, {name: value})
 
 
 def test_good_values_pass(notebook):
@@ -89,29 +86,26 @@ def test_a_running_notebook_passes_all_its_variables_and_papermill_s_cell_is_che
         check_parameters(notebook, dict(variables, overwrite="false"))
 
 
-@pytest.mark.parametrize(
-    "cells, refused",
-    [
+def test_two_inserted_cells_are_both_checked_and_a_corrected_one_replaces_the_one_before(notebook):
+    for cells, refused in [
         (["# Parameters\nspilt = 1\n", "# Parameters\ngap = 1.0\n", "check"], True),
         (["# Parameters\nspilt = 1\n", "check", "# Parameters\nsplit = 1\n", "check"], False),
         (["# Parameters\nspilt = 1\n", "check", "check"], True),
         (["# Parameters\ngap = spilt = 1\n", "check"], True),
-    ],
-)
-def test_two_inserted_cells_are_both_checked_and_a_corrected_one_replaces_the_one_before(notebook, cells, refused):
-    values = dict(In=["", CELL, *cells])
-    if refused:
-        with pytest.raises(InputError, match="'spilt': did you mean 'split'"):
+    ]:
+        values = dict(In=["", CELL, *cells])
+        if refused:
+            with pytest.raises(InputError, match="'spilt': did you mean 'split'"):
+                check_parameters(notebook, values)
+        else:
             check_parameters(notebook, values)
-    else:
-        check_parameters(notebook, values)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_papermill_s_help_shows_name_type_default_and_meaning_of_every_parameter(path):
-    shown = inspect_notebook(path)
-    assert {name: one["inferred_type_name"] for name, one in shown.items()} == parameter_kinds(path)
-    assert all(one["default"] and one["help"] for one in shown.values())
+def test_papermill_s_help_shows_name_type_default_and_meaning_of_every_parameter():
+    for path in NOTEBOOKS:
+        shown = inspect_notebook(path)
+        assert {name: one["inferred_type_name"] for name, one in shown.items()} == parameter_kinds(path)
+        assert all(one["default"] and one["help"] for one in shown.values())
 
 
 @pytest.mark.slow

@@ -163,10 +163,8 @@ def test_each_epoch_is_logged_while_a_notebook_runs(walked):
     "changed, message",
     [
         (dict(changes={"epoch": 1}), "did you mean 'epochs'"),
-        (dict(changes={"epochs": "3"}), "must be int"),
         (dict(changes={"name": "mine"}), "name cannot be changed"),
         (dict(splits=0), "splits is 0"),
-        (dict(workers=-1), "workers is -1"),
         (dict(changes={"manifold_weight": 0.1}), "manifold_weight defines the variant 'no-manifold'"),
         (dict(figures_dir=str(reference_folder(""))), "holds the reference results"),
         (dict(ablation=True, changes={"crops": 3}), "crops defines the variant 'crops-2'"),

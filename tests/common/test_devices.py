@@ -22,17 +22,14 @@ def test_auto_prefers_an_accelerator(monkeypatch):
     assert resolve_device("auto") == "cpu"
 
 
-@pytest.mark.parametrize(
-    "device, message",
-    [
+def test_a_missing_or_unknown_device_is_refused(monkeypatch):
+    for device, message in [
         ("cuda", "device 'cuda' is not available: this machine has .*cpu"),
         ("gpu", "unknown device 'gpu': choose one of auto, cpu, cuda, mps"),
-    ],
-)
-def test_a_missing_or_unknown_device_is_refused(monkeypatch, device, message):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match=message):
-        resolve_device(device)
+    ]:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(InputError, match=message):
+            resolve_device(device)
 
 
 @pytest.mark.parametrize(

@@ -113,11 +113,11 @@ def test_the_gradient_of_a_shared_batch_is_that_of_the_whole_batch(livec, tmp_pa
     torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("images, processes", [(5, 1), (5, 2), (7, 3), (6, 3)])
-def test_the_parts_of_all_processes_make_the_batch_and_differ_by_one_image_at_most(images, processes):
-    fabrics = [SimpleNamespace(world_size=processes, global_rank=number) for number in range(processes)]
-    parts = [list(range(images))[part(fabric, images)] for fabric in fabrics]
-    assert sum(parts, []) == list(range(images)) and max(map(len, parts)) - min(map(len, parts)) <= 1
+def test_the_parts_of_all_processes_make_the_batch_and_differ_by_one_image_at_most():
+    for images, processes in [(5, 1), (5, 2), (7, 3), (6, 3)]:
+        fabrics = [SimpleNamespace(world_size=processes, global_rank=number) for number in range(processes)]
+        parts = [list(range(images))[part(fabric, images)] for fabric in fabrics]
+        assert sum(parts, []) == list(range(images)) and max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_one_process_keeps_its_values():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 
-import pytest
 
 from lmcl_core.common.errors import InputError, counted, first_line, save_failed, system_error_message, unknown
 
@@ -19,13 +18,14 @@ def test_a_notebook_shows_an_error_without_its_traceback():
     assert InputError("what to do")._render_traceback_() == ["InputError: what to do"]
 
 
-@pytest.mark.parametrize(
-    "number, fix",
-    [(errno.ENOSPC, "free some space"), (errno.ENOTDIR, "is in the way"), (errno.EACCES, "check the folder")],
-)
-def test_a_failed_write_says_what_to_do(number, fix):
-    message = str(save_failed("a.csv", OSError(number, "reason")))
-    assert fix in message and "a.csv" in message
+def test_a_failed_write_says_what_to_do():
+    for number, fix in [
+        (errno.ENOSPC, "free some space"),
+        (errno.ENOTDIR, "is in the way"),
+        (errno.EACCES, "check the folder"),
+    ]:
+        message = str(save_failed("a.csv", OSError(number, "reason")))
+        assert fix in message and "a.csv" in message
 
 
 def test_an_error_of_the_system_is_described_if_its_cause_is_known():

@@ -67,6 +67,7 @@ def test_bytes_are_counted_from_what_is_there(monkeypatch, capsys):
     assert capsys.readouterr().err == "downloading 1.50GB/3.00GB, 50.0MB/s, 30 s left\n"
 
 
+@pytest.mark.slow
 def test_an_executed_notebook_has_no_progress_in_its_outputs():
     source = (
         "from lmcl_core.common import progress\nprogress._FIRST = 0\nprint(list(progress.bar('abc', 3, 'letters')))"

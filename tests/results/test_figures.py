@@ -100,16 +100,13 @@ def test_only_the_salient_crop_has_a_thick_frame():
     assert widths.index(max(widths)) == 1 and len(widths) == 3
 
 
-@pytest.mark.parametrize(
-    "figure",
-    [
+def test_a_drawing_function_returns_a_figure_with_data():
+    for figure in [
         figures.mos_by_level(pd.DataFrame(dict(distortion=["a", "a"], level=[1, 2], mos=[2.0, 1.0])), "MOS"),
         figures.image_grid([np.zeros((4, 6, 3), np.uint8)] * 3, ["x", "y", "z"], columns=2),
         figures.training_curves(pd.DataFrame({name: [1.0, 0.5] for name in HISTORY.split()})),
-    ],
-)
-def test_a_drawing_function_returns_a_figure_with_data(figure):
-    assert isinstance(figure, Figure) and any(axes.has_data() for axes in figure.axes)
+    ]:
+        assert isinstance(figure, Figure) and any(axes.has_data() for axes in figure.axes)
 
 
 def test_drawing_does_not_import_torch():

@@ -196,7 +196,14 @@ def of_other_data(folder, record):
     write_run(folder, {**record, "data_hash": "other"})
 
 
-@pytest.mark.parametrize("damage", [cut, without_metrics, of_another_version, of_other_data])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut,
+        of_another_version,
+        of_other_data,
+    ],
+)
 def test_a_run_that_cannot_be_recorded_is_named(table, file, tmp_path, put_run, damage):
     put_run(tmp_path / "runs", table, 0)
     folder = run_folder(tmp_path / "runs", "livec", "lmcl", 0)
@@ -224,10 +231,7 @@ def test_the_command_adds_the_runs_of_a_folder(table, tmp_path, put_run, monkeyp
     "arguments, message",
     [
         (["livec"], "arguments are required: data_root; usage: python -m lmcl_core.results.records [-h] [--debug]"),
-        (["livec", "a", "b", "c", "d"], "unrecognized arguments: d; usage:"),
-        (["live", "{livec}"], "records: missing_folder"),
         (["livc", "{livec}"], "did you mean 'livec'?"),
-        (["livec", "{livec}", "{livec}", ""], "RECORDS is empty"),
         (["livec", "{livec}", "{livec}", "{livec}"], "is a folder: name a CSV file"),
         (["livec", "{livec}", "{livec}/nowhere"], "no finished run of livec"),
     ],

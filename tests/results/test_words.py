@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import pytest
+
 
 from lmcl_core.results import words
 from lmcl_core.results.words import Table
 
 
-@pytest.mark.parametrize(
-    "low, high, expected",
-    [
+def test_a_verdict_is_what_the_interval_allows():
+    for low, high, expected in [
         (0.01, 0.04, "higher"),
         (-0.04, -0.01, "lower"),
         (-0.0062, 0.002, "no difference larger than 0.007"),
@@ -20,10 +19,8 @@ from lmcl_core.results.words import Table
         (-0.1, 0.002, "undecided"),
         (-2.1, 2.0, "undecided"),
         (np.nan, np.nan, "no interval"),
-    ],
-)
-def test_a_verdict_is_what_the_interval_allows(low, high, expected):
-    assert words.verdict(low, high, limit=0.05) == expected
+    ]:
+        assert words.verdict(low, high, limit=0.05) == expected
 
 
 def test_a_conclusion_names_every_row_once_under_its_verdict():
@@ -47,6 +44,12 @@ def test_a_table_has_dashes_for_nothing_signs_for_differences_and_notes_below():
         "[1] source",
     ]
     assert repr(Table(frame[:0], notes=["nothing was run"])).strip() == "nothing was run"
+
+
+def test_benchmarks_without_a_folder_share_a_line():
+    reasons = dict(live="missing_folder: /data: no LIVE", csiq="bad_label_row: line 3", spaq="missing_folder: no SPAQ")
+    lines = ["csiq: left out: bad_label_row: line 3", "left out, their folders are missing: live, spaq"]
+    assert words.left_out(reasons) == lines and words.left_out({}) == []
 
 
 def test_equal_sources_have_one_number():
