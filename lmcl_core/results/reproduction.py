@@ -211,7 +211,8 @@ def compare(own: Path, reference: Path) -> Comparison:
         }
     )
     facts = {side: {name: _listed(run.loc[common, name]) for name in _MACHINE} for side, run in runs.items()}
-    recorded = tuple(n for n in common if runs["yours"]["torch"].fillna("")[n] == "")
+    versions = runs["yours"]["torch"].astype(str)
+    recorded = tuple(n for n in common if versions[n] in ("", "nan"))
     return Comparison(own.name, table, pd.DataFrame.from_dict(facts, orient="index"), recorded)
 
 
