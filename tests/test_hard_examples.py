@@ -138,12 +138,6 @@ def test_the_rank_of_a_distance_is_the_share_of_closer_pairs():
     assert distance_rank(feature, b, a).tolist() == pytest.approx(expected)
 
 
-def test_the_closest_pair_has_rank_zero():
-    feature = described().feature
-    a, b = np.unravel_index(cosine_distance(feature).argmin(), (12, 12))
-    assert distance_rank(feature, pd.Series([a]), pd.Series([b])).tolist() == [0.0]
-
-
 def spread_by_loops(crop_feature):
     n, K, C = crop_feature.shape
     flat = crop_feature.reshape(n * K, C).astype(float)
@@ -221,12 +215,6 @@ def test_features_in_the_order_of_opinion_have_no_hard_pairs_and_shuffled_ones_d
     scrambled = separation(Features(scrambled.image, mos, mos, scrambled.feature, scrambled.crop_feature), 2)
     assert ordered["hard_pair_share"] == 0 and ordered["knn_mos_error"] < 10
     assert scrambled["hard_pair_share"] > 0.3 and scrambled["knn_mos_error"] > 15
-
-
-def test_wider_crops_have_more_spread():
-    mos = np.linspace(0, 100, 20)
-    spreads = [separation(on_a_circle(mos, jitter), 2)["intra_image_spread"] for jitter in (0.0, 0.1, 0.3, 0.6)]
-    assert spreads[0] == pytest.approx(0, abs=1e-6) and spreads == sorted(spreads) and spreads[3] > 0.05
 
 
 def test_umap_is_asked_for_no_more_neighbours_than_there_are(monkeypatch):

@@ -23,15 +23,6 @@ def tags(cell) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
-def test_the_walk_is_all_there():
-    assert [path.stem for path in NOTEBOOKS][:4] == [
-        "01_data_preparation",
-        "02_training",
-        "03_benchmark_evaluation",
-        "04_hard_examples_umap",
-    ]
-
-
 def test_the_first_cell_says_question_inputs_outputs_and_minutes():
     for path in NOTEBOOKS:
         first = nbformat.read(path, as_version=4).cells[0]

@@ -96,10 +96,6 @@ def test_a_user_is_there_where_cells_may_ask_for_input(monkeypatch):
     assert explorers.has_user() is False
 
 
-def test_there_is_no_user_outside_a_kernel():
-    assert explorers.has_user() is False
-
-
 def test_buttons_walk_from_one_end_to_the_other():
     import ipywidgets
 

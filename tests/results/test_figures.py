@@ -83,11 +83,6 @@ def test_an_incomplete_row_of_splits_has_no_empty_panel():
     assert len(figures.scores_against_mos(data, "MOS").axes) == 6
 
 
-def test_the_histogram_counts_every_image():
-    bars = figures.mos_histogram(SCORES, "MOS").axes[0].patches
-    assert sum(bar.get_height() for bar in bars) == len(SCORES)
-
-
 def test_only_the_salient_crop_has_a_thick_frame():
     boxes = torch.tensor([[[0, 0, 8, 8], [4, 4, 8, 8], [2, 2, 8, 8]]])
     figure = figures.crops_and_saliency(

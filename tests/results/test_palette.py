@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
-import pytest
 from matplotlib.colors import to_rgb
 from skimage.color import deltaE_ciede2000, rgb2lab
 
@@ -39,16 +38,9 @@ def too_close(colours, kind: str) -> list[tuple[str, str]]:
     return [pair for pair in combinations(colours, 2) if deltaE_ciede2000(*(seen(c, kind) for c in pair)) < LEAST]
 
 
-@pytest.mark.parametrize("kind", MACHADO)
-def test_the_colours_of_groups_and_grey_stay_apart(kind):
-    assert too_close([*palette.COLOURS, palette.GREY], kind) == []
-
-
-@pytest.mark.parametrize("kind", MACHADO)
-def test_a_palette_with_red_and_green_is_found_bad(kind):
-    red, green, blue = "#c04000", "#607000", "#0000ff"
-    assert deltaE_ciede2000(*(rgb2lab(to_rgb(colour)) for colour in (red, green))) > 40, "far apart for most readers"
-    assert too_close([red, green, blue], kind) == [(red, green)]
+def test_the_colours_of_groups_and_grey_stay_apart():
+    for kind in MACHADO:
+        assert too_close([*palette.COLOURS, palette.GREY], kind) == []
 
 
 def test_groups_differ_without_colour():
