@@ -68,13 +68,12 @@ def test_a_recipe_is_frozen():
         Recipe().epochs = 3
 
 
-@pytest.mark.parametrize("given, meant", [("temprature", "temperature")])
-def test_an_unknown_field_is_refused_with_the_nearest_known_one(given, meant):
+def test_an_unknown_field_is_refused_with_the_nearest_known_one():
     with pytest.raises(InputError) as error:
-        Recipe.from_dict({given: 1})
-    assert str(error.value) == f"unknown recipe field {given!r}: did you mean {meant!r}?"
-    with pytest.raises(TypeError, match=given):
-        Recipe(**{given: 1})
+        Recipe.from_dict({"temprature": 1})
+    assert str(error.value) == "unknown recipe field 'temprature': did you mean 'temperature'?"
+    with pytest.raises(TypeError, match="temprature"):
+        Recipe(temprature=1)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,16 @@ _KEPT = dict(
 )
 
 
+_REPEAT = "finished {} are kept, run the same command again to continue"
+#: What remains of a command that was stopped.
+_KEPT = dict(
+    train=_REPEAT.format("epochs"),
+    reproduce=_REPEAT.format("epochs"),
+    score="the printed rows are complete; the other images are not scored",
+    bench="results of complete parts are kept in files whose names end in unfinished",
+)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser of ``python -m lmcl_core.MODULE`` that raises wrong use as `InputError`, and knows ``--debug``."""
 
