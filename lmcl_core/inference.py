@@ -238,11 +238,13 @@ class Scorer:
         device: where to work.
     """
 
+    backbone: FrozenBackbone | None = None  # of the frozen regime
+
     def __init__(
         self, model: QualityModel | FrozenModel, recipe: Recipe, about: dict[str, Any], device: torch.device
     ) -> None:
         self.model = model.to(device, memory_format=torch.channels_last).eval()
-        self.recipe, self.about, self.device, self.backbone = recipe, about, device, None
+        self.recipe, self.about, self.device = recipe, about, device
         if recipe.frozen:
             self.backbone = FrozenBackbone(recipe.backbone, recipe.crop_size, recipe.pretrained).to(device)
             _check_backbone(recipe, about)

@@ -66,7 +66,7 @@ def conditions(device: str, precision: str, processes: int = 1) -> dict[str, Any
         precision=usable_precision(device, precision),
         threads=torch.get_num_threads(),
         processes=processes,
-        torch=torch.__version__,
+        torch=str(torch.__version__),
     )
 
 

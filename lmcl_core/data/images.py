@@ -155,7 +155,7 @@ def _open(source: str | Path | io.BytesIO, name: object) -> Image.Image:
     try:
         image = open_any(source)
     except FileNotFoundError as error:
-        raise InputError(f"missing image {name}: check its path, or unpack its archive again") from error
+        raise InputError(f"missing image {name}: check its path, or download or unpack it again") from error
     except PermissionError as error:
         raise InputError(f"image {name} is not readable: give yourself permission to read it") from error
     except Image.DecompressionBombError as error:
@@ -180,7 +180,7 @@ def _unreadable(name: object, error: Exception, source: str | Path | io.BytesIO 
     if source is not None and (refused := refusal(source, name)):
         return refused
     reason = "unknown format" if isinstance(error, UnidentifiedImageError) else first_line(error)
-    return InputError(f"unreadable image {name} ({reason}): it is damaged or not an image; fetch this file again")
+    return InputError(f"unreadable image {name} ({reason}): it is damaged or not an image; download or copy it again")
 
 
 def upright_size(path: Path) -> tuple[int, int]:

@@ -154,7 +154,7 @@ def _build(paths: Sequence[Path], index: Path, short_side: int | None, log: Log)
         unsynced = 0
         for path, size, pixels in bar(zip(paths, sizes, decoded), len(paths), "decoding"):
             if pixels.shape[:2] != size:
-                raise InputError(f"unreadable image {path}: header and pixels disagree; fetch this file again")
+                raise InputError(f"unreadable image {path}: header and pixels disagree; download or copy it again")
             unsynced += file.write(np.ascontiguousarray(pixels))
             if unsynced >= SYNC_BYTES:
                 file.flush()

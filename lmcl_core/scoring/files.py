@@ -122,10 +122,14 @@ def _predict(scorer: Scorer, batch: list[tuple[str | Path, Tensor]]) -> list[Pre
 
 def _read(open_file: Callable, short_side: int, file: str | Path) -> tuple[str | Path, Tensor | InputError]:
     try:
-        return file, load_rgb(open_file(file), short_side)
+        opened = open_file(file)  # an error of a store that does not answer is not the file's fault
+        try:
+            return file, load_rgb(opened, short_side)
+        except Exception as error:  # whatever a file does to a decoder
+            raise error if isinstance(error, InputError) else _failed(file, "read", error) from error
     except InputError as error:
         return file, error
-    except Exception as error:  # whatever a file does to a decoder or a store, it is this file's fault
+    except MemoryError as error:
         return file, _failed(file, "read", error)
 
 

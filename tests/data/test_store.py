@@ -184,13 +184,13 @@ def test_leftovers_of_a_killed_process_are_deleted(table):
 def test_a_truncated_image_is_named_and_leaves_nothing_behind(table, row, cut):
     path = path_of(table, row)
     path.write_bytes(path.read_bytes()[: int(cut * path.stat().st_size)])
-    with pytest.raises(InputError, match=f"unreadable image {path} .*fetch this file again"):
+    with pytest.raises(InputError, match=f"unreadable image {path} .*download or copy it again"):
         ImageStore.open(table)
     assert stored() == []
 
 
 def test_a_missing_image_and_a_wrong_header_are_named(table, monkeypatch):
-    monkeypatch.setattr(store_module, "decode", lambda path: np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr(store_module, "decode", lambda path, short_side: np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(InputError, match=f"unreadable image {path_of(table, 0)}: header and pixels disagree"):
         ImageStore.open(table)
     path_of(table, 2).unlink()
