@@ -12,7 +12,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     # Heads on stored features of CLIP's image tower: a LIVEC split trains in seconds once the features are there.
     "clip-b16-frozen": dict(
         **_CLIP,
-        **dict(frozen=True, scales=(1.0, 1.5), flip=False, precision="32-true", epochs=5, batch_images=32, lr=3e-5),
+        **dict(frozen=True, scales=(1.0, 1.5), flip=False, precision="32-true", epochs=5, batch_images=32, lr=1e-4),
         **dict(manifold_weight=0.2, quality_sigma=1.0, correlation_weight=0.5),  # the same on every benchmark
     ),
     # Fine-tuned; not tuned, because a run takes hours without a GPU.
