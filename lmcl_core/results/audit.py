@@ -109,7 +109,8 @@ def _differences(row: dict, again: dict) -> Iterator[str]:
 
 def _check_rows(folder: Path) -> Iterator[tuple[Path, str]]:
     """Rows of results against the records, or the hashes of the runs beside them."""
-    kept = [read_records(path) for place in (folder, folder.parent) for path in sorted(place.glob("records*.csv"))]
+    places = [place for place in (folder, *folder.parents) if place.is_relative_to(project_folder() / "figures")]
+    kept = [read_records(path) for place in places for path in sorted(place.glob("records*.csv"))]
     known = pd.concat(kept) if kept else pd.DataFrame(columns=COLUMNS)
     same = known.assign(name=known["name"].str.split("@").str[0]).groupby(["name", "split"])  # all seeds of a variant
     means = same[["plcc", "srcc"]].mean().reset_index()
