@@ -59,7 +59,7 @@ def score_files(
 ) -> Iterator[FileScore]:
     """Score image files in their order. A file that cannot be read or scored does not stop the others.
 
-    Memory does not grow with the number of files: about 3 GB at most, for the largest images that
+    Memory does not grow with the number of files: 3.5 GB at most, for the largest images that
     `data.formats.check_image` accepts.
 
     Args:

@@ -140,7 +140,7 @@ def test_large_images_make_small_batches(scorer, folder, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_largest_image_that_is_accepted_takes_at_most_3_gb(weights, tmp_path):
+def test_the_largest_image_that_is_accepted_takes_at_most_3_and_a_half_gb(weights, tmp_path):
     """A progressive JPEG file of 178 megapixels, with full chroma, a profile and a rotation, in its own process."""
     path, exif = tmp_path / "large.jpg", Image.Exif()
     exif[0x0112] = 6
@@ -155,7 +155,7 @@ def test_the_largest_image_that_is_accepted_takes_at_most_3_gb(weights, tmp_path
     )
     command = [sys.executable, "-c", code, str(weights), str(path)]
     fault, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert fault == "None" and int(peak) < 3.2e9, peak
+    assert fault == "None" and int(peak) < 3.5e9, peak
 
 
 def test_a_number_below_one_is_refused_immediately(scorer):
