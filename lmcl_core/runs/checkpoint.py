@@ -30,7 +30,12 @@ def save(trainer: Any, folder: Path, identity: dict[str, Any], origin: dict[str,
     """
     with atomic_write(folder / NAME) as path, open(path, "w+b") as file:  # given a path, torch hides the errno
         file.write(bytes(_LENGTH))
-        torch.save(dict(identity=identity, made_by=origin, **trainer.state()), file)
+        try:
+            torch.save(dict(identity=identity, made_by=origin, **trainer.state()), file)
+        except RuntimeError as error:  # torch raises it when it cannot end a file that could not be written
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
         line = _first_line(file)
         file.seek(0)
         file.write(line)

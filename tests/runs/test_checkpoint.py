@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,21 @@ def saved(tmp_path):
     """A run folder with the checkpoint of epoch 3."""
     checkpoint.save(Counter(3), tmp_path, IDENTITY, dict(commit="c"))
     return tmp_path
+
+
+class Full(io.BytesIO):
+    """A file of which only the beginning can be written."""
+
+    def write(self, data):
+        if self.tell() > 100:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
+
+
+def test_a_full_disk_is_told_although_torch_hides_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "open", lambda *arguments: Full(), raising=False)
+    with pytest.raises(RunError, match="disk full while saving .*checkpoint.pt: free some space"):
+        checkpoint.save(Counter(3), tmp_path, IDENTITY, {})
 
 
 def test_a_checkpoint_restores_the_state_and_the_provenance(saved, tmp_path):
