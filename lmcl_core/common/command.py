@@ -15,17 +15,6 @@ from typing import Any, NoReturn
 
 from .errors import InputError, RunError, counted, system_error_message
 
-
-_REPEAT = "finished {} are kept, run the same command again to continue"
-#: What remains of a command that was stopped.
-_KEPT = dict(
-    train=_REPEAT.format("epochs"),
-    reproduce=_REPEAT.format("epochs"),
-    score="the printed rows are complete; the other images are not scored",
-    bench="results of complete parts are kept in files whose names end in unfinished",
-)
-
-
 _REPEAT = "finished {} are kept, run the same command again to continue"
 #: What remains of a command that was stopped.
 _KEPT = dict(
