@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ..common.devices import autocast, usable_precision
+from ..common.devices import autocast, keep_freed_memory, usable_precision
 from ..common.errors import InputError, RunError, save_failed
 from ..common.files import LockedError, file_lock
 from ..common.paths import cache_folder
@@ -290,6 +290,7 @@ def _main() -> None:
     """One process of `_fill_in_processes`: its job comes on standard input."""
     parent, job, rank = pickle.load(sys.stdin.buffer)
     torch.set_num_threads(1)
+    keep_freed_memory()
     for _ in _fill(job, rank, FrozenBackbone(*job[4])):
         if os.getppid() != parent:  # it was killed
             return

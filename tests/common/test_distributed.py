@@ -19,8 +19,13 @@ from lmcl_core.common.distributed import broadcast, collect, gather, make_fabric
 from lmcl_core.runs.folder import read_run
 
 TRAIN = """
-import atexit, sys, torch
-atexit.register(lambda: print("left the group:", not torch.distributed.is_initialized()))  # the last one to be called
+import atexit, os, pathlib, sys, torch
+
+def note():  # registered first, so called last
+    state = "in the group" if torch.distributed.is_initialized() else "left the group"
+    pathlib.Path(sys.argv[2]).with_name("rank-" + os.environ["RANK"]).write_text(state)
+
+atexit.register(note)
 from lmcl_core import Recipe, load_benchmark, make_split, train
 
 table = load_benchmark("livec", sys.argv[1])
@@ -87,10 +92,13 @@ def test_two_processes_that_are_killed_and_resumed_make_the_run_of_one(livec, tm
 
     code, _ = run_together(livec, two, DIE_AFTER_ONE_EPOCH + TRAIN)
     assert code != 0 and (two / "checkpoint.pt").is_file() and not (two / "run.json").exists()
+    for noted in tmp_path.glob("rank-*"):
+        noted.unlink()
     code, output = run_together(livec, two, TRAIN)
     assert code == 0, output
-    lines = ("epoch 1/2", "epoch 2/2", "finished before", "left the group: True")
-    assert [output.count(line) for line in lines] == [0, 1, 1, 2]
+    lines = ("epoch 1/2", "epoch 2/2", "finished before")
+    assert [output.count(line) for line in lines] == [0, 1, 1], output
+    assert [(tmp_path / f"rank-{rank}").read_text() for rank in (0, 1)] == ["left the group"] * 2, output
 
     assert [read_run(folder)["processes"] for folder in (one, two)] == [1, 2]
     histories = [pd.read_csv(folder / "history.csv").drop(columns="train_seconds") for folder in (one, two)]
