@@ -22,10 +22,9 @@ from PIL import Image
 
 from ..common.command import Parser, exit_codes
 from ..common.errors import InputError
-from ..common.progress import bar
 from ..data.benchmarks import load_benchmark
 from ..data.distortions import DISTORTIONS, LEVELS
-from ..data.own import FILE
+from ..data.own import COLUMNS, FILE
 from ..data.splits import make_split
 from ..data.store import ImageStore
 from ..inference import Scorer, load
@@ -70,33 +69,29 @@ def write_mixture(
             raise InputError(f"{run} is not a finished run of split 0 of {table.attrs['benchmark']}: train it first")
     if (out := Path(out)).exists():
         raise InputError(f"{out} exists: name a new folder")
-    splits = [make_split(table, 0) for table in tables]
-    teachers = [load(run) for run in runs]
-    stores = [ImageStore.open(table) for table in tables]
     (out / "images").mkdir(parents=True)
+    splits = [make_split(table, 0) for table in tables]
+    stores = [ImageStore.open(table) for table in tables]
+    first, second = (load(run) for run in runs)
 
-    livec_rows = tables[0].assign(official_split=pd.NA)
-    livec_rows.iloc[splits[0].train, livec_rows.columns.get_loc("official_split")] = "train"
-    livec_rows.iloc[splits[0].test, livec_rows.columns.get_loc("official_split")] = "test"
-    live_train = tables[1].iloc[splits[1].train]
-    to_livec = _line(live_train["mos"], _scores(teachers[0], stores[1], splits[1].train))
-    live_rows = live_train.assign(mos=to_livec(live_train["mos"]), official_split="train")
-    rows = [_copied(part, name, out) for part, name in ((livec_rows, "livec"), (live_rows, "live"))]
+    livec_rows = _copied(tables[0].assign(official_split=pd.NA), "livec", out)
+    for part, name in ((splits[0].train, "train"), (splits[0].test, "test")):
+        livec_rows.loc[livec_rows.index[part], "official_split"] = name
+    live_rows = _copied(tables[1].iloc[splits[1].train].assign(official_split="train"), "live", out)
+    to_livec = _line(live_rows["mos"], _scores(first, stores[1], splits[1].train))
+    live_rows["mos"] = to_livec(live_rows["mos"])
+
+    def teach(store: ImageStore, rows: np.ndarray) -> np.ndarray:
+        return (_scores(first, store, rows) + to_livec(_scores(second, store, rows))) / 2
 
     good = splits[0].train[tables[0]["mos"].to_numpy()[splits[0].train] >= LEAST_MOS]
     chosen = np.sort(np.random.default_rng(0).permutation(good)[:photographs])
-    before = _scores(teachers[0], stores[0], chosen), to_livec(_scores(teachers[1], stores[0], chosen))
-    pairs = enumerate(zip(chosen, *before))
-    for number, (row, *scores) in bar(pairs, len(chosen), "distorting photographs"):
-        paths = _distorted(stores[0].image(int(row)).numpy(), number, out)
-        after = teachers[0].score(paths)["score"], to_livec(teachers[1].score(paths)["score"])
-        change = np.mean([new - old for new, old in zip(after, scores)], axis=0)
-        mos = falling(float(tables[0]["mos"].iloc[row]), change)
-        about = dict(content=f"livec/{tables[0]['content'].iloc[row]}", distortion=TYPES[number % len(TYPES)])
-        names = [path.relative_to(out).as_posix() for path in paths]
-        levels = range(1, LEVELS + 1)
-        rows.append(pd.DataFrame(dict(image=names, mos=mos, level=levels, official_split="train", **about)))
-    labels = pd.concat(rows, ignore_index=True)[["image", "mos", "content", "distortion", "level", "official_split"]]
+    copies = _distort(livec_rows.iloc[chosen], [stores[0].image(int(row)).numpy() for row in chosen], out)
+    after = teach(ImageStore.open(copies), np.arange(len(copies))).reshape(-1, LEVELS)
+    changes = after - teach(stores[0], chosen)[:, None]
+    copies["mos"] = np.concatenate([falling(*pair) for pair in zip(livec_rows["mos"].iloc[chosen], changes)])
+
+    labels = pd.concat([livec_rows, live_rows, copies], ignore_index=True)[list(COLUMNS)]
     labels.to_csv(out / "labels.csv", index=False, float_format="%.4f")
     (out / FILE).write_text(TOML)
     return labels
@@ -133,15 +128,21 @@ def _copied(table: pd.DataFrame, name: str, out: Path) -> pd.DataFrame:
     return table.assign(image=images, content=f"{name}/" + table["content"].astype(str))
 
 
-def _distorted(photograph: np.ndarray, number: int, out: Path) -> list[Path]:
-    """Write a photograph with the type of its number at every level; returns the paths."""
-    distortion, paths = TYPES[number % len(TYPES)], []
-    for level in range(LEVELS):
-        rng = np.random.default_rng([zlib.crc32(distortion.encode()), number])  # the same noise at all levels
-        path = out / "images" / f"distorted-{number:04d}-{level + 1}.png"
-        Image.fromarray(DISTORTIONS[distortion](photograph, level, rng)).save(path, compress_level=1)
-        paths.append(path)
-    return paths
+def _distort(rows: pd.DataFrame, photographs: Sequence[np.ndarray], out: Path) -> pd.DataFrame:
+    """Write each photograph with one type of distortion at every level; returns a table of the new images."""
+    found = []
+    for number, (content, photograph) in enumerate(zip(rows["content"], photographs)):
+        distortion = TYPES[number % len(TYPES)]
+        for level in range(LEVELS):
+            rng = np.random.default_rng([zlib.crc32(distortion.encode()), number])  # the same noise at all levels
+            image = f"images/distorted-{number:04d}-{level + 1}.png"
+            Image.fromarray(DISTORTIONS[distortion](photograph, level, rng)).save(out / image, compress_level=1)
+            about = dict(content=content, distortion=distortion, official_split="train")
+            found.append(dict(image=image, level=level + 1, **about))
+    table = pd.DataFrame(found)
+    table["mos"] = np.repeat(rows["mos"].to_numpy(), LEVELS)  # until levels have labels
+    table.attrs["root"] = str(out)
+    return table
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
