@@ -37,13 +37,6 @@ def recipe(table):
     return lmcl.Recipe.for_benchmark(table, network="clip-b16-frozen", **TINY)
 
 
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch):
-    """Start no processes, which takes seconds; a test below does."""
-    fill = lambda job, done, progress: [*bank._fill((*job[:-1], 1), 0, bank.FrozenBackbone(*job[4]))]  # noqa: E731
-    monkeypatch.setattr(bank, "_fill_in_processes", fill)
-
-
 def test_every_network_names_a_model_and_valid_fields():
     for name in NETWORKS:
         recipe = lmcl.Recipe.for_benchmark("livec", network=name)
