@@ -73,15 +73,8 @@ COMPARED = ("lmcl", "no-manifold")
 
 #: Fields that were removed, each with the value that equals today's behaviour. They still enter the hash, so that
 #: recipes of earlier versions keep their hashes.
-_RETIRED = dict(
-    stages=None,
-    frozen_stages=0,
-    probe=False,
-    backbone_lr=None,
-    batchnorm_momentum=0.05,
-    freeze_batchnorm=True,
-    tested="student",
-)
+_RETIRED = dict(stages=None, frozen_stages=0, probe=False, backbone_lr=None, batchnorm_momentum=0.05)
+_RETIRED |= dict(freeze_batchnorm=True, tested="student")
 #: Fields that were added later, each with the value that equals the earlier behaviour. A field with that value does not
 #: enter the hash, so that runs of earlier versions keep their hashes.
 _ADDED_LATER = dict(frozen_stages=0, saliency_pooling=True, train_share=1.0, view_gradient=True, frozen=False)
@@ -166,15 +159,10 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
-        """Make a recipe from plain values, such as those of a JSON file or a notebook's parameters.
+        """Make a recipe from plain values, such as those of a JSON file; `base` supplies the other fields.
 
-        Args:
-            values: field names and values; lists stand for tuples. A field of an earlier version is accepted
-                only with the value that equals today's behaviour, and is then ignored.
-            base: recipe that supplies the other fields; the defaults if None.
-
-        Raises:
-            InputError: unknown or retired field, wrong type or range.
+        A field of an earlier version is accepted only with the value that equals today's behaviour, and is then
+        ignored. InputError: unknown or retired field, wrong type or range.
         """
         known = {one.name for one in fields(cls)}
         for name in values:
@@ -219,11 +207,7 @@ class Recipe:
 
     @staticmethod
     def parse_changes(changes: Mapping[str, Any] | str) -> dict[str, Any]:
-        """Changed fields as a dict, from a mapping or from JSON, such as ``{"epochs": 1}``; fields are not checked.
-
-        Raises:
-            InputError: the text is not a JSON object.
-        """
+        """Changed fields as a dict, from a mapping or from JSON, such as ``{"epochs": 1}``; fields are not checked."""
         parsed: Any = changes
         if isinstance(changes, str):
             try:
@@ -231,17 +215,12 @@ class Recipe:
             except (ValueError, RecursionError):
                 parsed = None
         if not isinstance(parsed, Mapping):
-            raise InputError(
-                f'recipe changes {str(changes)[:80]!r} are not a JSON object: write for example {{"epochs": 1}}'
-            )
+            fix = 'write for example {"epochs": 1}'
+            raise InputError(f"recipe changes {str(changes)[:80]!r} are not a JSON object: {fix}")
         return dict(parsed)
 
     def differences(self, benchmark: str | pd.DataFrame) -> dict[str, Any]:
-        """Fields, without the name, that differ from the preset of the recipe's variant, or of "lmcl" for other names.
-
-        Args:
-            benchmark: as in `for_benchmark`.
-        """
+        """Fields but the name that differ from the preset of the recipe's variant, or of "lmcl" for other names."""
         variant, _, network = self.name.partition("@")[0].partition("+")
         known = variant in VARIANTS and network in ("", *NETWORKS)
         preset = _preset(benchmark, *((variant, network or DEFAULT_NETWORK) if known else ())).to_dict()
@@ -299,24 +278,13 @@ def _preset(benchmark: str | pd.DataFrame, variant: str = "lmcl", network: str =
 
 
 def variants_of(benchmark: str | pd.DataFrame, network: str = DEFAULT_NETWORK) -> tuple[str, ...]:
-    """Names of the variants that differ from a benchmark's preset, and "lmcl", which is the preset.
-
-    The arguments are as in `Recipe.for_benchmark`.
-    """
+    """Names of the variants that differ from a benchmark's preset, and "lmcl", which is the preset."""
     hashes = {name: _preset(benchmark, name, network).hash for name in VARIANTS}
     return tuple(name for name, found in hashes.items() if name == "lmcl" or found != hashes["lmcl"])
 
 
 def check_changes(changes: Mapping[str, Any], variants: Iterable[str] = tuple(VARIANTS)) -> None:
-    """Refuse changes of the name, or of a field that defines one of the variants.
-
-    Args:
-        changes: recipe fields that are to differ in every variant.
-        variants: keys of `VARIANTS`.
-
-    Raises:
-        InputError: such a change.
-    """
+    """Raise InputError if `changes` hold the name, or a recipe field that defines one of the variants."""
     if "name" in changes:
         raise InputError("recipe field name cannot be changed here: run folders are named after their variants")
     for name in variants:

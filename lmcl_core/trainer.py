@@ -50,16 +50,7 @@ class Outputs(NamedTuple):
 
 
 class Trainer:
-    """Student, teacher, optimiser and data of one run.
-
-    Args:
-        table: from `load_benchmark`.
-        split: from `make_split`.
-        recipe: every hyper-parameter.
-        store: the table's images.
-        device: "auto", "cpu", "cuda" or "mps".
-        log: called with a line before work that takes minutes.
-    """
+    """Student, teacher, optimiser and data of one run; `log` is called with a line before work that takes minutes."""
 
     def __init__(
         self,
@@ -95,10 +86,8 @@ class Trainer:
         recipe = self.recipe
         student = QualityModel(recipe.backbone, recipe.pretrained, recipe.embedding_dim, recipe.crop_size)
         if student.transformer and recipe.view_side != recipe.crop_size:
-            raise InputError(
-                f"recipe field view_size is {recipe.view_size}: a vision transformer needs view_size equal to "
-                f"crop_size, {recipe.crop_size}"
-            )
+            needed = f"a vision transformer needs view_size equal to crop_size, {recipe.crop_size}"
+            raise InputError(f"recipe field view_size is {recipe.view_size}: {needed}")
         return student
 
     def _build_model(self) -> None:
@@ -112,11 +101,9 @@ class Trainer:
         self.model, self.optimizer = self.fabric.setup(student, optimizer)
         self.student, self.teacher = student, make_teacher(student)
         batches = self.batches(torch.Generator())
-        if min(map(len, batches)) < self.fabric.world_size:
-            raise InputError(
-                f"{self.fabric.world_size} processes cannot share {min(map(len, batches))} images: start fewer "
-                "processes, or raise batch_images"
-            )
+        if (least := min(map(len, batches))) < self.fabric.world_size:
+            problem = f"{self.fabric.world_size} processes cannot share {least} images"
+            raise InputError(f"{problem}: start fewer processes, or raise batch_images")
         self.schedule = make_schedule(optimizer, recipe, len(batches))
 
     def describe(self) -> str:
@@ -172,11 +159,7 @@ class Trainer:
         return Batch(indices, boxes[own], crops, views)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of student, optimiser, schedule and teacher.
-
-        Returns:
-            Detached values of the loss terms, by name, on the training device.
-        """
+        """One step of student, optimiser, schedule and teacher; returns detached loss terms by name."""
         student, teacher, density = self._forward(batch)
         terms = self._losses(student, teacher, density, self.target[batch.indices].to(self.device))
 
@@ -192,9 +175,8 @@ class Trainer:
     def _forward(self, batch: Batch) -> tuple[Outputs, Outputs, Tensor]:
         """Student and teacher on the whole batch, gathered from all processes, and the saliency (B, K) of the crops."""
         with self.fabric.autocast():
-            crops, views = (
-                self._inputs(part.to(self.device, non_blocking=True)) for part in (batch.crops, batch.views)
-            )
+            parts = (part.to(self.device, non_blocking=True) for part in (batch.crops, batch.views))
+            crops, views = map(self._inputs, parts)
             with torch.no_grad():
                 teacher = self._outputs(self.teacher, crops, views)
         student = self._outputs(self.model, crops, views)
@@ -291,9 +273,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) 
     """The learning rate over a run of `steps` steps an epoch: one cycle, or a tenth after every three epochs."""
     if recipe.schedule == "step":
         return torch.optim.lr_scheduler.StepLR(optimizer, 3 * steps, 0.1)
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=recipe.lr, total_steps=recipe.epochs * steps, cycle_momentum=False
-    )
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, recipe.epochs * steps, cycle_momentum=False)
 
 
 def _seed(seed: int, epoch: int) -> int:

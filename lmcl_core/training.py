@@ -45,8 +45,7 @@ def train(
     torchrun share every batch, and rank 0 writes the folder, which all of them must see.
 
     Args:
-        table: from `load_benchmark`.
-        split: from `make_split`.
+        table, split: from `load_benchmark` and `make_split`.
         recipe: every hyper-parameter.
         out_dir: the run folder.
         device: "auto", "cpu", "cuda" or "mps".
@@ -66,10 +65,8 @@ def train(
     check_split(table, split)
     if not isinstance(recipe, Recipe):
         raise InputError(f"recipe is {recipe!r}: pass a Recipe, such as Recipe.for_benchmark('livec', 'no-manifold')")
-    if not isinstance(out_dir, (str, Path)):
+    if not isinstance(out_dir, (str, Path)) or not str(out_dir).strip():
         raise InputError(f"out_dir is {out_dir!r}: name the run folder")
-    if not str(out_dir).strip():
-        raise InputError("out_dir is empty: name the run folder")
     if distributed.rank() > 0:
         return _train(table, split, recipe, Path(out_dir), device, resume, lambda line: None)
     with folder.reserved(Path(out_dir)):
@@ -132,6 +129,7 @@ def _finish(
 ) -> None:
     """Write the results, run.json last, and delete the checkpoint."""
     table, split, device = trainer.table, trainer.split, trainer.device
+    backbone_weights = weights_digest(trainer.recipe.backbone) if trainer.recipe.pretrained else None
     save_model(
         out_dir / "model.safetensors",
         trainer.student,
@@ -140,7 +138,7 @@ def _finish(
         split,
         mos_mean=trainer.mos_mean,
         mos_std=trainer.mos_std,
-        backbone_weights=weights_digest(trainer.recipe.backbone) if trainer.recipe.pretrained else None,
+        backbone_weights=backbone_weights,
         largest_short_side=int(torch.minimum(trainer.store.heights, trainer.store.widths).max()),
     )
     folder.write_csv(out_dir / "history.csv", pd.DataFrame(trainer.history), float_format="%.6g")
@@ -154,7 +152,7 @@ def _finish(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         **{name: _used(trainer.conditions, name) for name in ("processor", "precision", "threads")},
         processes=trainer.fabric.world_size,
-        backbone_weights=weights_digest(trainer.recipe.backbone) if trainer.recipe.pretrained else None,
+        backbone_weights=backbone_weights,
         conditions=trainer.conditions,
         seconds=round(trainer.seconds, 1),
         metrics=scores,

@@ -96,10 +96,8 @@ def _load_in_order(network: nn.Module, state: dict[str, Tensor], name: str) -> N
     tensors = [value for key, value in state.items() if not key.endswith("num_batches_tracked")][: len(target)]
     unfit = [key for (key, a), b in zip(target.items(), tensors) if a.shape != b.shape]
     if len(tensors) != len(target) or unfit:
-        raise InputError(
-            f"pretrained weights of {name!r} do not fit timm {timm.__version__} (at {unfit[:1]}): "
-            "install the timm version of environment.yml"
-        )
+        problem = f"pretrained weights of {name!r} do not fit timm {timm.__version__} (at {unfit[:1]})"
+        raise InputError(f"{problem}: install the timm version of environment.yml")
     network.load_state_dict(dict(zip(target, tensors)), strict=False)
 
 

@@ -49,14 +49,11 @@ _ASK = "free of charge; only the owners distribute it: the LIVE laboratory of UT
 _PAGE = "offered by its authors on their page, for research; we know of no licence named there"
 _TID = "offered by its authors; their notice, as worded for TID2008: for education and research, kept with every copy"
 _YFCC = f"{_PAGE}; the photographs come from YFCC100M, each under the Creative Commons licence of its author"
-_MIXED = (
-    "labels are offered by the authors; the photographs are those of AVA, PASCAL VOC 2012, EMOTIC and a blur set, "
-    "each under its own terms (VOC gives its test photographs to registered users)"
-)
-_MIRROR = (
-    "It is not run by the owners; it collects benchmarks for academic, research and educational use, and the owners' "
-    "terms apply."
-)
+_OWNERS = "AVA, PASCAL VOC 2012, EMOTIC and a blur set"
+_MIXED = f"labels are offered by the authors; the photographs are those of {_OWNERS}, each under its own terms"
+_MIXED += " (VOC gives its test photographs to registered users)"
+_MIRROR = "It is not run by the owners; it collects benchmarks for academic, research and educational use, and the "
+_MIRROR += "owners' terms apply."
 SOURCES = {
     "live": Source("LIVE", "databaserelease2", "", 0.7, _ASK, f"{_LIVE}/Quality/subjective.htm"),
     "csiq": Source("CSIQ", "CSIQ", "csiq.tgz", 0.4, _PAGE, "https://s2.smu.edu/~eclarson/csiq.html"),
@@ -182,22 +179,15 @@ def _fetch(source: Source, work: Path, log: Callable[[str], None]) -> tuple[Path
     ):
         counted = CallbackIOWrapper(shown.update, file, "write")
         http_get(url, counted, resume_size=present, headers=headers, expected_size=remote.size)
-    digest = _sha256(part)
+    log("checking its SHA-256")
+    with open(part, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if not re.fullmatch("[0-9a-f]{64}", remote.etag or ""):
         log(f"the mirror states no SHA-256 for {source.archive}: only its size was checked")
     elif digest != remote.etag:
         part.unlink()
         raise RunError(f"{source.archive} does not have the SHA-256 that {REPOSITORY} states: run the command again")
     return part, dict(repository=REPOSITORY, file=source.archive, commit=remote.commit_hash, sha256=digest)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file, closing(meter(path.stat().st_size, "checking SHA-256", "B")) as shown:
-        while block := file.read(2**20):
-            digest.update(block)
-            shown.update(len(block))
-    return digest.hexdigest()
 
 
 @contextmanager

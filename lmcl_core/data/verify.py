@@ -71,9 +71,7 @@ def write_known_good(path: str | Path, name: str, root: str | Path | None) -> No
 def _file_faults(benchmark: Benchmark, folder: Path, missing: list[str], extra: list[str]) -> Iterator[Fault]:
     """Missing folders, missing images and extra images."""
     parents = {Path(image).parent for image in missing}
-    absent = {
-        place: [path for path in (place, *place.parents) if not os.path.isdir(folder / path)] for place in parents
-    }
+    absent = {one: [place for place in (one, *one.parents) if not os.path.isdir(folder / place)] for one in parents}
     for path in sorted({paths[-1] for paths in absent.values() if paths}):
         yield Fault("missing_folder", str(folder / path), f"all images in it are missing: {benchmark.fix}")
     inner = {image: f"{image.rpartition('/')[0]}/{Path(image).parent.name}/{Path(image).name}" for image in missing}
