@@ -222,7 +222,7 @@ def test_what_the_run_was_computed_in_is_told_and_recorded(table, split, tmp_pat
     assert any("emulates bfloat16" in line for line in lines) is not able
 
 
-def test_a_run_tells_the_code_and_the_conditions_that_it_began_with_and_every_other_one(table, split, tmp_path, monkeypatch):
+def test_a_run_tells_the_code_and_conditions_that_it_began_with_and_others(table, split, tmp_path, monkeypatch):
     recipe, save = dataclasses.replace(TINY, epochs=2, precision="bf16-mixed"), checkpoint.save
 
     def found(*states):  # each call finds the next state of the checkout
@@ -302,20 +302,19 @@ def test_an_epoch_shows_every_training_image_or_a_share_of_them(table, split, tm
     assert result["n"] == len(split.test)
 
 
-def test_a_term_of_weight_zero_is_off_and_statistics_of_batch_normalisation_stay(table, split):
-    def trained(**changes):
+def test_terms_change_gradients_and_a_weight_of_zero_turns_one_off(table, split):
+    def gradients(**changes):
         run = trainer.Trainer(table, split, dataclasses.replace(TINY, **changes), ImageStore.open(table), "cpu")
-        batch = next(run.load(run.batches(torch.Generator()), torch.Generator().manual_seed(0)))
-        start = {key: value.clone() for key, value in run.student.state_dict().items()}
-        run.step(batch)
-        return {key: value - start[key] for key, value in run.student.state_dict().items()}
+        before = {key: value.clone() for key, value in run.student.state_dict().items() if "running" in key}
+        run.step(next(run.load(run.batches(torch.Generator()), torch.Generator().manual_seed(0))))
+        now = run.student.state_dict()
+        assert len(before) > 20 and all(torch.equal(now[key], before[key]) for key in before)  # of BatchNorm
+        return {name: value.grad for name, value in run.student.named_parameters()}
 
-    with_it, without = trained(manifold_weight=0.5), trained(manifold_weight=0.0)
     head, stem = "embedding_head.2.bias", "backbone.conv_stem.weight"
-    assert without[head].abs().max() < 1e-6 < 1e-5 < with_it[head].abs().max()
-    assert not any(value.any() for key, value in with_it.items() if key.endswith(("running_mean", "running_var")))
+    assert gradients(manifold_weight=0.5)[head].any() and not gradients(manifold_weight=0.0)[head].any()
     for change in (dict(correlation_weight=1.0), dict(view_gradient=False)):
-        assert not torch.equal(trained(view_size=64, **change)[stem], trained(view_size=64)[stem])
+        assert not torch.equal(gradients(view_size=64, **change)[stem], gradients(view_size=64)[stem])
 
 
 def test_crops_weighed_alike_are_tested_alike(table, split, tmp_path):
