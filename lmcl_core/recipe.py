@@ -179,22 +179,18 @@ class Recipe:
     def for_benchmark(
         cls, benchmark: str | pd.DataFrame, recipe: str = "lmcl", /, network: str = DEFAULT_NETWORK, **changes: Any
     ) -> Recipe:
-        """The preset of a benchmark, or that preset with changes.
+        """The preset of a benchmark, or that preset with changes. InputError: unknown name or field.
 
         The recipe has the name of its variant, and of the network unless it is the default, such as
         ``lmcl+clip-b16-frozen``. If the changes alter the hash, the first six digits of the hash are added, such as
-        ``lmcl@3f2a9c``, so that a changed recipe has a run folder of its own.
+        ``lmcl@3f2a9c``, so that a changed recipe has a run folder of its own. A name among the changes is kept.
 
         Args:
             benchmark: a table of `lmcl_core.load_benchmark`, a key of `lmcl_core.BENCHMARKS`, or the path of a folder
                 with a ``benchmark.toml``. The preset of such own data comes from `preset_by_size`.
             recipe: a key of `VARIANTS`, such as "lmcl" (the method) or "no-manifold".
             network: a key of `backbones.networks.NETWORKS`.
-            **changes: fields to set on top of the preset; a field that defines the variant is ignored and keeps the
-                variant's value. A name given here is kept as it is.
-
-        Raises:
-            InputError: unknown name or field.
+            **changes: fields to set on top of the preset, except those that define the variant.
         """
         if recipe not in VARIANTS:
             raise unknown("recipe", recipe, VARIANTS)

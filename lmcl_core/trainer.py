@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from .common import distributed
 from .common.devices import conditions, keep_freed_memory
 from .common.errors import InputError, RunError
-from .common.prefetch import prefetch
+from .common.prefetch import prefetch_map
 from .common.progress import bar
 from .crops import crop_saliency, crop_weights, salient_crop, sampler_of
 from .data.splits import Split
@@ -120,7 +121,9 @@ class Trainer:
     def run_epoch(self) -> str:
         """Train one epoch, evaluate it, and return a line that describes it."""
         start = time.perf_counter()
-        generator = torch.Generator().manual_seed(_seed(self.recipe.seed, self.epoch))
+        # from seed and epoch, so that a resumed run draws the same numbers as an uninterrupted one
+        digest = hashlib.sha256(f"{self.recipe.seed}/{self.epoch}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         batches = self.batches(generator)
         loaded = bar(self.load(batches, generator), len(batches), f"epoch {self.epoch + 1}/{self.recipe.epochs}")
         self.student.train()
@@ -144,8 +147,8 @@ class Trainer:
 
     def load(self, batches: Sequence[Tensor], generator: torch.Generator) -> Iterator[Batch]:
         """Load batches one after another, prefetched for a GPU; `generator` draws crops and flips."""
-        loaded = (self._load(indices, generator) for indices in batches)
-        return prefetch(loaded) if self.device.type == "cuda" else loaded
+        load = partial(self._load, generator=generator)
+        return prefetch_map(load, batches, threads=1, depth=2) if self.device.type == "cuda" else map(load, batches)
 
     def _load(self, indices: Tensor, generator: torch.Generator) -> Batch:
         """Draw the crops of a batch, the same in every process, and gather those of this process from the store."""
@@ -274,8 +277,3 @@ def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) 
     if recipe.schedule == "step":
         return torch.optim.lr_scheduler.StepLR(optimizer, 3 * steps, 0.1)
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, recipe.epochs * steps, cycle_momentum=False)
-
-
-def _seed(seed: int, epoch: int) -> int:
-    """The seed of an epoch, so that a resumed run draws the same numbers as an uninterrupted one."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7], "big")

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from .backbones.ridge import ridge
 from .backbones.weights import weights_digest
 from .common import distributed
 from .common.devices import resolve_device
@@ -21,7 +22,7 @@ from .crops import CropBank, crop_saliency, crop_weights
 from .data.splits import Split, check_split, subsample
 from .data.store import ImageStore
 from .inference import Prediction, predict_bank
-from .model import FrozenModel, ridge
+from .model import FrozenModel
 from .recipe import Recipe
 from .runs import checkpoint, folder, provenance
 from .runs.model_file import save_model

@@ -16,10 +16,10 @@ import lmcl_core as lmcl
 from lmcl_core import inference
 from lmcl_core.backbones import bank
 from lmcl_core.backbones.networks import NETWORKS
+from lmcl_core.backbones.ridge import ridge
 from lmcl_core.crops import CropBank, bank_boxes, sampler_of
 from lmcl_core.data.store import ImageStore
 from lmcl_core.inference import Prediction
-from lmcl_core.model import ridge
 from lmcl_core.trainer import make_schedule
 from lmcl_core.training import FrozenTrainer
 

@@ -45,13 +45,8 @@ class FrozenBackbone(nn.Module):
     and the CLS token after the last norm: F = 9 C numbers. The tokens are the patch tokens after the last norm; a grid
     of at least 8 x 8 is averaged over 2 x 2 tokens.
 
-    Args:
-        name: timm name of a vision transformer with a CLS token.
-        size: S, side of the crops in pixels.
-        pretrained: False gives random weights, for tests.
-
-    Raises:
-        InputError: another kind of network, or weights that cannot be loaded.
+    `name` is the timm name of a vision transformer with a CLS token; without `pretrained`, weights are random.
+    InputError: another kind of network, or weights that cannot be loaded.
     """
 
     def __init__(self, name: str, size: int, pretrained: bool = True) -> None:
@@ -76,9 +71,8 @@ class FrozenBackbone(nn.Module):
         device = self.mean.device
         with autocast(device, PRECISION):
             pixels = (images.to(device).float() - self.mean) / self.std
-            last, maps = self.network.forward_intermediates(
-                pixels, indices=self.taps, return_prefix_tokens=True, output_fmt="NLC"
-            )
+            options = dict(indices=self.taps, return_prefix_tokens=True, output_fmt="NLC")
+            last, maps = self.network.forward_intermediates(pixels, **options)
         patches = [patch.float() for patch, _ in maps]  # (N, L, C) each
         moments = [moment for patch in patches for moment in (patch.mean(dim=1), patch.std(dim=1))]
         tokens = last[:, self.network.num_prefix_tokens :].float().unflatten(1, self.network.patch_embed.grid_size)
@@ -87,15 +81,10 @@ class FrozenBackbone(nn.Module):
 
 
 class FeatureBank(NamedTuple):
-    """Features of every image of a table, memory-mapped float16.
+    """Features of every image of a table, memory-mapped float16."""
 
-    Attributes:
-        crops: (n, K + 1, F); the last one is the whole view.
-        tokens: (n, h, w, C) of the whole view.
-    """
-
-    crops: np.ndarray
-    tokens: np.ndarray
+    crops: np.ndarray  # (n, K + 1, F); the last one is the whole view
+    tokens: np.ndarray  # (n, h, w, C) of the whole view
 
 
 def open_bank(
@@ -170,14 +159,7 @@ def _only_builder(path: Path, log: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _build(
-    path: Path,
-    store: Any,
-    boxes: Tensor,
-    backbone: tuple[str, int, bool],
-    device: torch.device,
-    log: Callable[[str], None],
-) -> None:
+def _build(path: Path, store: Any, boxes: Tensor, backbone: tuple, device: torch.device, log: Callable) -> None:
     """Compute the features that are missing. On a CPU, each image is computed by one thread."""
     name, size, _ = backbone
     images, views = len(boxes), boxes.shape[1] + 1

@@ -17,7 +17,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from ..common.errors import InputError, RunError, first_line, save_failed, unknown
-from ..common.files import LockedError, ensure_writable, file_lock
+from ..common.files import LockedError, digest, ensure_writable, file_lock
 from ..common.paths import resolve_path
 from ..common.progress import bar, meter
 from .catalogue import BENCHMARKS
@@ -180,14 +180,13 @@ def _fetch(source: Source, work: Path, log: Callable[[str], None]) -> tuple[Path
         counted = CallbackIOWrapper(shown.update, file, "write")
         http_get(url, counted, resume_size=present, headers=headers, expected_size=remote.size)
     log("checking its SHA-256")
-    with open(part, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    found = digest(part)
     if not re.fullmatch("[0-9a-f]{64}", remote.etag or ""):
         log(f"the mirror states no SHA-256 for {source.archive}: only its size was checked")
-    elif digest != remote.etag:
+    elif found != remote.etag:
         part.unlink()
         raise RunError(f"{source.archive} does not have the SHA-256 that {REPOSITORY} states: run the command again")
-    return part, dict(repository=REPOSITORY, file=source.archive, commit=remote.commit_hash, sha256=digest)
+    return part, dict(repository=REPOSITORY, file=source.archive, commit=remote.commit_hash, sha256=found)
 
 
 @contextmanager

@@ -47,11 +47,7 @@ class ImageStore:
         """Open the store of a table, in which image i is row i; on first use all images are decoded.
 
         `short_side` is that of `images.shrink`; `cache` is the parent folder of all stores; `log` is called with the
-        size of the store before images are decoded.
-
-        Raises:
-            InputError: an image is missing or cannot be read or decoded.
-            RunError: the store cannot be written.
+        size of the store before images are decoded. InputError: an image is missing or cannot be decoded.
         """
         paths, index = _locate(table, short_side, cache)
         if _read_sizes(index) is None:
