@@ -26,7 +26,6 @@ from .images import decode, resize_crop, shrunk, upright_size
 
 Log = Callable[[str], None]
 VERSION = 1  # part of the hash in the file names; raise it when decoding or resizing changes
-SYNC_BYTES = 2**26  # bytes between flushes to disk; decoding goes on meanwhile
 GPU_SHARE = 0.5  # of a GPU's free memory that the store may take; the rest is for activations
 
 
@@ -147,14 +146,9 @@ def _build(paths: Sequence[Path], index: Path, short_side: int | None, log: Log)
         if shutil.disk_usage(temporary.parent).free < total:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         decoded = prefetch_map(lambda path: decode(path, short_side), paths, threads, 8 * threads, np.size)
-        unsynced = 0
         for path, size, pixels in bar(zip(paths, sizes, decoded), len(paths), "decoding"):
             if pixels.shape[:2] != size:
                 raise InputError(f"unreadable image {path}: header and pixels disagree; download or copy it again")
-            unsynced += file.write(np.ascontiguousarray(pixels))
-            if unsynced >= SYNC_BYTES:
-                file.flush()
-                os.fsync(file.fileno())
-                unsynced = 0
+            file.write(np.ascontiguousarray(pixels))
     with atomic_write(index) as temporary:
         temporary.write_text(json.dumps(sizes))

@@ -45,8 +45,7 @@ def no_room(*args, **options):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_every_image_is_bit_identical_to_plain_decoding(table, monkeypatch):
-    monkeypatch.setattr(store_module, "SYNC_BYTES", 1)
+def test_every_image_is_bit_identical_to_plain_decoding(table):
     store = ImageStore.open(table)
     assert len(store) == len(table) and len({store.image(i).shape for i in range(len(store))}) == 2
     for row in range(len(table)):
