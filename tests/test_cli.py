@@ -209,13 +209,6 @@ def test_closed_streams_cause_no_traceback(closed, code):
     assert done.stderr.startswith("lmcl: standard output is closed") == (closed == ">&-"), done.stderr
 
 
-def test_a_character_that_the_terminal_lacks_is_escaped():
-    code = r"from lmcl_core import cli; cli.app.command('say')(lambda: print('fotos-\u00fc')); cli.main(['say'])"
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=120)
-    assert (done.returncode, done.stdout) == (0, rb"fotos-\xfc" + b"\n"), done.stderr
-
-
 @pytest.mark.parametrize(
     "arguments, work, message",
     [
@@ -273,15 +266,6 @@ def test_a_faulty_folder_exits_with_1_and_one_line_per_fault(lmcl, sound):
     for path in images.glob("*.*"):
         path.unlink()
     assert lmcl("verify", "livec", sound)[2].splitlines()[-2:] == ["missing_image: 2 more", "livec: 12 faults"]
-
-
-def test_equal_splits_are_marked(lmcl, sound, monkeypatch):
-    table = load_benchmark("livec", sound)
-    table["content"] = [str(row % 3) for row in range(len(table))]  # three contents give three splits
-    monkeypatch.setattr("lmcl_core.data.benchmarks.load_benchmark", lambda *args: table)
-    code, out, _ = lmcl("verify", "livec", sound)
-    hashes = re.findall(r"split \d: (\w+)", out)
-    assert code == 0 and out.count("equals split") == len(hashes) - len(set(hashes)) > 0
 
 
 def test_images_are_scored_as_csv_or_as_one_json_array(lmcl, weights, images):

@@ -130,11 +130,6 @@ def test_the_intra_image_spread_equals_plain_loops():
             assert intra_image_spread(crop_feature) == pytest.approx(spread_by_loops(crop_feature), abs=1e-5)
 
 
-def test_collapsed_crops_have_no_spread():
-    crop_feature = np.repeat(described().feature[:, None], 4, axis=1)
-    assert intra_image_spread(crop_feature) == pytest.approx(0, abs=1e-5)
-
-
 def test_separation_equals_plain_loops():
     what = described()
     result, distance = separation(what, 3, 0.8, 1.2), distances_by_loops(what.feature)

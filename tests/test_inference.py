@@ -234,25 +234,10 @@ def test_an_explanation_adds_up_to_the_score_and_holds_the_embedding_of_every_cr
     assert found.saliency.sum() == pytest.approx(1, rel=1e-5)
 
 
-def test_an_image_gets_the_same_score_as_path_image_and_array(scorer, tmp_path):
-    path = tmp_path / "a.png"
-    pixels = noise(90, 80, 3)
-    Image.fromarray(pixels).save(path)
-    assert len({score_of(scorer, item) for item in (path, str(path), Image.open(path), pixels, pixels.copy("F"))}) == 1
-
-
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 50), (3000, 20), (31, 33)])
 def test_an_image_of_any_size_gets_a_finite_score(scorer, height, width):
     found = scorer.score(noise(height, width, 3))
     assert np.isfinite(found[["score", "percentile"]].to_numpy()).all()
-
-
-def test_the_score_does_not_depend_on_the_batch(scorer):
-    images = [noise(60 + 7 * n, 90 - 3 * n, 3, seed=n) for n in range(5)]
-    together = scorer.score(images, batch_size=5)["score"]
-    for batch_size in (1, 2, 64):
-        assert np.abs(scorer.score(images, batch_size=batch_size)["score"] - together).max() < 1e-4
-    assert np.abs(scorer.score(images[::-1])["score"].to_numpy()[::-1] - together).max() < 1e-4
 
 
 @pytest.mark.parametrize("mean, percentile", [(-5.0, 0), (20.0, 25), (80.0, 100), (300.0, 100)])

@@ -102,17 +102,6 @@ def test_in_v1_three_identical_crops_give_the_value_worked_out_by_hand():
     assert terms.inter.item() == 0 and terms.total.item() == pytest.approx(2 * terms.intra.item())
 
 
-def test_in_v2_the_parts_are_the_loss_without_the_other_negatives():
-    student, teacher, salient = sample(3, 4, 5)
-    loss = LocalManifoldContrastiveLoss(0.2, 0.6, "v2")
-    terms = loss(student, teacher, salient)
-    alone = [loss(student[i : i + 1], teacher[i : i + 1], salient[i : i + 1]).total for i in range(3)]
-    assert terms.intra.item() == pytest.approx(torch.stack(alone).mean().item())
-    assert terms.inter.item() == pytest.approx(
-        LocalManifoldContrastiveLoss(0.2, 0.0, "v2")(student, teacher, salient).total.item()
-    )
-
-
 @pytest.mark.parametrize("variant", ["v1", "v2"])
 @pytest.mark.parametrize("shape, empty", [((1, 1, 4), "both"), ((1, 4, 4), "inter"), ((3, 1, 4), "intra")])
 def test_an_empty_negative_set_gives_exactly_zero_and_finite_gradients(variant, shape, empty):
@@ -175,6 +164,8 @@ def test_quality_weights_equal_explicit_loops(variant, sigma):
     mos = [0.2, -1.5, 0.2, 1.1]
     terms = LocalManifoldContrastiveLoss(0.2, 0.5, variant, sigma)(*inputs, torch.tensor(mos, dtype=torch.float64))
     assert [x.item() for x in terms] == pytest.approx(by_loops(*inputs, 0.2, 0.5, variant, mos, sigma), rel=1e-9)
+    if variant != "opinion":  # images of equal MOS are no negatives
+        assert LocalManifoldContrastiveLoss(0.2, 0.5, variant, sigma)(*inputs, torch.full((4,), 0.7)).inter.item() == 0
 
 
 def test_by_opinion_the_loss_falls_when_images_of_near_mos_come_closer_and_images_of_far_mos_part():
@@ -186,15 +177,6 @@ def test_by_opinion_the_loss_falls_when_images_of_near_mos_come_closer_and_image
     assert values == sorted(values) and len(set(values)) == 3
     with pytest.raises(InputError, match="variant 'opinion' needs quality_sigma"):
         LocalManifoldContrastiveLoss(variant="opinion")
-
-
-@pytest.mark.parametrize("variant", ["v1", "v2"])
-def test_images_of_equal_mos_are_no_negatives_under_quality_weights(variant):
-    student, teacher, salient = sample(3, 2, 4)
-    student.requires_grad_()
-    terms = LocalManifoldContrastiveLoss(0.2, 0.5, variant, 1.0)(student, teacher, salient, torch.full((3,), 0.7))
-    terms.total.backward()
-    assert terms.inter.item() == 0 and torch.isfinite(student.grad).all()
 
 
 @pytest.mark.parametrize("variant", ["v1", "v2"])

@@ -163,23 +163,6 @@ def test_the_saliency_of_a_transformer_is_the_attention_of_its_cls_token_in_the_
     torch.testing.assert_close(out.saliency, expected, atol=1e-6, rtol=1e-4)
 
 
-def test_a_transformer_s_attention_is_written_out_on_a_cpu_and_says_the_same(transformer, monkeypatch):
-    calls = []
-    real = torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(
-        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or real(*a, **k)
-    )
-    crops = images(2)
-    with torch.no_grad():
-        written = transformer.eval()(crops)
-        for block in transformer.backbone.blocks[:-1]:
-            assert not block.attn.fused_attn
-            block.attn.fused_attn = True
-        fused = transformer.backbone.forward_features(((crops - transformer.mean) / transformer.std).float())[:, 0]
-    assert len(calls) == len(transformer.backbone.blocks) - 1
-    assert torch.allclose(written.feature, fused, atol=1e-4)
-
-
 @pytest.mark.parametrize(
     "images",
     [

@@ -105,13 +105,6 @@ def test_a_recipe_survives_a_round_trip_through_json():
     assert sorted(Recipe().to_dict()) == sorted(FIELDS)
 
 
-def test_values_from_a_dictionary_stand_on_top_of_a_base():
-    base = Recipe(epochs=3, crops=2)
-    recipe = Recipe.from_dict({"scales": [1, 1.5], "crops": 6}, base)
-    assert (recipe.epochs, recipe.crops, recipe.scales) == (3, 6, (1.0, 1.5))
-    assert base.crops == 2 and Recipe.from_dict({}) == Recipe()
-
-
 def test_every_benchmark_has_a_preset_that_holds_differences_only():
     assert set(BENCHMARK_PRESETS) == set(BENCHMARKS)
     for name, preset in BENCHMARK_PRESETS.items():
