@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,8 +146,9 @@ class Trainer:
 
     def load(self, batches: Sequence[Tensor], generator: torch.Generator) -> Iterator[Batch]:
         """Load batches one after another, prefetched for a GPU; `generator` draws crops and flips."""
-        load = partial(self._load, generator=generator)
-        return prefetch_map(load, batches, threads=1, depth=2) if self.device.type == "cuda" else map(load, batches)
+        if self.device.type == "cuda":
+            return prefetch_map(lambda indices: self._load(indices, generator), batches, threads=1, depth=2)
+        return (self._load(indices, generator) for indices in batches)
 
     def _load(self, indices: Tensor, generator: torch.Generator) -> Batch:
         """Draw the crops of a batch, the same in every process, and gather those of this process from the store."""

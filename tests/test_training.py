@@ -71,7 +71,7 @@ def test_a_run_writes_its_folder_and_the_metrics_it_returns(table, split, tmp_pa
     assert result["epoch"] == TINY.epochs and result["plcc"] <= result["test_best_optimistic"]["plcc"]
 
 
-@pytest.mark.parametrize("variant", ["v1", "v2"])
+@pytest.mark.parametrize("variant", ["v1", pytest.param("v2", marks=pytest.mark.slow)])
 def test_a_killed_run_resumes_to_bit_identical_weights(table, split, tmp_path, monkeypatch, variant):
     recipe = Recipe.from_dict({"variant": variant, "quality_sigma": 0.5}, TINY)
     train(table, split, recipe, tmp_path / "whole", "cpu", log=quiet)
@@ -124,6 +124,7 @@ def test_a_finished_run_is_returned_and_not_computed_again(table, split, tmp_pat
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_lacks_a_file_is_trained_again_with_a_line_that_says_so(
     table, split, tmp_path, monkeypatch
 ):
@@ -318,6 +319,7 @@ def test_terms_change_gradients_and_a_weight_of_zero_turns_one_off(table, split)
         assert not torch.equal(gradients(view_size=64, **change)[stem], gradients(view_size=64)[stem])
 
 
+@pytest.mark.slow
 def test_crops_weighed_alike_are_tested_alike(table, split, tmp_path):
     """The plain mean of the crops' scores is what such a model predicts, in training and when it is loaded again."""
     recipe = Recipe.from_dict({"saliency_pooling": False, "epochs": 1, "precision": "32-true"}, TINY)
