@@ -7,7 +7,7 @@ in pixels of the image, int64.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .backbones.bank import open_bank
 from .common.errors import InputError
+from .common.progress import Log
 
 if TYPE_CHECKING:
     from .data.store import ImageStore
@@ -138,9 +139,7 @@ class CropBank:
         features: a `FeatureBank` of these crops and the whole views.
     """
 
-    def __init__(
-        self, store: ImageStore, recipe: Recipe, device: torch.device, log: Callable[[str], None] = lambda line: None
-    ) -> None:
+    def __init__(self, store: ImageStore, recipe: Recipe, device: torch.device, log: Log = lambda line: None) -> None:
         self.heights, self.widths = store.heights, store.widths
         counts = recipe.bank_crops, recipe.test_crops
         self.boxes = bank_boxes(sampler_of(recipe), self.heights, self.widths, *counts)

@@ -98,35 +98,23 @@ class Recipe:
     crop_size: int = setting(224, "S, side of a crop as the model sees it, in pixels", 8, 4096)
     crops: int = setting(4, "K, crops per image and step", 1, 4096)
     scales: tuple[float, ...] = setting(
-        (1.0, 1.0, 1.0, 1.5),
-        "crop k covers a square of side crop_size * scales[k % len(scales)] image pixels",
-        0,
-        1000,
-        open_low=True,
+        (1.0, 1.0, 1.0, 1.5), "crop k covers crop_size * scales[k % len(scales)] image pixels", 0, 1000, open_low=True
     )
     view_size: int | None = setting(None, "side of the global view in pixels; None: crop_size", 8, 4096)
-    view_gradient: bool = setting(
-        True, "whether the mutual loss of the saliency maps also trains the backbone, or only the attention pooling"
-    )
+    view_gradient: bool = setting(True, "the mutual loss of saliency maps trains the backbone, not only the pooling")
     flip: bool = setting(True, "mirror crops left-right at random")
     test_crops: int = setting(9, "crops of the test grid at the first scale; fewer at larger ones", 1, 4096)
     bank_crops: int = setting(6, "random crops per image in the feature bank of a frozen backbone", 0, 4096)
     short_side: int | None = setting(None, "larger images are shrunk to this short side in pixels", 8, 65536)
     variant: str = setting(
-        "v1",
-        "manifold loss v1 (equations 4 and 5), v2 (6) or by opinion (11 and 5; beyond the paper, needs quality_sigma)",
-        choices=("v1", "v2", "opinion"),
+        "v1", "manifold loss: equations 4 and 5, 6, or 11 and 5 (beyond the paper)", choices=("v1", "v2", "opinion")
     )
     temperature: float = setting(0.2, "τ of the manifold loss", 0, open_low=True)
     intra_weight: float = setting(0.5, "weight of the intra-image negatives", 0)
     manifold_weight: float = setting(0.05, "α in L_quality + α·L_manifold + β·L_mutual", 0)
     mutual_weight: float = setting(0.2, "β", 0)
     quality_sigma: float | None = setting(
-        None,
-        "width σ, in MOS standard deviations, of the down-weighting of negatives with similar MOS; None gives all "
-        "negatives equal weights (beyond the paper)",
-        0,
-        open_low=True,
+        None, "σ, in MOS deviations, of the weights of negatives by MOS distance; None: off", 0, open_low=True
     )
     correlation_weight: float = setting(0.0, "weight of 1 - PLCC over a step's images (beyond the paper)", 0)
     saliency_pooling: bool = setting(True, "weigh an image's crops by saliency, in the loss and at test")
@@ -135,14 +123,10 @@ class Recipe:
     epochs: int = setting(7, "passes over the training images", 1, 65536)
     batch_images: int = setting(16, "B, images per step", 1, 65536)
     lr: float = setting(2e-4, "peak learning rate of AdamW", 0, open_low=True)
-    schedule: str = setting(
-        "one-cycle", "of the learning rate; step divides it by 10 after every 3 epochs", choices=("one-cycle", "step")
-    )
+    schedule: str = setting("one-cycle", "step: lr is divided by 10 every 3 epochs", choices=("one-cycle", "step"))
     weight_decay: float = setting(0.01, "decoupled weight decay", 0)
     precision: str = setting(
-        "bf16-mixed",
-        "float32 replaces bf16-mixed on CPUs without bfloat16",
-        choices=("bf16-mixed", "16-mixed", "32-true"),
+        "bf16-mixed", "float32 replaces it on CPUs without bfloat16", choices=("bf16-mixed", "16-mixed", "32-true")
     )
     seed: int = setting(0, "seed of everything random in the run", 0, 2**64 - 1)
 

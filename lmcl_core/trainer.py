@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from .common import distributed
 from .common.devices import conditions, keep_freed_memory
 from .common.errors import InputError, RunError
 from .common.prefetch import prefetch_map
-from .common.progress import bar
+from .common.progress import Log, bar
 from .crops import crop_saliency, crop_weights, salient_crop, sampler_of
 from .data.splits import Split
 from .data.store import ImageStore
@@ -53,13 +53,7 @@ class Trainer:
     """Student, teacher, optimiser and data of one run; `log` is called with a line before work that takes minutes."""
 
     def __init__(
-        self,
-        table: pd.DataFrame,
-        split: Split,
-        recipe: Recipe,
-        store: ImageStore,
-        device: str = "auto",
-        log: Callable[[str], None] = lambda line: None,
+        self, table: pd.DataFrame, split: Split, recipe: Recipe, store: ImageStore, device: str, log: Log = print
     ) -> None:
         self.table, self.split, self.recipe, self.log = table, split, recipe, log
         self.fabric = distributed.make_fabric(device, recipe.precision)

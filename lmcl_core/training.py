@@ -3,7 +3,7 @@ the frozen regime, which replaces the backbone by stored features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from .backbones.weights import weights_digest
 from .common import distributed
 from .common.devices import resolve_device
 from .common.errors import InputError
+from .common.progress import Log
 from .crops import CropBank, crop_saliency, crop_weights
 from .data.splits import Split, check_split, subsample
 from .data.store import ImageStore
@@ -36,7 +37,7 @@ def train(
     out_dir: str | Path,
     device: str = "auto",
     resume: bool = True,
-    log: Callable[[str], None] = print,
+    log: Log = print,
 ) -> dict[str, Any]:
     """Train a model, evaluate it on the test part, and write the run folder.
 
@@ -75,13 +76,7 @@ def train(
 
 
 def _train(
-    table: pd.DataFrame,
-    split: Split,
-    recipe: Recipe,
-    out_dir: Path,
-    device: str,
-    resume: bool,
-    log: Callable[[str], None],
+    table: pd.DataFrame, split: Split, recipe: Recipe, out_dir: Path, device: str, resume: bool, log: Log
 ) -> dict[str, Any]:
     """`train` in a folder that this run has reserved."""
     identity, missing, is_main = recipe.identity(table, split), folder.missing_files(out_dir), distributed.rank() == 0

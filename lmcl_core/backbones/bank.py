@@ -30,7 +30,7 @@ from ..common.errors import InputError, RunError, save_failed
 from ..common.files import LockedError, file_lock
 from ..common.paths import cache_folder
 from ..common.prefetch import prefetch_map
-from ..common.progress import meter
+from ..common.progress import Log, meter
 from .weights import create_backbone, weights_digest
 
 VERSION = 1  # part of the hash in the file names; raise it when features change
@@ -87,13 +87,7 @@ class FeatureBank(NamedTuple):
     tokens: np.ndarray  # (n, h, w, C) of the whole view
 
 
-def open_bank(
-    store: Any,
-    boxes: Tensor,
-    backbone: tuple[str, int, bool],
-    device: torch.device,
-    log: Callable[[str], None] = lambda line: None,
-) -> FeatureBank:
+def open_bank(store: Any, boxes: Tensor, backbone: tuple, device: torch.device, log: Log) -> FeatureBank:
     """Open the features of crops; on first use they are computed, with one thread a core, or on the GPU.
 
     A killed computation goes on where it stopped. Features of other images, boxes, weights or precision lie in files
@@ -146,7 +140,7 @@ def _map(path: Path, images: int, views: int) -> FeatureBank:
 
 
 @contextmanager
-def _only_builder(path: Path, log: Callable[[str], None]) -> Iterator[None]:
+def _only_builder(path: Path, log: Log) -> Iterator[None]:
     """Hold the lock of a bank; say so if another process holds it, and wait."""
     lock = path.with_suffix(".lock")
     try:
@@ -159,7 +153,7 @@ def _only_builder(path: Path, log: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _build(path: Path, store: Any, boxes: Tensor, backbone: tuple, device: torch.device, log: Callable) -> None:
+def _build(path: Path, store: Any, boxes: Tensor, backbone: tuple, device: torch.device, log: Log) -> None:
     """Compute the features that are missing. On a CPU, each image is computed by one thread."""
     name, size, _ = backbone
     images, views = len(boxes), boxes.shape[1] + 1

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from ..common.errors import InputError, RunError, first_line, save_failed, unknown
 from ..common.files import LockedError, digest, ensure_writable, file_lock
 from ..common.paths import resolve_path
-from ..common.progress import bar, meter
+from ..common.progress import Log, bar, meter
 from .catalogue import BENCHMARKS
 from .labels import find
 
@@ -76,7 +76,7 @@ def terms(name: str) -> str:
     return f"{text}\nMirror: {mirror}. {_MIRROR}" if source.archive else text
 
 
-def download(name: str, folder: str | Path, accept: Callable[[], bool], log: Callable[[str], None] = print) -> Path:
+def download(name: str, folder: str | Path, accept: Callable[[], bool], log: Log = print) -> Path:
     """Download a benchmark of `SOURCES` and unpack it into its own folder in `folder`, which is returned.
 
     An interrupted download is resumed; if the benchmark is there, nothing is done. `accept` is called after the terms
@@ -126,7 +126,7 @@ def _is_installed(name: str, destination: Path) -> bool:
     raise InputError(f"{destination} holds something else: check it with `lmcl verify {name} {destination}` or move it")
 
 
-def _download_to(destination: Path, name: str, work: Path, log: Callable[[str], None]) -> None:
+def _download_to(destination: Path, name: str, work: Path, log: Log) -> None:
     """Fetch the archive, unpack it in the work folder, and move it with a note to its place by one rename."""
     source, unpacked = SOURCES[name], work / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)  # left by a killed process
@@ -152,7 +152,7 @@ def _download_to(destination: Path, name: str, work: Path, log: Callable[[str], 
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _fetch(source: Source, work: Path, log: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
+def _fetch(source: Source, work: Path, log: Log) -> tuple[Path, dict[str, Any]]:
     """Download and check an archive; the hub client's own download does not resume across processes."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get

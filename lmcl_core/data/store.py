@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,11 +20,10 @@ from ..common.errors import InputError
 from ..common.files import atomic_write, file_lock
 from ..common.paths import cache_folder
 from ..common.prefetch import prefetch_map
-from ..common.progress import bar
+from ..common.progress import Log, bar
 from .identity import data_hash, image_keys, image_stats
 from .images import decode, resize_crop, shrunk, upright_size
 
-Log = Callable[[str], None]
 VERSION = 1  # part of the hash in the file names; raise it when decoding or resizing changes
 GPU_SHARE = 0.5  # of a GPU's free memory that the store may take; the rest is for activations
 
