@@ -158,7 +158,7 @@ def _build(path: Path, store: Any, boxes: Tensor, backbone: tuple, device: torch
     name, size, _ = backbone
     images, views = len(boxes), boxes.shape[1] + 1
     model = FrozenBackbone(*backbone).to(device)
-    workers, before = (1 if device.type == "cuda" else len(os.sched_getaffinity(0))), torch.get_num_threads()
+    workers, before = (len(os.sched_getaffinity(0)) if device.type == "cpu" else 1), torch.get_num_threads()
 
     def compute(image: int) -> tuple[int, np.ndarray, np.ndarray]:
         crops = torch.cat([store.crops([image], boxes[image : image + 1], size), store.whole([image], size)])
@@ -179,8 +179,9 @@ def _build(path: Path, store: Any, boxes: Tensor, backbone: tuple, device: torch
             f"{images * (features.nbytes + tokens.nbytes) / 1e9:.2f} GB in the cache, "
             f"about {max(1, len(todo) * minutes):.0f} minutes"
         )
-        with closing(meter(images, "features", done=images - len(todo))) as shown:
-            _write(path, prefetch_map(compute, todo, workers, 2 * workers), shown.update)
+        computed = prefetch_map(compute, todo, workers, 2 * workers)
+        with closing(meter(images, "features", done=images - len(todo))) as shown, closing(computed):
+            _write(path, computed, shown.update)
     except OSError as error:
         raise save_failed(path, error) from error
     finally:
