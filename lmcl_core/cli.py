@@ -16,11 +16,7 @@ from .common.command import exit_codes, fail, kept, parse_changes, parse_split, 
 from .common.errors import InputError, counted
 from .data.catalogue import BENCHMARKS
 
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def _complete(module: str, names: str) -> Callable[[str], list[str]]:
@@ -35,6 +31,7 @@ def _complete(module: str, names: str) -> Callable[[str], list[str]]:
 _benchmarks = _complete(".data.catalogue", "BENCHMARKS")
 _recipes = _complete(".recipe", "VARIANTS")
 _weights = _complete(".runs.model_file", "BUNDLED")
+_networks = _complete(".backbones.networks", "NETWORKS")
 _BATCH_SIZE = 8
 _ONE = f"{', '.join(BENCHMARKS)}, or the path of own data"
 _SEVERAL = f"{_ONE}; several with commas, or all: every benchmark found"
@@ -44,15 +41,9 @@ Root = Annotated[str, typer.Option("--data-root", help="the benchmark's folder, 
 RunsDir = Annotated[str, typer.Option(help="folder of run folders; default: runs/ of the checkout")]
 FiguresDir = Annotated[str, typer.Option(help="folder of figures and tables; default: figures/ in the folder of runs")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
-Network = Annotated[
-    str,
-    typer.Option(
-        help="lite0, clip-b16-frozen, clip-b16, deit3-s", autocompletion=_complete(".backbones.networks", "NETWORKS")
-    ),
-]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="change a recipe field; may be repeated")
-]
+Network = Annotated[str, typer.Option(help="lite0, clip-b16-frozen, clip-b16, deit3-s", autocompletion=_networks)]
+_SET = "change a recipe field; may be repeated"
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help=_SET)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="run finished work again")]
 
 

@@ -7,7 +7,7 @@ in pixels of the image, int64.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .backbones.bank import open_bank
 from .common.errors import InputError
+from .common.progress import Log
 
 if TYPE_CHECKING:
     from .data.store import ImageStore
@@ -56,23 +57,14 @@ class CropSampler:
     def sample(
         self, heights: Sequence[int] | Tensor, widths: Sequence[int] | Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Draw K boxes in each image, uniform over all positions that fit.
+        """Draw K boxes in each image, uniform over all positions that fit: (B, K, 4) int64, each inside its image.
 
-        Args:
-            heights: (B,) image heights in pixels, >= 1.
-            widths: (B,) image widths in pixels, >= 1.
-            generator: the only source of randomness.
-
-        Returns:
-            (B, K, 4) int64 boxes, each inside its image.
-
-        Raises:
-            ValueError: heights and widths differ in length, or one is below 1.
+        `heights` and `widths` are (B,) image sizes in pixels, and `generator` is the only source of randomness.
+        ValueError: heights and widths differ in length, or one is below 1.
         """
         extent = _extents(heights, widths)  # (B, 2)
-        wanted = torch.tensor(
-            [max(1, round(self.size * self.scales[k % len(self.scales)])) for k in range(self.crops)]
-        )  # (K,)
+        sides = [max(1, round(self.size * scale)) for scale in self.scales]
+        wanted = torch.tensor([sides[k % len(sides)] for k in range(self.crops)])  # (K,)
         side = torch.minimum(wanted[None, :], extent.amin(1)[:, None])  # (B, K)
         places = extent[:, None, :] - side[..., None] + 1  # (B, K, 2): number of positions
         draw = torch.rand(places.shape, generator=generator, dtype=torch.float64, device=generator.device).cpu()
@@ -86,20 +78,10 @@ class CropSampler:
         return (torch.rand(images, self.crops, generator=generator, device=generator.device) < 0.5).cpu()
 
     def grid(self, height: int, width: int, crops: int) -> Tensor:
-        """Fixed test crops at the first scale, spread evenly, that together reach all four edges.
+        """Fixed test crops (crops, 4) at the first scale, spread evenly, that together reach all four edges.
 
-        ``crops=1`` gives the whole image, since one smaller crop cannot reach four edges.
-
-        Args:
-            height: image height in pixels, >= 1.
-            width: image width in pixels, >= 1.
-            crops: number of boxes, >= 1.
-
-        Returns:
-            (crops, 4) int64 boxes.
-
-        Raises:
-            ValueError: a size or number below 1.
+        ``crops=1`` gives the whole image, since one smaller crop cannot reach four edges. ValueError: a size in pixels
+        or the number is below 1.
         """
         _extents([height], [width])
         if isinstance(crops, bool) or not isinstance(crops, int) or crops < 1:
@@ -121,20 +103,10 @@ class CropSampler:
 
 
 def fixed_boxes(sampler: CropSampler, height: int, width: int, crops: int) -> Tensor:
-    """The fixed test crops of an image: one grid for each scale of the sampler; fewer boxes at larger scales.
+    """The fixed test crops (K, 4) of an image: one grid for each scale of the sampler; fewer boxes at larger scales.
 
-    Args:
-        sampler: gives size and scales.
-        height: image height in pixels, >= 1.
-        width: image width in pixels, >= 1.
-        crops: number of boxes at the first scale, >= 1. A scale r times as large gets crops / r² boxes, rounded, but at
-            least 2. With 1, every scale gets one box, the whole image.
-
-    Returns:
-        (K, 4) int64 boxes in the order of the scales; K depends only on `sampler` and `crops`.
-
-    Raises:
-        ValueError: a size or number below 1.
+    The first scale gets `crops` boxes, and a scale r times as large crops / r², rounded, but at least 2. With 1, every
+    scale gets one box, the whole image. K depends only on `sampler` and `crops`.
     """
     counts = crops_by_scale(sampler.scales[: sampler.crops], crops)
     return torch.cat([replace(sampler, scales=(s,)).grid(height, width, count) for s, count in counts.items()])
@@ -143,18 +115,7 @@ def fixed_boxes(sampler: CropSampler, height: int, width: int, crops: int) -> Te
 def bank_boxes(
     sampler: CropSampler, heights: Sequence[int] | Tensor, widths: Sequence[int] | Tensor, drawn: int, crops: int
 ) -> Tensor:
-    """Boxes of the frozen regime: `drawn` random crops of each image, always the same ones, then `fixed_boxes`.
-
-    Args:
-        sampler: gives size and scales.
-        heights: (n,) image heights in pixels, >= 1.
-        widths: (n,) image widths in pixels, >= 1.
-        drawn: number of random crops, >= 0.
-        crops: as in `fixed_boxes`.
-
-    Returns:
-        (n, drawn + K, 4) int64 boxes.
-    """
+    """Boxes (n, drawn + K, 4) of the frozen regime: random crops of each image, always the same, then `fixed_boxes`."""
     fixed = [fixed_boxes(sampler, int(height), int(width), crops) for height, width in zip(heights, widths)]
     if not drawn:
         return torch.stack(fixed)
@@ -170,11 +131,7 @@ def sampler_of(recipe: Recipe) -> CropSampler:
 class CropBank:
     """Crops of every image of a table with stored features, for a recipe with a frozen backbone.
 
-    Args:
-        store: the table's images.
-        recipe: backbone, crop size, scales, numbers of crops.
-        device: where features are computed, if they are not there.
-        log: as in `open_bank`.
+    `device` and `log` are those of `open_bank`, for features that are not there yet.
 
     Attributes:
         boxes: (n, K, 4) int64 boxes of all K crops: `Recipe.bank_crops` random ones, then the fixed test crops.
@@ -182,9 +139,7 @@ class CropBank:
         features: a `FeatureBank` of these crops and the whole views.
     """
 
-    def __init__(
-        self, store: ImageStore, recipe: Recipe, device: torch.device, log: Callable[[str], None] = lambda line: None
-    ) -> None:
+    def __init__(self, store: ImageStore, recipe: Recipe, device: torch.device, log: Log = lambda line: None) -> None:
         self.heights, self.widths = store.heights, store.widths
         counts = recipe.bank_crops, recipe.test_crops
         self.boxes = bank_boxes(sampler_of(recipe), self.heights, self.widths, *counts)
@@ -216,8 +171,7 @@ def crop_saliency(maps: Tensor, boxes: Tensor, heights: Tensor, widths: Tensor) 
     Args:
         maps: (B, h, w) non-negative float maps, each summing to 1.
         boxes: (B, K, 4) int64 boxes in image pixels.
-        heights: (B,) image heights in pixels.
-        widths: (B,) image widths in pixels.
+        heights, widths: (B,) image sizes in pixels.
 
     Returns:
         (B, K) float densities; 1 where the map is uniform. Source: notebook 02, equation 2.
@@ -234,28 +188,16 @@ def crop_saliency(maps: Tensor, boxes: Tensor, heights: Tensor, widths: Tensor) 
 
 
 def salient_crop(density: Tensor) -> Tensor:
-    """Index of the crop with the highest saliency in each image; the first one in case of a tie.
-
-    Args:
-        density: (B, K) float.
-
-    Returns:
-        (B,) int64, the s(i) of notebook 02, equation 2.
-    """
+    """Index (B,) of the most salient crop of each image, the first if several tie: s(i) of notebook 02, equation 2."""
     position = torch.arange(density.shape[1], device=density.device).expand_as(density)
     best = density == density.amax(dim=1, keepdim=True)
     return torch.where(best, position, density.shape[1] - 1).amin(dim=1)
 
 
 def crop_weights(density: Tensor, by_saliency: bool = True) -> Tensor:
-    """Saliency weights of an image's crops (notebook 02, equation 2); equal weights if the density of every crop is 0.
+    """Weights (B, K) of an image's crops, summing to 1 over K, from `crop_saliency` (notebook 02, equation 2).
 
-    Args:
-        density: (B, K) from `crop_saliency`.
-        by_saliency: False gives all crops equal weights.
-
-    Returns:
-        (B, K), summing to 1 over K.
+    They are equal if the density of every crop is 0, or if `by_saliency` is False.
     """
     density = density + 1e-12 if by_saliency else torch.ones_like(density)
     return density / density.sum(dim=1, keepdim=True)
@@ -271,10 +213,8 @@ def _extents(heights, widths) -> Tensor:
     """Check image sizes and stack them into (B, 2) int64."""
     heights, widths = torch.as_tensor(heights).cpu().long(), torch.as_tensor(widths).cpu().long()
     if heights.shape != widths.shape or heights.ndim != 1:
-        raise InputError(
-            f"image sizes: got heights {tuple(heights.shape)} and widths {tuple(widths.shape)}; "
-            "both must hold one number per image"
-        )
+        shapes = f"heights {tuple(heights.shape)} and widths {tuple(widths.shape)}"
+        raise InputError(f"image sizes: got {shapes}; both must hold one number per image")
     extent = torch.stack([heights, widths], dim=1)
     if extent.numel() and extent.min() < 1:
         raise InputError(f"image sizes: smallest is {int(extent.min())}; every height and width must be at least 1")

@@ -45,12 +45,7 @@ def metrics(*, pred: Sequence[float], mos: Sequence[float]) -> dict[str, float]:
 def logistic_fit(pred: np.ndarray, mos: np.ndarray) -> np.ndarray:
     """Map predictions to MOS by a 4-parameter logistic (VQEG), fitted on these pairs by least squares.
 
-    Args:
-        pred: (n,) float.
-        mos: (n,) float.
-
-    Returns:
-        (n,) fitted values (β1 - β2) / (1 + exp(-(x - β3) / |β4|)) + β2, x the standardised prediction.
+    Returns (n,) fitted values (β1 - β2) / (1 + exp(-(x - β3) / |β4|)) + β2, x the standardised prediction.
     """
     x = (pred - pred.mean()) / pred.std()
     sign = 1.0 if np.corrcoef(pred, mos)[0, 1] >= 0 else -1.0
@@ -106,28 +101,19 @@ def bootstrap_interval(
         a, b = (stats.rankdata(v[rows]) if statistic == "srcc" else v[rows] for v in (pred, mos))
         if np.ptp(a) and np.ptp(b):  # the correlation of a constant sample is undefined
             drawn.append(np.corrcoef(a, b)[0, 1])
-    tail = 100 * (1 - level) / 2
-    return tuple(float(end) for end in np.percentile(drawn, [tail, 100 - tail]))
+    return _interval(drawn, level)
 
 
-def median_interval(
-    values: Sequence[float], level: float = 0.95, draws: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of a median, such as the median PLCC over splits.
-
-    Args:
-        values: (n,) numbers.
-        level: coverage in (0, 1).
-        draws: bootstrap samples.
-        seed: of the resampling.
-
-    Returns:
-        Lower and upper end; NaN below `FEWEST` values.
-    """
+def median_interval(values: Sequence[float], draws: int = 10_000, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of a median, such as the median PLCC over splits; NaN below `FEWEST` values."""
     values = np.asarray(values, dtype=float)
     if len(values) < FEWEST:
         return float("nan"), float("nan")
     drawn = np.median(np.random.default_rng(seed).choice(values, size=(draws, len(values))), axis=1)
+    return _interval(drawn, 0.95)
+
+
+def _interval(drawn: Sequence[float], level: float) -> tuple[float, float]:
     tail = 100 * (1 - level) / 2
     return tuple(float(end) for end in np.percentile(drawn, [tail, 100 - tail]))
 
@@ -135,14 +121,9 @@ def median_interval(
 def by_distortion(predictions: pd.DataFrame) -> pd.DataFrame:
     """Metrics within each distortion type, as medians over splits.
 
-    A split with fewer than three images of a distortion is left out of that distortion's median.
-
-    Args:
-        predictions: columns split, distortion, mos, pred.
-
-    Returns:
-        One row per distortion: distortion, srcc, plcc, rmse (medians) and n (images in all splits); empty if the
-        benchmark has no distortion labels.
+    `predictions` has the columns split, distortion, mos and pred. The result has one row per distortion: distortion,
+    srcc, plcc, rmse (medians) and n (images in all splits); no row without distortion labels. A split with fewer than
+    three images of a distortion is left out of that distortion's median.
     """
     rows = []
     for name, group in predictions.dropna(subset=["distortion"]).groupby("distortion"):

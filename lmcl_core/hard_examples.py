@@ -16,21 +16,13 @@ from .common.errors import InputError
 
 @dataclass(frozen=True)
 class Features:
-    """Features of the test images of one run.
+    """Features of the test images of one run."""
 
-    Attributes:
-        image: (n,) names.
-        mos: (n,) mean opinion scores.
-        pred: (n,) predictions, in MOS units.
-        feature: (n, C) float32, saliency-weighted mean over the crops: the input of the score head.
-        crop_feature: (n, K, C) float16.
-    """
-
-    image: np.ndarray
-    mos: np.ndarray
-    pred: np.ndarray
-    feature: np.ndarray
-    crop_feature: np.ndarray
+    image: np.ndarray  # (n,) names
+    mos: np.ndarray  # (n,) mean opinion scores
+    pred: np.ndarray  # (n,) predictions, in MOS units
+    feature: np.ndarray  # (n, C) float32, saliency-weighted mean over the crops: the input of the score head
+    crop_feature: np.ndarray  # (n, K, C) float16
 
 
 def cosine_distance(feature: np.ndarray) -> np.ndarray:
@@ -43,39 +35,22 @@ def cosine_distance(feature: np.ndarray) -> np.ndarray:
 
 
 def check_measures(images: int, neighbours: int, gap: float, wide_gap: float) -> None:
-    """Refuse settings of `separation` that are out of range.
-
-    Args:
-        images: n, size of the smallest test part.
-        neighbours: k of `hard_pairs`.
-        gap: of `hard_pairs`.
-        wide_gap: the same for very hard pairs.
-
-    Raises:
-        InputError: one of them is out of range.
-    """
+    """Raise InputError for settings of `separation` out of range; `images` is the size of the smallest test part."""
     if not 1 <= neighbours < images:
         raise InputError(f"neighbours is {neighbours!r}: it must lie in 1..{images - 1}")
     if not 0 < gap <= wide_gap < np.inf:
-        raise InputError(
-            f"gap is {gap!r}, wide_gap {wide_gap!r}: both must be finite and above 0, and wide_gap at least gap"
-        )
+        rule = "both must be finite and above 0, and wide_gap at least gap"
+        raise InputError(f"gap is {gap!r}, wide_gap {wide_gap!r}: {rule}")
 
 
 def hard_pairs(features: Features, neighbours: int = 5, gap: float = 1.0) -> pd.DataFrame:
-    """Pairs of an image and one of its nearest neighbours in feature space, with their difference in MOS.
+    """Pairs of an image and one of its k nearest neighbours in feature space, with their difference in MOS.
 
-    Args:
-        features: from `results.features.features_of_run`.
-        neighbours: k, nearest neighbours per image, 1..n-1.
-        gap: a pair is hard if the two MOS differ by at least this many standard deviations of the MOS in the test part.
+    A pair is hard if the two MOS differ by at least `gap` standard deviations of the MOS in the test part.
 
     Returns:
         One row per pair (n·k rows): a, b (positions), distance (cosine, on centred features), mos_gap (in standard
         deviations of MOS) and hard (bool).
-
-    Raises:
-        InputError: k or gap out of range.
     """
     n = len(features.mos)
     check_measures(n, neighbours, gap, gap)
@@ -89,15 +64,7 @@ def hard_pairs(features: Features, neighbours: int = 5, gap: float = 1.0) -> pd.
 
 
 def closest_hard_pairs(pairs: pd.DataFrame, count: int) -> pd.DataFrame:
-    """The hard pairs that are closest in feature space.
-
-    Args:
-        pairs: from `hard_pairs`.
-        count: how many at most.
-
-    Returns:
-        Rows of `pairs` in order of distance; no image appears in two of them.
-    """
+    """The `count` hard pairs closest in feature space, in order of distance; no image appears in two of them."""
     rows, used = [], set()
     for row in pairs[pairs["hard"]].sort_values("distance", kind="stable").itertuples(index=False):
         if len(rows) < count and not {row.a, row.b} & used:
@@ -107,16 +74,7 @@ def closest_hard_pairs(pairs: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def distance_rank(feature: np.ndarray, a: pd.Series, b: pd.Series) -> np.ndarray:
-    """Percentile ranks of the distances of given pairs among the distances of all pairs.
-
-    Args:
-        feature: (n, C).
-        a: (m,) positions.
-        b: (m,) positions.
-
-    Returns:
-        (m,) percentage of all pairs of the n images that are closer, 0..100.
-    """
+    """For m pairs of positions, the percentage (m,) of all pairs of the n images that are closer, 0..100."""
     distance = cosine_distance(feature)
     every = np.sort(distance[np.triu_indices(len(feature), 1)])
     return 100 * np.searchsorted(every, distance[a.to_numpy(int), b.to_numpy(int)]) / len(every)
@@ -125,11 +83,7 @@ def distance_rank(feature: np.ndarray, a: pd.Series, b: pd.Series) -> np.ndarray
 def separation(features: Features, neighbours: int = 5, gap: float = 1.0, wide_gap: float = 1.5) -> dict[str, float]:
     """Measures of how well a feature space separates images of different quality.
 
-    Args:
-        features: from `results.features.features_of_run`.
-        neighbours: k of `hard_pairs`.
-        gap: of `hard_pairs`.
-        wide_gap: the gap of very hard pairs, >= gap.
+    `neighbours` and `gap` are those of `hard_pairs`; `wide_gap` is the gap of very hard pairs.
 
     Returns:
         hard_pair_share: share of neighbour pairs that are hard, 0..1, lower is better.
@@ -151,11 +105,8 @@ def separation(features: Features, neighbours: int = 5, gap: float = 1.0, wide_g
 def intra_image_spread(crop_feature: np.ndarray) -> float:
     """Mean cosine distance between crops of one image, divided by that between crops of different images.
 
-    Args:
-        crop_feature: (n, K, C) with n >= 2.
-
-    Returns:
-        The ratio; NaN with one crop per image, or if all features are equal. The (n·K, n·K) matrix is never stored.
+    `crop_feature` is (n, K, C) with n >= 2. The ratio is NaN with one crop per image, or if all features are equal. The
+    (n·K, n·K) matrix is never stored.
     """
     crop_feature = crop_feature.astype(np.promote_types(crop_feature.dtype, np.float32), copy=False)
     n, K, _ = crop_feature.shape
@@ -172,15 +123,9 @@ def intra_image_spread(crop_feature: np.ndarray) -> float:
 
 
 def umap_coordinates(feature: np.ndarray, neighbours: int = 15, seed: int = 0) -> np.ndarray:
-    """Two UMAP coordinates per image. They repeat on one machine, but differ between versions and systems.
+    """UMAP coordinates (n, 2) of features (n, C). They repeat on one machine, but differ between versions and systems.
 
-    Args:
-        feature: (n, C) float.
-        neighbours: UMAP's n_neighbors; clipped to n - 1.
-        seed: its random state.
-
-    Returns:
-        (n, 2) float32.
+    `neighbours` is UMAP's n_neighbors, clipped to n - 1.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="n_jobs value")  # a fixed seed implies one thread

@@ -30,23 +30,14 @@ from .runs.model_file import read_model
 
 
 class Prediction(NamedTuple):
-    """What the model predicts of n images, on the CPU in float32 except for the boxes.
+    """What the model predicts of n images, on the CPU in float32 except for the boxes."""
 
-    Attributes:
-        score: (n,) standardised quality, the saliency-weighted mean over the crops.
-        crop_scores: (n, K) standardised quality of each crop.
-        weights: (n, K) saliency weights, summing to 1 over K.
-        boxes: (n, K, 4) int64 boxes in image pixels.
-        saliency: (n, h, w) maps of the global view.
-        feature: (n, K, C) pooled backbone feature of each crop.
-    """
-
-    score: Tensor
-    crop_scores: Tensor
-    weights: Tensor
-    boxes: Tensor
-    saliency: Tensor
-    feature: Tensor
+    score: Tensor  # (n,) standardised quality, the saliency-weighted mean over the crops
+    crop_scores: Tensor  # (n, K) standardised quality of each crop
+    weights: Tensor  # (n, K) saliency weights, summing to 1 over K
+    boxes: Tensor  # (n, K, 4) int64 boxes in image pixels
+    saliency: Tensor  # (n, h, w) maps of the global view
+    feature: Tensor  # (n, K, C) pooled backbone feature of each crop
 
     @classmethod
     def concatenate(cls, parts: Iterable[Prediction]) -> Prediction:
@@ -59,30 +50,17 @@ class Prediction(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """How a score comes about: the test crops of one image, and what the model computes of each.
+    """How a score comes about: the test crops of one image, and what the model computes of each."""
 
-    Attributes:
-        pixels: (H, W, 3) uint8 RGB, the image as the model saw it, shrunk to `Scorer.short_side` if it was larger.
-        score: quality in MOS units, the sum of ``weights * crop_scores``.
-        percentile: share of the training images with a lower MOS, 0..100.
-        boxes: (K, 4) int64 test crops: top, left, height, width in pixels of `pixels`.
-        crop_scores: (K,) float64, in MOS units.
-        weights: (K,) float32 saliency weights, summing to 1.
-        saliency: (h, w) float32 map of the global view, summing to 1.
-        feature: (K, C) float32 pooled backbone feature of each crop.
-        embedding: (K, D) float32 unit vectors, the inputs of the manifold loss; None for packed weights, such as the
-            bundled ones, which have no embedding head.
-    """
-
-    pixels: np.ndarray
-    score: float
-    percentile: float
-    boxes: np.ndarray
-    crop_scores: np.ndarray
-    weights: np.ndarray
-    saliency: np.ndarray
-    feature: np.ndarray
-    embedding: np.ndarray | None
+    pixels: np.ndarray  # (H, W, 3) uint8 RGB, the image as the model saw it, shrunk to `Scorer.short_side` if larger
+    score: float  # quality in MOS units, the sum of ``weights * crop_scores``
+    percentile: float  # share of the training images with a lower MOS, 0..100
+    boxes: np.ndarray  # (K, 4) int64 test crops: top, left, height, width in pixels of `pixels`
+    crop_scores: np.ndarray  # (K,) float64, in MOS units
+    weights: np.ndarray  # (K,) float32 saliency weights, summing to 1
+    saliency: np.ndarray  # (h, w) float32 map of the global view, summing to 1
+    feature: np.ndarray  # (K, C) float32 pooled backbone feature of each crop
+    embedding: np.ndarray | None  # (K, D) float32 unit vectors; None for packed weights, such as the bundled ones
 
 
 def predict_images(
@@ -92,20 +70,14 @@ def predict_images(
     batch_size: int = 8,
     backbone: FrozenBackbone | None = None,
 ) -> Iterator[Prediction]:
-    """Predict images through the fixed test crops; nothing is random.
+    """Predict images through the fixed test crops; nothing is random. Source: notebook 02, equations 2 and 3.
 
     Args:
         model: in evaluation mode; its device is used.
         images: (H, W, 3) uint8 RGB tensors of any sizes, already brought to the recipe's short side.
         recipe: crop size, scales, number of test crops, global view, pooling and precision.
-        batch_size: images at a time, in 1..65536.
+        batch_size: images of one yielded `Prediction`, in 1..65536, else InputError.
         backbone: the frozen backbone of a `FrozenModel`.
-
-    Yields:
-        One `Prediction` per batch. Source: notebook 02, equations 2 and 3.
-
-    Raises:
-        InputError: batch_size is not a whole number in 1..65536.
     """
     if not isinstance(batch_size, (int, np.integer)) or not 1 <= batch_size <= 2**16:
         raise InputError(f"batch_size is {batch_size!r}: it must be a whole number in 1..65536")
@@ -120,9 +92,8 @@ def _predict_batch(
 ) -> Prediction:
     sampler = sampler_of(recipe)
     heights, widths = (torch.tensor([image.shape[axis] for image in images]) for axis in (0, 1))
-    boxes = torch.stack(
-        [fixed_boxes(sampler, int(h), int(w), recipe.test_crops) for h, w in zip(heights, widths)]
-    )  # (n, K, 4)
+    boxes = [fixed_boxes(sampler, *image.shape[:2], recipe.test_crops) for image in images]
+    boxes = torch.stack(boxes)  # (n, K, 4)
     crops = [
         resize_crop(image[top : top + height, left : left + width], recipe.crop_size)
         for image, rows in zip(images, boxes.tolist())
@@ -189,11 +160,10 @@ def load(weights: str | Path, device: str = "cpu") -> Scorer:
     try:
         recipe = Recipe.from_dict(about["recipe"])
         with torch.random.fork_rng(devices=[]):
-            model = (
-                _frozen_model(state, recipe)
-                if recipe.frozen
-                else QualityModel(recipe.backbone, False, recipe.embedding_dim, recipe.crop_size)
-            )
+            if recipe.frozen:
+                model = _frozen_model(state, recipe)
+            else:
+                model = QualityModel(recipe.backbone, False, recipe.embedding_dim, recipe.crop_size)
         for key in ("feature_mean", "feature_std"):  # written by earlier versions, without effect
             state.pop(key, None)
         if about["packed"]:  # packed weights have no embedding head, which scoring does not use
@@ -201,10 +171,8 @@ def load(weights: str | Path, device: str = "cpu") -> Scorer:
             state |= {key: torch.zeros_like(value) for key, value in own if key.startswith("embedding_head.")}
         model.load_state_dict(state)
     except (InputError, RuntimeError, TypeError) as error:
-        raise InputError(
-            f"weights at {path} do not fit this version ({first_line(error)}): "
-            "use the version that wrote them, or train again"
-        ) from error
+        fix = "use the version that wrote them, or train again"
+        raise InputError(f"weights at {path} do not fit this version ({first_line(error)}): {fix}") from error
     return Scorer(model, recipe, about, torch.device(resolve_device(device)))
 
 
@@ -212,10 +180,8 @@ def _check_backbone(recipe: Recipe, about: dict[str, Any]) -> None:
     """Raise InputError if the weights of the frozen backbone are not those that the model was trained on."""
     wanted = about.get("backbone_weights")
     if recipe.pretrained and wanted != (found := weights_digest(recipe.backbone)):
-        raise InputError(
-            f"the weights of {recipe.backbone} here (SHA-256 {found}) are not those that this model was trained on "
-            f"({wanted}): put the right file in their place, or train again"
-        )
+        problem = f"the weights of {recipe.backbone} here (SHA-256 {found}) are not those that this model"
+        raise InputError(f"{problem} was trained on ({wanted}): put the right file in their place, or train again")
 
 
 def _frozen_model(state: dict[str, Tensor], recipe: Recipe) -> FrozenModel:
@@ -267,10 +233,7 @@ class Scorer:
 
         Returns:
             One row per input: image (its path, or its position), score (MOS units, higher is better), percentile
-            (share of the training images with a lower MOS, 0..100).
-
-        Raises:
-            InputError: an image that cannot be read; the message names it.
+            (share of the training images with a lower MOS, 0..100). InputError names an image that cannot be read.
         """
         single = isinstance(inputs, (str, Path, Image.Image, np.ndarray)) or not isinstance(inputs, Iterable)
         inputs = [inputs] if single else list(inputs)
@@ -281,14 +244,7 @@ class Scorer:
 
     @torch.no_grad()
     def explain(self, picture: str | Path | Image.Image | np.ndarray) -> Explanation:
-        """Score one image and keep everything that the score is made of.
-
-        Args:
-            picture: one input of `score`.
-
-        Raises:
-            InputError: it cannot be read.
-        """
+        """Score one input of `score` and keep everything that the score is made of. InputError: it cannot be read."""
         pixels = self.prepare(picture)
         prediction = next(self.predict([pixels]))
         score = float(self.to_mos(prediction.score)[0])
@@ -307,11 +263,7 @@ class Scorer:
         )
 
     def prepare(self, item: str | Path | Image.Image | np.ndarray) -> Tensor:
-        """One input of `score` as an (H, W, 3) uint8 RGB tensor, shrunk if its short side exceeds `short_side`.
-
-        Raises:
-            InputError: it cannot be read.
-        """
+        """One input of `score` as an (H, W, 3) uint8 RGB tensor, shrunk if its short side exceeds `short_side`."""
         return load_rgb(item, self.short_side)
 
     def predict(self, images: Iterable[Tensor], batch_size: int = 8) -> Iterator[Prediction]:

@@ -59,9 +59,8 @@ class LocalManifoldContrastiveLoss(nn.Module):
         if variant not in ("v1", "v2", "opinion"):
             raise InputError(f"variant is {variant!r}: it must be 'v1', 'v2' or 'opinion'")
         if variant == "opinion" and quality_sigma is None:
-            raise InputError(
-                "variant 'opinion' needs quality_sigma: the MOS distance within which images are positives"
-            )
+            meaning = "the MOS distance within which images are positives"
+            raise InputError(f"variant 'opinion' needs quality_sigma: {meaning}")
         if quality_sigma is not None and not quality_sigma > 0:
             raise InputError(f"quality_sigma is {quality_sigma!r}: it must be None or greater than 0")
         self.temperature, self.intra_weight = float(temperature), float(intra_weight)
@@ -80,8 +79,7 @@ class LocalManifoldContrastiveLoss(nn.Module):
             `ManifoldTerms` of scalars. A term without negatives is 0.
 
         Raises:
-            ValueError: shapes that do not fit, or a salient index out of range (checked on a CPU only, since the
-                check would synchronise a GPU).
+            ValueError: shapes that do not fit, or a salient index out of range (on a GPU the check would synchronise).
         """
         _check_embeddings(student, teacher, salient)
         if self.quality_sigma is not None and mos is None:
@@ -145,10 +143,8 @@ def mutual_loss(student_score: Tensor, teacher_score: Tensor, student_map: Tenso
     """Mutual learning: pull the student's crop scores and saliency maps (of the global view) towards the teacher's.
 
     Args:
-        student_score: (B, K) standardised scores of crops.
-        teacher_score: (B, K), detached.
-        student_map: (B, h, w) saliency, each map summing to 1.
-        teacher_map: (B, h, w), detached.
+        student_score, teacher_score: (B, K) standardised scores of crops; the teacher's are detached.
+        student_map, teacher_map: (B, h, w) saliency, each map summing to 1; the teacher's are detached.
 
     Returns:
         `MutualTerms`: smooth-L1 of the scores, and KL(teacher || student) of the maps in nats, mean over B.
@@ -180,20 +176,11 @@ def quality_loss(crop_scores: Tensor, weights: Tensor, mos: Tensor) -> Tensor:
 
 
 def correlation_loss(scores: Tensor, mos: Tensor) -> Tensor:
-    """1 - Pearson correlation over a step's images (beyond the paper). Source: last term of notebook 02, equation 7.
+    """1 - Pearson correlation of scores (B,) and MOS (B,) over a step's images (beyond the paper).
 
-    Args:
-        scores: (B,) predicted scores, float.
-        mos: (B,) float.
-
-    Returns:
-        Scalar in 0..2; 1 without a gradient if either input is constant, as with B = 1; NaN if a value is NaN.
-
-    Raises:
-        InputError: other shapes.
+    The scalar is 1 without a gradient if either input is constant, as with B = 1, and NaN if a value is NaN. Source:
+    last term of notebook 02, equation 7.
     """
-    if scores.ndim != 1 or scores.shape != mos.shape:
-        raise InputError(f"scores are {tuple(scores.shape)}, mos {tuple(mos.shape)}: both must be (B,)")
     a, b = (values.float() - values.float().mean() for values in (scores, mos))
     norm = a.norm() * b.norm()
     return torch.ones_like(norm) if norm <= 1e-6 else 1 - (a * b).sum() / norm
@@ -266,16 +253,10 @@ def _others(z: Tensor, t: Tensor, scaled_mos: Tensor | None, part: slice) -> Ten
 
 def _check_embeddings(student: Tensor, teacher: Tensor, salient: Tensor) -> None:
     if student.ndim != 3 or student.shape != teacher.shape or 0 in student.shape:
-        raise InputError(
-            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)}: both must be (B, K, D), "
-            "equal and not empty"
-        )
-    if not (student.is_floating_point() and teacher.is_floating_point()):
-        raise InputError(f"student is {student.dtype} and teacher is {teacher.dtype}: both must be floating point")
+        shapes = f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)}"
+        raise InputError(f"{shapes}: both must be (B, K, D), equal and not empty")
     if salient.shape != student.shape[:1] or salient.dtype != torch.int64:
         raise InputError(f"salient is {tuple(salient.shape)} {salient.dtype}: it must be ({student.shape[0]},) int64")
     if not salient.is_cuda and (salient.min() < 0 or salient.max() >= student.shape[1]):
-        raise InputError(
-            f"salient holds {salient.min().item()}..{salient.max().item()}: crop indices must lie in "
-            f"0..{student.shape[1] - 1}"
-        )
+        held = f"{salient.min().item()}..{salient.max().item()}"
+        raise InputError(f"salient holds {held}: crop indices must lie in 0..{student.shape[1] - 1}")

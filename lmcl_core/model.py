@@ -20,19 +20,12 @@ from .common.errors import InputError
 
 
 class ModelOutput(NamedTuple):
-    """Output of `QualityModel` on N crops.
+    """Output of `QualityModel` on N crops, in float32."""
 
-    Attributes:
-        score: (N,) float32 standardised quality, higher is better.
-        embedding: (N, D) float32 unit vectors, the input of the manifold loss.
-        saliency: (N, h, w) float32, non-negative, each map sums to 1.
-        feature: (N, C) float32 pooled backbone feature, the input of both heads.
-    """
-
-    score: Tensor
-    embedding: Tensor
-    saliency: Tensor
-    feature: Tensor
+    score: Tensor  # (N,) standardised quality, higher is better
+    embedding: Tensor  # (N, D) unit vectors, the input of the manifold loss
+    saliency: Tensor  # (N, h, w) non-negative, each map sums to 1
+    feature: Tensor  # (N, C) pooled backbone feature, the input of both heads
 
 
 class AttentionPool(nn.Module):
@@ -41,9 +34,6 @@ class AttentionPool(nn.Module):
     The logit of a token is its log energy (mean squared activation), standardised over the map, times a learned
     strength, plus a learned linear gate that starts at zero. Activation energy is a usable attention map before any
     training (Zagoruyko and Komodakis, ICLR 2017).
-
-    Args:
-        channels: C.
     """
 
     def __init__(self, channels: int) -> None:
@@ -102,21 +92,15 @@ class QualityModel(nn.Module):
         if isinstance(self.backbone, EfficientNet):
             speed_up(self.backbone)
         self.score_head = nn.Linear(channels, 1)
-        self.embedding_head = nn.Sequential(
-            nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, embedding_dim)
-        )
+        layers = nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, embedding_dim)
+        self.embedding_head = nn.Sequential(*layers)
         self.train()
 
     def forward(self, images: Tensor, normalised: bool = False, train_backbone: bool = True) -> ModelOutput:
-        """Apply the model to a batch of crops.
+        """Apply the model to a batch of crops, (N, 3, S, S) uint8 RGB; InputError for another type or shape.
 
-        Args:
-            images: (N, 3, S, S) uint8 RGB.
-            normalised: `images` are already normalised by `normalise`, which student and teacher then share.
-            train_backbone: let gradients flow into the backbone; without them the backward pass is much shorter.
-
-        Raises:
-            InputError: not uint8, or another shape.
+        `normalised` means that `images` come from `normalise`, which student and teacher then share. Without
+        `train_backbone` no gradients flow into the backbone, and the backward pass is much shorter.
         """
         x = images if normalised else self.normalise(images)
         feature, saliency = (self._transformer if self.transformer else self._convolutional)(x, train_backbone)
@@ -125,11 +109,7 @@ class QualityModel(nn.Module):
 
     @torch.no_grad()
     def normalise(self, images: Tensor) -> Tensor:
-        """(N, 3, S, S) uint8 crops -> (images - mean) / std, in the autocast dtype on a CPU, else float32.
-
-        Raises:
-            InputError: not uint8, or another shape.
-        """
+        """(N, 3, S, S) uint8 crops -> (images - mean) / std, in the autocast dtype on a CPU, else float32."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"images are {tuple(images.shape)} {images.dtype}: they must be (N, 3, S, S) uint8 RGB")
         if images.device.type != "cpu" or self.mean.dtype != torch.float32:
@@ -178,10 +158,8 @@ def _expose_attention(network: VisionTransformer, crop_size: int) -> None:
     if crop_size % patch:
         raise InputError(f"crop_size is {crop_size}: this backbone needs a multiple of its patch size, {patch}")
     if not network.has_class_token:
-        raise InputError(
-            "this vision transformer has no CLS token, whose attention is the saliency map; choose one with a class "
-            "token, such as deit3_small_patch16_224.fb_in22k_ft_in1k"
-        )
+        fix = "choose one with a class token, such as deit3_small_patch16_224.fb_in22k_ft_in1k"
+        raise InputError(f"this vision transformer has no CLS token, whose attention is the saliency map: {fix}")
     network.fused_attention = network.blocks[0].attn.fused_attn  # whether timm found fused attention here
     network.blocks[-1].attn.fused_attn = False
 
@@ -193,10 +171,8 @@ def _map_channels(network: nn.Module, name: str, crop_size: int) -> int:
     shape = network.eval().forward_features(torch.zeros(1, 3, crop_size, crop_size)).shape
     network.train(training)
     if len(shape) != 4 or shape[2] != shape[3]:
-        raise InputError(
-            f"backbone {name!r} gives features of shape {tuple(shape)}, not a (N, C, h, w) map: choose a "
-            "convolutional network or a vision transformer with a class token"
-        )
+        fix = "choose a convolutional network or a vision transformer with a class token"
+        raise InputError(f"backbone {name!r} gives features of shape {tuple(shape)}, not a (N, C, h, w) map: {fix}")
     return shape[1]
 
 
@@ -208,12 +184,7 @@ class FrozenModel(nn.Module):
     is the linear one plus the output of a small network on the components, which starts at zero, so that training
     starts from ridge regression. The saliency map is the attention of `AttentionPool` over the whole view's tokens.
 
-    Args:
-        features: F, numbers a crop.
-        channels: C, channels of a token.
-        embedding_dim: D, >= 1.
-        components: R, >= 1.
-        hidden: H, width of the small network, >= 1.
+    Args: F `features` of a crop, C `channels` of a token, D `embedding_dim`, R `components`, H `hidden` units.
     """
 
     def __init__(
@@ -256,69 +227,6 @@ class FrozenModel(nn.Module):
         return self.pool(tokens.flatten(1, 2).float())[1].unflatten(1, tokens.shape[1:3])
 
 
-class RidgeFit(NamedTuple):
-    """Ridge regression and principal components of n inputs of P numbers.
-
-    Attributes:
-        basis, offset: (P, 1 + R) and (1 + R,): ``x @ basis + offset`` is the predicted target, then R components of
-            mean 0 and variance 1 on the n inputs.
-        fold: (n,) int64, the fold of each input.
-        held_out: (P, folds) weights, column f from all inputs but those of fold f; their offset is
-            ``held_out_offset`` (folds,).
-    """
-
-    basis: Tensor
-    offset: Tensor
-    fold: Tensor
-    held_out: Tensor
-    held_out_offset: Tensor
-
-
-def ridge(x: Tensor, target: Tensor, groups: Tensor, components: int, folds: int = 5) -> RidgeFit:
-    """Fit ridge regression, whose penalty is chosen by cross-validation, and principal components.
-
-    Args:
-        x: (n, P) float inputs.
-        target: (n,) float.
-        groups: (n,) int64; a group, such as the images of one content, is not divided between folds.
-        components: R, >= 1; beyond the rank of the inputs they are 0.
-        folds: number of folds, >= 2.
-    """
-    centre, mean = x.mean(dim=0).double(), target.mean().double()
-    x, y, fold = x.double() - centre, target.double() - mean, groups % folds
-    gram = x @ x.T  # (n, n)
-    errors, parts = torch.zeros(len(_PENALTIES), dtype=torch.float64), {}
-    for one in fold.unique().tolist():
-        test, train = fold == one, fold != one
-        values, vectors = torch.linalg.eigh(gram[train][:, train])
-        parts[one] = train, values, vectors
-        across = gram[test][:, train] @ vectors
-        for number, penalty in enumerate(_PENALTIES):
-            predicted = across @ _dual(values, vectors.T @ y[train], penalty)
-            errors[number] += (predicted - y[test]).square().sum()
-    penalty = _PENALTIES[int(errors.argmin())]
-    held_out = torch.zeros(x.shape[1], folds, dtype=torch.float64)
-    for one, (train, values, vectors) in parts.items():
-        held_out[:, one] = x[train].T @ (vectors @ _dual(values, vectors.T @ y[train], penalty))
-    values, vectors = torch.linalg.eigh(gram)
-    kept = min(components, int((values > 1e-9 * values[-1]).sum()))
-    basis = torch.zeros(x.shape[1], 1 + components, dtype=torch.float64)
-    basis[:, 0] = x.T @ (vectors @ _dual(values, vectors.T @ y, penalty))
-    basis[:, 1 : 1 + kept] = x.T @ vectors[:, -kept:].flip(1) / values[-kept:].flip(0) * len(x) ** 0.5
-    offset = -centre @ basis
-    offset[0] += mean
-    return RidgeFit(basis.float(), offset.float(), fold, held_out.float(), (mean - centre @ held_out).float())
-
-
-def _dual(values: Tensor, projected: Tensor, penalty: float) -> Tensor:
-    """Dual weights of ridge regression in the eigenvectors of the Gram matrix."""
-    return projected / (values.clamp_min(0) + penalty * values[-1])
-
-
-#: Penalties that `ridge` tries, in units of the largest eigenvalue of the Gram matrix.
-_PENALTIES = [10 ** (exponent / 2) for exponent in range(-12, 1)]
-
-
 def make_teacher(student: nn.Module) -> nn.Module:
     """A copy of the student in evaluation mode that takes no gradient; the student is left unchanged."""
     return copy.deepcopy(student).requires_grad_(False).eval()
@@ -326,13 +234,7 @@ def make_teacher(student: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher <- momentum·teacher + (1 - momentum)·student, in place (notebook 02, equation 10).
-
-    Args:
-        teacher: from `make_teacher`; integer buffers are copied from the student.
-        student: of the same architecture.
-        momentum: in [0, 1).
-    """
+    """teacher <- momentum·teacher + (1 - momentum)·student, in place; integer buffers are copied (equation 10)."""
     # Equation 10
     pairs = list(zip([*teacher.parameters(), *teacher.buffers()], [*student.parameters(), *student.buffers()]))
     moving = [(t, s.detach()) for t, s in pairs if t.is_floating_point()]

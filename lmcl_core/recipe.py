@@ -73,15 +73,8 @@ COMPARED = ("lmcl", "no-manifold")
 
 #: Fields that were removed, each with the value that equals today's behaviour. They still enter the hash, so that
 #: recipes of earlier versions keep their hashes.
-_RETIRED = dict(
-    stages=None,
-    frozen_stages=0,
-    probe=False,
-    backbone_lr=None,
-    batchnorm_momentum=0.05,
-    freeze_batchnorm=True,
-    tested="student",
-)
+_RETIRED = dict(stages=None, frozen_stages=0, probe=False, backbone_lr=None, batchnorm_momentum=0.05)
+_RETIRED |= dict(freeze_batchnorm=True, tested="student")
 #: Fields that were added later, each with the value that equals the earlier behaviour. A field with that value does not
 #: enter the hash, so that runs of earlier versions keep their hashes.
 _ADDED_LATER = dict(frozen_stages=0, saliency_pooling=True, train_share=1.0, view_gradient=True, frozen=False)
@@ -105,35 +98,23 @@ class Recipe:
     crop_size: int = setting(224, "S, side of a crop as the model sees it, in pixels", 8, 4096)
     crops: int = setting(4, "K, crops per image and step", 1, 4096)
     scales: tuple[float, ...] = setting(
-        (1.0, 1.0, 1.0, 1.5),
-        "crop k covers a square of side crop_size * scales[k % len(scales)] image pixels",
-        0,
-        1000,
-        open_low=True,
+        (1.0, 1.0, 1.0, 1.5), "crop k covers crop_size * scales[k % len(scales)] image pixels", 0, 1000, open_low=True
     )
     view_size: int | None = setting(None, "side of the global view in pixels; None: crop_size", 8, 4096)
-    view_gradient: bool = setting(
-        True, "whether the mutual loss of the saliency maps also trains the backbone, or only the attention pooling"
-    )
+    view_gradient: bool = setting(True, "the mutual loss of saliency maps trains the backbone, not only the pooling")
     flip: bool = setting(True, "mirror crops left-right at random")
     test_crops: int = setting(9, "crops of the test grid at the first scale; fewer at larger ones", 1, 4096)
     bank_crops: int = setting(6, "random crops per image in the feature bank of a frozen backbone", 0, 4096)
     short_side: int | None = setting(None, "larger images are shrunk to this short side in pixels", 8, 65536)
     variant: str = setting(
-        "v1",
-        "manifold loss v1 (equations 4 and 5), v2 (6) or by opinion (11 and 5; beyond the paper, needs quality_sigma)",
-        choices=("v1", "v2", "opinion"),
+        "v1", "manifold loss: equations 4 and 5, 6, or 11 and 5 (beyond the paper)", choices=("v1", "v2", "opinion")
     )
     temperature: float = setting(0.2, "τ of the manifold loss", 0, open_low=True)
     intra_weight: float = setting(0.5, "weight of the intra-image negatives", 0)
     manifold_weight: float = setting(0.05, "α in L_quality + α·L_manifold + β·L_mutual", 0)
     mutual_weight: float = setting(0.2, "β", 0)
     quality_sigma: float | None = setting(
-        None,
-        "width σ, in MOS standard deviations, of the down-weighting of negatives with similar MOS; None gives all "
-        "negatives equal weights (beyond the paper)",
-        0,
-        open_low=True,
+        None, "σ, in MOS deviations, of the weights of negatives by MOS distance; None: off", 0, open_low=True
     )
     correlation_weight: float = setting(0.0, "weight of 1 - PLCC over a step's images (beyond the paper)", 0)
     saliency_pooling: bool = setting(True, "weigh an image's crops by saliency, in the loss and at test")
@@ -142,14 +123,10 @@ class Recipe:
     epochs: int = setting(7, "passes over the training images", 1, 65536)
     batch_images: int = setting(16, "B, images per step", 1, 65536)
     lr: float = setting(2e-4, "peak learning rate of AdamW", 0, open_low=True)
-    schedule: str = setting(
-        "one-cycle", "of the learning rate; step divides it by 10 after every 3 epochs", choices=("one-cycle", "step")
-    )
+    schedule: str = setting("one-cycle", "step: lr is divided by 10 every 3 epochs", choices=("one-cycle", "step"))
     weight_decay: float = setting(0.01, "decoupled weight decay", 0)
     precision: str = setting(
-        "bf16-mixed",
-        "float32 replaces bf16-mixed on CPUs without bfloat16",
-        choices=("bf16-mixed", "16-mixed", "32-true"),
+        "bf16-mixed", "float32 replaces it on CPUs without bfloat16", choices=("bf16-mixed", "16-mixed", "32-true")
     )
     seed: int = setting(0, "seed of everything random in the run", 0, 2**64 - 1)
 
@@ -166,15 +143,10 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
-        """Make a recipe from plain values, such as those of a JSON file or a notebook's parameters.
+        """Make a recipe from plain values, such as those of a JSON file; `base` supplies the other fields.
 
-        Args:
-            values: field names and values; lists stand for tuples. A field of an earlier version is accepted
-                only with the value that equals today's behaviour, and is then ignored.
-            base: recipe that supplies the other fields; the defaults if None.
-
-        Raises:
-            InputError: unknown or retired field, wrong type or range.
+        A field of an earlier version is accepted only with the value that equals today's behaviour, and is then
+        ignored. InputError: unknown or retired field, wrong type or range.
         """
         known = {one.name for one in fields(cls)}
         for name in values:
@@ -191,22 +163,18 @@ class Recipe:
     def for_benchmark(
         cls, benchmark: str | pd.DataFrame, recipe: str = "lmcl", /, network: str = DEFAULT_NETWORK, **changes: Any
     ) -> Recipe:
-        """The preset of a benchmark, or that preset with changes.
+        """The preset of a benchmark, or that preset with changes. InputError: unknown name or field.
 
         The recipe has the name of its variant, and of the network unless it is the default, such as
         ``lmcl+clip-b16-frozen``. If the changes alter the hash, the first six digits of the hash are added, such as
-        ``lmcl@3f2a9c``, so that a changed recipe has a run folder of its own.
+        ``lmcl@3f2a9c``, so that a changed recipe has a run folder of its own. A name among the changes is kept.
 
         Args:
             benchmark: a table of `lmcl_core.load_benchmark`, a key of `lmcl_core.BENCHMARKS`, or the path of a folder
                 with a ``benchmark.toml``. The preset of such own data comes from `preset_by_size`.
             recipe: a key of `VARIANTS`, such as "lmcl" (the method) or "no-manifold".
             network: a key of `backbones.networks.NETWORKS`.
-            **changes: fields to set on top of the preset; a field that defines the variant is ignored and keeps the
-                variant's value. A name given here is kept as it is.
-
-        Raises:
-            InputError: unknown name or field.
+            **changes: fields to set on top of the preset, except those that define the variant.
         """
         if recipe not in VARIANTS:
             raise unknown("recipe", recipe, VARIANTS)
@@ -219,11 +187,7 @@ class Recipe:
 
     @staticmethod
     def parse_changes(changes: Mapping[str, Any] | str) -> dict[str, Any]:
-        """Changed fields as a dict, from a mapping or from JSON, such as ``{"epochs": 1}``; fields are not checked.
-
-        Raises:
-            InputError: the text is not a JSON object.
-        """
+        """Changed fields as a dict, from a mapping or from JSON, such as ``{"epochs": 1}``; fields are not checked."""
         parsed: Any = changes
         if isinstance(changes, str):
             try:
@@ -231,17 +195,12 @@ class Recipe:
             except (ValueError, RecursionError):
                 parsed = None
         if not isinstance(parsed, Mapping):
-            raise InputError(
-                f'recipe changes {str(changes)[:80]!r} are not a JSON object: write for example {{"epochs": 1}}'
-            )
+            fix = 'write for example {"epochs": 1}'
+            raise InputError(f"recipe changes {str(changes)[:80]!r} are not a JSON object: {fix}")
         return dict(parsed)
 
     def differences(self, benchmark: str | pd.DataFrame) -> dict[str, Any]:
-        """Fields, without the name, that differ from the preset of the recipe's variant, or of "lmcl" for other names.
-
-        Args:
-            benchmark: as in `for_benchmark`.
-        """
+        """Fields but the name that differ from the preset of the recipe's variant, or of "lmcl" for other names."""
         variant, _, network = self.name.partition("@")[0].partition("+")
         known = variant in VARIANTS and network in ("", *NETWORKS)
         preset = _preset(benchmark, *((variant, network or DEFAULT_NETWORK) if known else ())).to_dict()
@@ -299,24 +258,13 @@ def _preset(benchmark: str | pd.DataFrame, variant: str = "lmcl", network: str =
 
 
 def variants_of(benchmark: str | pd.DataFrame, network: str = DEFAULT_NETWORK) -> tuple[str, ...]:
-    """Names of the variants that differ from a benchmark's preset, and "lmcl", which is the preset.
-
-    The arguments are as in `Recipe.for_benchmark`.
-    """
+    """Names of the variants that differ from a benchmark's preset, and "lmcl", which is the preset."""
     hashes = {name: _preset(benchmark, name, network).hash for name in VARIANTS}
     return tuple(name for name, found in hashes.items() if name == "lmcl" or found != hashes["lmcl"])
 
 
 def check_changes(changes: Mapping[str, Any], variants: Iterable[str] = tuple(VARIANTS)) -> None:
-    """Refuse changes of the name, or of a field that defines one of the variants.
-
-    Args:
-        changes: recipe fields that are to differ in every variant.
-        variants: keys of `VARIANTS`.
-
-    Raises:
-        InputError: such a change.
-    """
+    """Raise InputError if `changes` hold the name, or a recipe field that defines one of the variants."""
     if "name" in changes:
         raise InputError("recipe field name cannot be changed here: run folders are named after their variants")
     for name in variants:

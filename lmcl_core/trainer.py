@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +18,8 @@ from torch import Tensor
 from .common import distributed
 from .common.devices import conditions, keep_freed_memory
 from .common.errors import InputError, RunError
-from .common.prefetch import prefetch
-from .common.progress import bar
+from .common.prefetch import prefetch_map
+from .common.progress import Log, bar
 from .crops import crop_saliency, crop_weights, salient_crop, sampler_of
 from .data.splits import Split
 from .data.store import ImageStore
@@ -50,25 +50,10 @@ class Outputs(NamedTuple):
 
 
 class Trainer:
-    """Student, teacher, optimiser and data of one run.
-
-    Args:
-        table: from `load_benchmark`.
-        split: from `make_split`.
-        recipe: every hyper-parameter.
-        store: the table's images.
-        device: "auto", "cpu", "cuda" or "mps".
-        log: called with a line before work that takes minutes.
-    """
+    """Student, teacher, optimiser and data of one run; `log` is called with a line before work that takes minutes."""
 
     def __init__(
-        self,
-        table: pd.DataFrame,
-        split: Split,
-        recipe: Recipe,
-        store: ImageStore,
-        device: str = "auto",
-        log: Callable[[str], None] = lambda line: None,
+        self, table: pd.DataFrame, split: Split, recipe: Recipe, store: ImageStore, device: str, log: Log = print
     ) -> None:
         self.table, self.split, self.recipe, self.log = table, split, recipe, log
         self.fabric = distributed.make_fabric(device, recipe.precision)
@@ -95,10 +80,8 @@ class Trainer:
         recipe = self.recipe
         student = QualityModel(recipe.backbone, recipe.pretrained, recipe.embedding_dim, recipe.crop_size)
         if student.transformer and recipe.view_side != recipe.crop_size:
-            raise InputError(
-                f"recipe field view_size is {recipe.view_size}: a vision transformer needs view_size equal to "
-                f"crop_size, {recipe.crop_size}"
-            )
+            needed = f"a vision transformer needs view_size equal to crop_size, {recipe.crop_size}"
+            raise InputError(f"recipe field view_size is {recipe.view_size}: {needed}")
         return student
 
     def _build_model(self) -> None:
@@ -112,11 +95,9 @@ class Trainer:
         self.model, self.optimizer = self.fabric.setup(student, optimizer)
         self.student, self.teacher = student, make_teacher(student)
         batches = self.batches(torch.Generator())
-        if min(map(len, batches)) < self.fabric.world_size:
-            raise InputError(
-                f"{self.fabric.world_size} processes cannot share {min(map(len, batches))} images: start fewer "
-                "processes, or raise batch_images"
-            )
+        if (least := min(map(len, batches))) < self.fabric.world_size:
+            problem = f"{self.fabric.world_size} processes cannot share {least} images"
+            raise InputError(f"{problem}: start fewer processes, or raise batch_images")
         self.schedule = make_schedule(optimizer, recipe, len(batches))
 
     def describe(self) -> str:
@@ -133,7 +114,9 @@ class Trainer:
     def run_epoch(self) -> str:
         """Train one epoch, evaluate it, and return a line that describes it."""
         start = time.perf_counter()
-        generator = torch.Generator().manual_seed(_seed(self.recipe.seed, self.epoch))
+        # from seed and epoch, so that a resumed run draws the same numbers as an uninterrupted one
+        digest = hashlib.sha256(f"{self.recipe.seed}/{self.epoch}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         batches = self.batches(generator)
         loaded = bar(self.load(batches, generator), len(batches), f"epoch {self.epoch + 1}/{self.recipe.epochs}")
         self.student.train()
@@ -157,8 +140,9 @@ class Trainer:
 
     def load(self, batches: Sequence[Tensor], generator: torch.Generator) -> Iterator[Batch]:
         """Load batches one after another, prefetched for a GPU; `generator` draws crops and flips."""
-        loaded = (self._load(indices, generator) for indices in batches)
-        return prefetch(loaded) if self.device.type == "cuda" else loaded
+        if self.device.type == "cuda":
+            return prefetch_map(lambda indices: self._load(indices, generator), batches, threads=1, depth=2)
+        return (self._load(indices, generator) for indices in batches)
 
     def _load(self, indices: Tensor, generator: torch.Generator) -> Batch:
         """Draw the crops of a batch, the same in every process, and gather those of this process from the store."""
@@ -172,11 +156,7 @@ class Trainer:
         return Batch(indices, boxes[own], crops, views)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of student, optimiser, schedule and teacher.
-
-        Returns:
-            Detached values of the loss terms, by name, on the training device.
-        """
+        """One step of student, optimiser, schedule and teacher; returns detached loss terms by name."""
         student, teacher, density = self._forward(batch)
         terms = self._losses(student, teacher, density, self.target[batch.indices].to(self.device))
 
@@ -192,9 +172,8 @@ class Trainer:
     def _forward(self, batch: Batch) -> tuple[Outputs, Outputs, Tensor]:
         """Student and teacher on the whole batch, gathered from all processes, and the saliency (B, K) of the crops."""
         with self.fabric.autocast():
-            crops, views = (
-                self._inputs(part.to(self.device, non_blocking=True)) for part in (batch.crops, batch.views)
-            )
+            parts = (part.to(self.device, non_blocking=True) for part in (batch.crops, batch.views))
+            crops, views = map(self._inputs, parts)
             with torch.no_grad():
                 teacher = self._outputs(self.teacher, crops, views)
         student = self._outputs(self.model, crops, views)
@@ -291,11 +270,4 @@ def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) 
     """The learning rate over a run of `steps` steps an epoch: one cycle, or a tenth after every three epochs."""
     if recipe.schedule == "step":
         return torch.optim.lr_scheduler.StepLR(optimizer, 3 * steps, 0.1)
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=recipe.lr, total_steps=recipe.epochs * steps, cycle_momentum=False
-    )
-
-
-def _seed(seed: int, epoch: int) -> int:
-    """The seed of an epoch, so that a resumed run draws the same numbers as an uninterrupted one."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7], "big")
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, recipe.epochs * steps, cycle_momentum=False)

@@ -3,7 +3,7 @@ the frozen regime, which replaces the backbone by stored features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from .backbones.ridge import ridge
 from .backbones.weights import weights_digest
 from .common import distributed
 from .common.devices import resolve_device
 from .common.errors import InputError
+from .common.progress import Log
 from .crops import CropBank, crop_saliency, crop_weights
 from .data.splits import Split, check_split, subsample
 from .data.store import ImageStore
 from .inference import Prediction, predict_bank
-from .model import FrozenModel, ridge
+from .model import FrozenModel
 from .recipe import Recipe
 from .runs import checkpoint, folder, provenance
 from .runs.model_file import save_model
@@ -35,7 +37,7 @@ def train(
     out_dir: str | Path,
     device: str = "auto",
     resume: bool = True,
-    log: Callable[[str], None] = print,
+    log: Log = print,
 ) -> dict[str, Any]:
     """Train a model, evaluate it on the test part, and write the run folder.
 
@@ -45,8 +47,7 @@ def train(
     torchrun share every batch, and rank 0 writes the folder, which all of them must see.
 
     Args:
-        table: from `load_benchmark`.
-        split: from `make_split`.
+        table, split: from `load_benchmark` and `make_split`.
         recipe: every hyper-parameter.
         out_dir: the run folder.
         device: "auto", "cpu", "cuda" or "mps".
@@ -66,10 +67,8 @@ def train(
     check_split(table, split)
     if not isinstance(recipe, Recipe):
         raise InputError(f"recipe is {recipe!r}: pass a Recipe, such as Recipe.for_benchmark('livec', 'no-manifold')")
-    if not isinstance(out_dir, (str, Path)):
+    if not isinstance(out_dir, (str, Path)) or not str(out_dir).strip():
         raise InputError(f"out_dir is {out_dir!r}: name the run folder")
-    if not str(out_dir).strip():
-        raise InputError("out_dir is empty: name the run folder")
     if distributed.rank() > 0:
         return _train(table, split, recipe, Path(out_dir), device, resume, lambda line: None)
     with folder.reserved(Path(out_dir)):
@@ -77,13 +76,7 @@ def train(
 
 
 def _train(
-    table: pd.DataFrame,
-    split: Split,
-    recipe: Recipe,
-    out_dir: Path,
-    device: str,
-    resume: bool,
-    log: Callable[[str], None],
+    table: pd.DataFrame, split: Split, recipe: Recipe, out_dir: Path, device: str, resume: bool, log: Log
 ) -> dict[str, Any]:
     """`train` in a folder that this run has reserved."""
     identity, missing, is_main = recipe.identity(table, split), folder.missing_files(out_dir), distributed.rank() == 0
@@ -132,6 +125,7 @@ def _finish(
 ) -> None:
     """Write the results, run.json last, and delete the checkpoint."""
     table, split, device = trainer.table, trainer.split, trainer.device
+    backbone_weights = weights_digest(trainer.recipe.backbone) if trainer.recipe.pretrained else None
     save_model(
         out_dir / "model.safetensors",
         trainer.student,
@@ -140,7 +134,7 @@ def _finish(
         split,
         mos_mean=trainer.mos_mean,
         mos_std=trainer.mos_std,
-        backbone_weights=weights_digest(trainer.recipe.backbone) if trainer.recipe.pretrained else None,
+        backbone_weights=backbone_weights,
         largest_short_side=int(torch.minimum(trainer.store.heights, trainer.store.widths).max()),
     )
     folder.write_csv(out_dir / "history.csv", pd.DataFrame(trainer.history), float_format="%.6g")
@@ -154,7 +148,7 @@ def _finish(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         **{name: _used(trainer.conditions, name) for name in ("processor", "precision", "threads")},
         processes=trainer.fabric.world_size,
-        backbone_weights=weights_digest(trainer.recipe.backbone) if trainer.recipe.pretrained else None,
+        backbone_weights=backbone_weights,
         conditions=trainer.conditions,
         seconds=round(trainer.seconds, 1),
         metrics=scores,

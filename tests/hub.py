@@ -28,24 +28,24 @@ def serve_hub(monkeypatch, cache, **files: bytes) -> Iterator[type]:
 
     The attributes of the result: `files`; `asked`, the requests (command, path, range); `cuts`, number of bytes after
     which each coming response ends; `stalled`, an event that a cut response waits for; `etag`, the stated checksum
-    (None for the true one, "" for none); `ranges`, whether downloads can be resumed; `endpoint`.
+    (None for the true one); `endpoint`.
     """
 
     class Hub(BaseHTTPRequestHandler):
-        asked, cuts, etag, ranges, stalled = [], [], None, True, threading.Event()
+        asked, cuts, etag, stalled = [], [], None, threading.Event()
 
         def do_HEAD(self):
             match = re.fullmatch(r"/.+/resolve/[^/]+/(.+)", self.path)
             if match:  # the client makes other requests too
                 self.asked.append((self.command, self.path, self.headers.get("Range")))
             body = self.files.get(match[1]) if match else None
-            start = int(re.match(r"bytes=(\d+)-", self.headers.get("Range") or "bytes=0-")[1]) if self.ranges else 0
+            start = int(re.match(r"bytes=(\d+)-", self.headers.get("Range") or "bytes=0-")[1])
             self.send_response(404 if body is None else 206 if start else 200)
             self.send_header("X-Repo-Commit", COMMIT)
             if body is None:
                 self.send_header("X-Error-Code", "EntryNotFound")
                 body, start = b"", 0
-            elif self.etag != "":
+            else:
                 self.send_header("ETag", '"a name of its own for the storage"')
                 self.send_header("X-Linked-Etag", f'"{self.etag or hashlib.sha256(body).hexdigest()}"')
             self.send_header("X-Linked-Size", str(len(body)))

@@ -235,7 +235,7 @@ def write_koniq10k(
     return folder
 
 
-def write_livefb(parent: Path, change: Change = same, column: str = "mos", padded: bool = True) -> Path:
+def write_livefb(parent: Path, change: Change = same, column: str = "mos") -> Path:
     """Three folders of images and one of patches; one score is exactly 0, one extension is in capitals."""
     folder = parent / "database"
     names = [f"voc_emotic_ava/AVA__{n}.jpg" for n in range(8)]
@@ -249,9 +249,8 @@ def write_livefb(parent: Path, change: Change = same, column: str = "mos", padde
     write_rows(folder / "labels_patch.csv", [["name", "mos"], ["patches/AVA__0.jpg", 50.0]])
     tested = [[60.0, f"patches/{Path(name).name}", 55.0, name] for name in names[:2]]
     write_rows(folder / "labels640.csv", [["mos_patch_1", "name_patch", "mos_image", "name_image"], *tested])
-    if padded:
-        rest = [[name, str(n % 4 == 0)] for n, name in enumerate(names[2:12])]
-        write_rows(folder / "labels=640_padded.csv", [["name_image", "is_valid"], *rest])
+    rest = [[name, str(n % 4 == 0)] for n, name in enumerate(names[2:12])]
+    write_rows(folder / "labels=640_padded.csv", [["name_image", "is_valid"], *rest])
     return folder
 
 

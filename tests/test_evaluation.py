@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from lmcl_core import InputError, bootstrap_interval, metrics
-from lmcl_core.evaluation import by_distortion, logistic_fit
+from lmcl_core.evaluation import by_distortion
 
 
 def related(n=80, noise=0.5, seed=0):
@@ -32,37 +32,12 @@ def test_metrics_equal_those_of_scipy():
         assert set(result) == {"srcc", "plcc", "plcc_logistic", "krcc", "rmse", "n"}
 
 
-def test_metrics_are_plain_numbers_from_any_sequence():
-    result = metrics(pred=[1, 2, 4, 3], mos=pd.Series([10, 20, 30, 40], index=[7, 5, 3, 1]))
-    assert result["srcc"] == pytest.approx(0.8)
-    assert all(type(value) in (float, int) for value in result.values())
-
-
-def test_a_perfect_prediction_scores_one():
-    mos = np.linspace(3, 8, 20)
-    result = metrics(pred=mos, mos=mos)
-    assert [result[k] for k in ("srcc", "plcc", "krcc")] == pytest.approx([1, 1, 1]) and result["rmse"] == 0
-    assert result["plcc_logistic"] > 0.999
-
-
 def test_a_reversed_prediction_is_negative():
-    for name in ["srcc", "plcc", "krcc"]:
-        pred, mos = related()
-        assert metrics(pred=-pred, mos=mos)[name] == pytest.approx(-metrics(pred=pred, mos=mos)[name])
-        assert metrics(pred=-pred, mos=mos)[name] < -0.8
-
-
-def test_after_the_logistic_fit_too_a_reversed_prediction_is_negative():
     pred, mos = related()
-    assert metrics(pred=-pred, mos=mos)["plcc_logistic"] < 0
-
-
-def test_correlations_do_not_depend_on_the_scale_of_the_prediction():
-    pred, mos = related()
-    one, other = metrics(pred=pred, mos=mos), metrics(pred=1e4 * pred - 7, mos=mos)
-    for name in ("srcc", "plcc", "krcc", "plcc_logistic"):
-        assert one[name] == pytest.approx(other[name], abs=1e-5)
-    assert one["rmse"] != pytest.approx(other["rmse"])
+    straight, turned = metrics(pred=pred, mos=mos), metrics(pred=list(-pred), mos=pd.Series(mos))
+    for name in ("srcc", "plcc", "krcc"):
+        assert turned[name] == pytest.approx(-straight[name]) and turned[name] < -0.8
+    assert turned["plcc_logistic"] < 0 and all(type(value) in (float, int) for value in turned.values())
 
 
 def test_the_logistic_fit_straightens_a_logistic_relation():
@@ -75,18 +50,12 @@ def test_the_logistic_fit_straightens_a_logistic_relation():
 
 
 def test_the_logistic_fit_does_not_harm_other_relations():
-    for seed in range(20):
+    for seed in range(6):
         rng = np.random.default_rng(seed)
         pred = rng.normal(size=rng.integers(5, 60))
         mos = 2 * pred + rng.normal(size=len(pred)) * rng.uniform(0, 3)
         result = metrics(pred=pred, mos=mos)
         assert result["plcc_logistic"] >= result["plcc"] - 1e-3
-
-
-def test_the_logistic_fit_is_monotone_and_in_opinion_units():
-    pred, mos = related()
-    fitted = logistic_fit(pred, mos)[np.argsort(pred)]
-    assert (np.diff(fitted) >= 0).all() and abs(fitted.mean() - mos.mean()) < 2
 
 
 @pytest.mark.parametrize(
@@ -105,22 +74,17 @@ def test_unusable_pairs_are_refused(pred, mos, message):
         assert str(error.value) == message
 
 
-def test_the_bootstrap_interval_contains_the_estimate_and_is_seeded():
-    for statistic in ["srcc", "plcc"]:
-        pred, mos = related(noise=1.5)
-        low, high = bootstrap_interval(pred=pred, mos=mos, statistic=statistic, draws=300)
-        assert -1 <= low < metrics(pred=pred, mos=mos)[statistic] < high <= 1
-        assert (low, high) == bootstrap_interval(pred=pred, mos=mos, statistic=statistic, draws=300)
-        assert (low, high) != bootstrap_interval(pred=pred, mos=mos, statistic=statistic, draws=300, seed=1)
-
-
 def test_the_bootstrap_interval_equals_a_plain_bootstrap():
     for statistic, reference in [("srcc", stats.spearmanr), ("plcc", stats.pearsonr)]:
         pred, mos = related(40, noise=3.0)
         rng = np.random.default_rng(99)
-        plain = [reference(pred[rows], mos[rows])[0] for rows in rng.integers(0, 40, (1500, 40))]
-        interval = bootstrap_interval(pred=pred, mos=mos, statistic=statistic, level=0.8, draws=3000)
-        assert interval == pytest.approx(np.percentile(plain, [10, 90]), abs=0.02)
+        plain = [reference(pred[rows], mos[rows])[0] for rows in rng.integers(0, 40, (500, 40))]
+        options = dict(statistic=statistic, level=0.8, draws=1000)
+        interval = bootstrap_interval(pred=pred, mos=mos, **options)
+        assert interval == pytest.approx(np.percentile(plain, [10, 90]), abs=0.04)
+        assert interval == bootstrap_interval(pred=pred, mos=mos, **options), "it is seeded"
+    with pytest.raises(InputError, match="statistic is 'krcc': it must be 'srcc' or 'plcc'"):
+        bootstrap_interval(pred=pred, mos=mos, statistic="krcc")
 
 
 def test_few_contents_make_no_interval_however_many_pictures_they_have():
@@ -128,21 +92,6 @@ def test_few_contents_make_no_interval_however_many_pictures_they_have():
     for contents, known in ((5, False), (6, True)):
         ends = bootstrap_interval(pred=pred, mos=mos, content=[f"c{n % contents}" for n in range(60)])
         assert np.isfinite(ends).all() == known
-
-
-def test_the_bootstrap_interval_covers_the_truth_about_as_often_as_it_says():
-    covered, truth = 0, 0.6
-    for seed in range(150):
-        rng = np.random.default_rng(seed)
-        a, b = rng.normal(size=(2, 80))
-        low, high = bootstrap_interval(pred=a, mos=truth * a + 0.8 * b, level=0.9, draws=200, seed=seed)
-        covered += low <= truth <= high
-    assert 0.8 < covered / 150 < 0.98
-
-
-def test_an_unknown_statistic_is_refused():
-    with pytest.raises(InputError, match="statistic is 'krcc': it must be 'srcc' or 'plcc'"):
-        bootstrap_interval(pred=[1, 2, 3], mos=[1, 2, 3], statistic="krcc")
 
 
 def test_metrics_by_distortion_are_those_of_each_group():
@@ -164,6 +113,7 @@ def test_metrics_by_distortion_are_medians_over_splits_and_never_mix_models():
     ]
     result = by_distortion(pd.concat(parts))
     assert result.loc[0, "plcc"] == pytest.approx(1) and result.loc[0, "rmse"] == 1000 and result.loc[0, "n"] == 9
+    assert len(by_distortion(parts[0].assign(distortion=pd.NA))) == 0
 
 
 def test_the_interval_over_contents_is_wider_where_pictures_of_one_content_err_together():
@@ -174,9 +124,3 @@ def test_the_interval_over_contents_is_wider_where_pictures_of_one_content_err_t
     low, high = bootstrap_interval(pred=pred, mos=mos)
     wide_low, wide_high = bootstrap_interval(pred=pred, mos=mos, content=content)
     assert wide_high - wide_low > 1.5 * (high - low)
-
-
-def test_a_benchmark_without_distortions_gives_an_empty_table():
-    predictions = pd.DataFrame(dict(split=0, distortion=[pd.NA] * 3, mos=[1.0, 2, 3], pred=[1.0, 2, 4]))
-    result = by_distortion(predictions)
-    assert len(result) == 0 and list(result.columns) == ["distortion", "srcc", "plcc", "rmse", "n"]

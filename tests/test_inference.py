@@ -99,10 +99,6 @@ def test_predictions_do_not_depend_on_the_batch_size(batch):
         torch.testing.assert_close(joined, together, atol=1e-5, rtol=1e-5)
 
 
-def test_no_images_give_no_predictions():
-    assert list(predict_images(Brightness(), [], SMALL)) == []
-
-
 def test_the_forward_pass_runs_in_the_recipe_s_precision_and_without_gradients(monkeypatch):
     class Precise(Brightness):
         def forward(self, images):
@@ -113,17 +109,6 @@ def test_the_forward_pass_runs_in_the_recipe_s_precision_and_without_gradients(m
     result = predict(photographs(), Precise(), precision="bf16-mixed")
     assert all(x.dtype == torch.float32 for name, x in result._asdict().items() if name != "boxes")
     assert result.boxes.dtype == torch.int64
-
-
-def test_a_map_that_no_crop_covers_still_gives_a_finite_score():
-    class Elsewhere(Brightness):
-        def forward(self, images):
-            heat = torch.zeros(len(images), 9, 9)
-            heat[:, 4, 4] = 1
-            return super().forward(images)._replace(saliency=heat)
-
-    result = predict(photographs()[4:5], Elsewhere(), test_crops=2)
-    assert torch.isfinite(result.score).all() and result.weights.sum().item() == pytest.approx(1)
 
 
 @pytest.mark.slow
@@ -206,21 +191,15 @@ def test_a_loaded_model_gives_the_scores_of_the_saved_one_bit_for_bit(run, score
     about = json.loads(json.dumps(scorer.about))
     original = Scorer(model, RECIPE, about, torch.device("cpu"))
     images = [noise(90, 80, 3), noise(64, 64, 3, seed=1)]
-    assert scorer.score(images).equals(original.score(images))
-
-
-def test_weights_may_be_named_by_file_or_by_folder_as_text_or_path(run, scorer):
-    image = noise(70, 70, 3)
-    for weights in (run, str(run / "model.safetensors")):
-        with torch.random.fork_rng(devices=[]):
-            assert score_of(load(weights), image) == score_of(scorer, image)
-
-
-def test_loading_leaves_the_global_generator_alone(run):
-    with torch.random.fork_rng(devices=[]):
-        before = torch.random.get_rng_state()
-        load(run)
-        assert torch.equal(before, torch.random.get_rng_state())
+    scores = scorer.score(images)
+    assert scores.equals(original.score(images)) and len(scorer.score([])) == 0
+    assert list(scorer.score([]).columns) == ["image", "score", "percentile"]
+    raw = torch.cat([part.score for part in scorer.predict(map(scorer.prepare, images))]).double().numpy()
+    assert scores["score"].to_numpy() == pytest.approx(MEAN + STD * raw)
+    assert scorer.about["mos_percentiles"] == pytest.approx(np.linspace(0, 80, 101)), "of the training part alone"
+    before = torch.random.get_rng_state()
+    assert score_of(load(str(run / "model.safetensors")), images[0]) == scores["score"][0]
+    assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_one_row_an_input_in_the_order_given(scorer, tmp_path):
@@ -230,13 +209,16 @@ def test_one_row_an_input_in_the_order_given(scorer, tmp_path):
     assert list(found.columns) == ["image", "score", "percentile"]
     assert list(found["image"]) == ["0", str(path), "2", str(path)] and list(found.index) == [0, 1, 2, 3]
     assert found["score"][1] == found["score"][3] and found["score"].nunique() == 3
-
-
-def test_one_image_may_stand_without_a_list(scorer, tmp_path):
-    path = tmp_path / "a.png"
-    Image.fromarray(noise(70, 70, 3)).save(path)
-    for item in (path, str(path), Image.open(path), noise(70, 70, 3)):
-        assert len(scorer.score(item)) == 1
+    for item in (path, str(path), Image.open(path), noise(70, 70, 3)):  # one image may stand without a list
+        assert scorer.score(item)["score"].tolist() == pytest.approx([found["score"][1]])
+    for inputs, options, message in (
+        ([noise(), tmp_path / "no.png"], {}, r"missing image .*no\.png"),
+        (3, {}, "cannot read int: pass a path"),
+        ([None], {}, "cannot read NoneType: pass a path"),
+        ([noise()], dict(batch_size=0), "batch_size is 0: it must be a whole number in 1..65536"),
+    ):
+        with pytest.raises(InputError, match=message):
+            scorer.score(inputs, **options)
 
 
 def test_an_explanation_adds_up_to_the_score_and_holds_the_embedding_of_every_crop(scorer, model):
@@ -252,67 +234,16 @@ def test_an_explanation_adds_up_to_the_score_and_holds_the_embedding_of_every_cr
     assert found.saliency.sum() == pytest.approx(1, rel=1e-5)
 
 
-def test_packed_weights_explain_a_score_without_embeddings(run, scorer, tmp_path):
-    pack(run, tmp_path / "packed.safetensors")
-    found = load(tmp_path / "packed.safetensors").explain(noise(70, 70, 3))
-    assert found.embedding is None and found.score == pytest.approx(score_of(scorer, noise(70, 70, 3)), abs=0.5)
-
-
-def test_no_image_gives_an_empty_table(scorer):
-    assert list(scorer.score([]).columns) == ["image", "score", "percentile"] and len(scorer.score([])) == 0
-
-
-def test_an_image_gets_the_same_score_as_path_image_and_array(scorer, tmp_path):
-    path = tmp_path / "a.png"
-    pixels = noise(90, 80, 3)
-    Image.fromarray(pixels).save(path)
-    assert len({score_of(scorer, item) for item in (path, str(path), Image.open(path), pixels, pixels.copy("F"))}) == 1
-
-
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 50), (3000, 20), (31, 33)])
 def test_an_image_of_any_size_gets_a_finite_score(scorer, height, width):
     found = scorer.score(noise(height, width, 3))
     assert np.isfinite(found[["score", "percentile"]].to_numpy()).all()
 
 
-def test_the_score_does_not_depend_on_the_batch(scorer):
-    images = [noise(60 + 7 * n, 90 - 3 * n, 3, seed=n) for n in range(5)]
-    together = scorer.score(images, batch_size=5)["score"]
-    for batch_size in (1, 2, 64):
-        assert np.abs(scorer.score(images, batch_size=batch_size)["score"] - together).max() < 1e-4
-    assert np.abs(scorer.score(images[::-1])["score"].to_numpy()[::-1] - together).max() < 1e-4
-
-
-def test_the_score_is_in_the_units_of_the_training_scores(scorer):
-    images = [noise(seed=1), noise(100, 70, 3, seed=2)]
-    raw = torch.cat([part.score for part in scorer.predict(map(scorer.prepare, images))]).double().numpy()
-    assert scorer.score(images)["score"].to_numpy() == pytest.approx(MEAN + STD * raw)
-
-
 @pytest.mark.parametrize("mean, percentile", [(-5.0, 0), (20.0, 25), (80.0, 100), (300.0, 100)])
 def test_the_percentile_is_the_share_of_training_images_below(scorer, mean, percentile):
     same_for_all = Scorer(scorer.model, RECIPE, {**scorer.about, "mos_mean": mean, "mos_std": 0.0}, torch.device("cpu"))
     assert same_for_all.score(noise())["percentile"].item() == pytest.approx(percentile)
-
-
-def test_the_percentile_rises_with_the_score_and_stays_in_range(scorer):
-    wide = Scorer(scorer.model, RECIPE, {**scorer.about, "mos_std": 300.0}, torch.device("cpu"))
-    found = wide.score([*(noise(70, 70, 3, seed=n) // (n + 1) for n in range(5)), np.zeros((70, 70), np.uint8)])
-    assert found["percentile"].between(0, 100).all() and found["score"].nunique() == 6
-    assert found.sort_values("score")["percentile"].is_monotonic_increasing
-
-
-def test_a_missing_file_is_named(scorer, tmp_path):
-    with pytest.raises(InputError, match=r"missing image .*no\.png"):
-        scorer.score([noise(), tmp_path / "no.png"])
-
-
-def test_an_opened_image_that_turns_out_truncated_is_an_input_error(tmp_path):
-    path = tmp_path / "a.png"
-    Image.fromarray(noise(90, 80, 3)).save(path)
-    path.write_bytes(path.read_bytes()[:2000])
-    with Image.open(path) as image, pytest.raises(InputError):
-        load_rgb(image)
 
 
 @pytest.mark.parametrize(
@@ -322,8 +253,9 @@ def test_an_opened_image_that_turns_out_truncated_is_an_input_error(tmp_path):
         lambda state, about: (state.update({"score_head.weight": torch.zeros(1, 3)}), about),
         lambda state, about: about["recipe"].update(epoch=3),
         lambda state, about: about.update(recipe=7),
+        lambda state, about: [state.pop(key) for key in list(state) if key.startswith("embedding_head.")],
     ],
-    ids=["a tensor missing", "a tensor of another shape", "unknown recipe field", "a recipe that is a number"],
+    ids=["a tensor missing", "another shape", "unknown recipe field", "a recipe that is a number", "not packed"],
 )
 def test_weights_that_do_not_fit_this_version_are_refused_by_name_in_two_lines(run, scorer, tmp_path, spoil):
     state, about = load_file(run / "model.safetensors"), json.loads(json.dumps(scorer.about))
@@ -342,12 +274,6 @@ def test_images_larger_than_those_of_the_training_benchmark_are_brought_to_their
     assert score_of(scorer, small.numpy()) == pytest.approx(MEAN + STD * next(scorer.predict([small])).score.item())
 
 
-def test_a_batch_of_no_images_is_refused(scorer):
-    for size in (0, 2**63):
-        with pytest.raises(InputError, match=f"batch_size is {size}: it must be a whole number in 1..65536"):
-            scorer.score([noise()], batch_size=size)
-
-
 def test_packed_weights_take_less_than_half_the_room_and_score_alike(run, scorer, tmp_path):
     pack(run, tmp_path / "packed.safetensors")
     assert (tmp_path / "packed.safetensors").stat().st_size < 0.5 * (run / "model.safetensors").stat().st_size
@@ -355,29 +281,4 @@ def test_packed_weights_take_less_than_half_the_room_and_score_alike(run, scorer
     assert all(value.dtype != torch.float16 for value in loaded.model.state_dict().values())
     image = noise(90, 80, 3)
     assert score_of(loaded, image) == pytest.approx(score_of(scorer, image), abs=0.01 * STD)
-    assert loaded.about == {**scorer.about, "packed": True}
-
-
-def test_only_packed_weights_may_lack_the_embedding_head(run, scorer, tmp_path):
-    state = load_file(run / "model.safetensors")
-    kept = {key: value for key, value in state.items() if not key.startswith("embedding_head.")}
-    save_file(kept, tmp_path / "a.safetensors", metadata={"lmcl": json.dumps(scorer.about)})
-    with pytest.raises(InputError, match="do not fit this version"):
-        load(tmp_path / "a.safetensors")
-
-
-def test_a_model_s_percentiles_come_from_its_training_part_alone(scorer):
-    assert scorer.about["mos_percentiles"] == pytest.approx(np.linspace(0, 80, 101))
-
-
-def test_a_model_on_the_cpu_keeps_freed_memory(run, monkeypatch):
-    asked: list[bool] = []
-    monkeypatch.setattr("lmcl_core.inference.keep_freed_memory", lambda: asked.append(True))
-    load(run, "cpu")
-    assert asked == [True]
-
-
-@pytest.mark.parametrize("inputs", [3, [None]])
-def test_what_is_no_image_is_refused_alone_or_among_others(scorer, inputs):
-    with pytest.raises(InputError, match="cannot read (NoneType|int): pass a path"):
-        scorer.score(inputs)
+    assert loaded.about == {**scorer.about, "packed": True} and loaded.explain(image).embedding is None

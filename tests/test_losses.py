@@ -102,55 +102,18 @@ def test_in_v1_three_identical_crops_give_the_value_worked_out_by_hand():
     assert terms.inter.item() == 0 and terms.total.item() == pytest.approx(2 * terms.intra.item())
 
 
-def test_in_v2_the_parts_are_the_loss_without_the_other_negatives():
-    student, teacher, salient = sample(3, 4, 5)
-    loss = LocalManifoldContrastiveLoss(0.2, 0.6, "v2")
-    terms = loss(student, teacher, salient)
-    alone = [loss(student[i : i + 1], teacher[i : i + 1], salient[i : i + 1]).total for i in range(3)]
-    assert terms.intra.item() == pytest.approx(torch.stack(alone).mean().item())
-    assert terms.inter.item() == pytest.approx(
-        LocalManifoldContrastiveLoss(0.2, 0.0, "v2")(student, teacher, salient).total.item()
-    )
-
-
 @pytest.mark.parametrize("variant", ["v1", "v2"])
 @pytest.mark.parametrize("shape, empty", [((1, 1, 4), "both"), ((1, 4, 4), "inter"), ((3, 1, 4), "intra")])
 def test_an_empty_negative_set_gives_exactly_zero_and_finite_gradients(variant, shape, empty):
     student, teacher, salient = sample(*shape)
     student.requires_grad_()
     terms = LocalManifoldContrastiveLoss(0.2, 1.0, variant)(student, teacher, salient)
+    teacher.requires_grad_()
     terms.total.backward()
-    assert torch.isfinite(student.grad).all()
+    assert torch.isfinite(student.grad).all() and teacher.grad is None
     assert (terms.inter.item() == 0) == (empty in ("inter", "both"))
     assert (terms.intra.item() == 0) == (empty in ("intra", "both"))
     assert terms.total.item() == 0 or empty != "both"
-
-
-def test_in_v1_with_two_crops_only_the_salient_one_has_an_intra_negative():
-    student, teacher, _ = sample(1, 2, 4)
-    student.requires_grad_()
-    terms = LocalManifoldContrastiveLoss(0.2)(student, teacher, torch.tensor([1]))
-    terms.intra.backward()
-    assert terms.intra.item() > 0
-    assert student.grad[0, 0].abs().max().item() == 0 and student.grad[0, 1].abs().max().item() > 0
-
-
-@pytest.mark.parametrize("variant", ["v1", "v2"])
-def test_a_zero_intra_weight_leaves_only_the_inter_part_and_finite_gradients(variant):
-    student, teacher, salient = sample(3, 3, 4)
-    student.requires_grad_()
-    terms = LocalManifoldContrastiveLoss(0.2, 0.0, variant)(student, teacher, salient)
-    terms.total.backward()
-    assert terms.total.item() == pytest.approx(terms.inter.item())
-    assert torch.isfinite(student.grad).all() and student.grad.abs().max() > 0
-
-
-@pytest.mark.parametrize("variant", ["v1", "v2"])
-def test_no_gradient_reaches_the_teacher(variant):
-    student, teacher, salient = sample(2, 3, 4)
-    student.requires_grad_(), teacher.requires_grad_()
-    LocalManifoldContrastiveLoss(variant=variant)(student, teacher, salient).total.backward()
-    assert teacher.grad is None and student.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("variant", ["v1", "v2"])
@@ -194,17 +157,6 @@ def test_the_order_of_the_images_does_not_matter(variant, sigma):
     torch.testing.assert_close(list(shuffled), list(straight))
 
 
-@pytest.mark.parametrize("variant", ["v1", "v2"])
-def test_the_order_of_the_crops_does_not_matter(variant):
-    student, teacher, _ = sample(3, 4, 5)
-    order, salient = torch.tensor([2, 0, 3, 1]), torch.tensor([0, 2, 3])
-    loss = LocalManifoldContrastiveLoss(0.2, 0.5, variant)
-    moved = torch.tensor([order.tolist().index(s) for s in salient.tolist()])
-    torch.testing.assert_close(
-        list(loss(student[:, order], teacher[:, order], moved)), list(loss(student, teacher, salient))
-    )
-
-
 @pytest.mark.parametrize("variant", ["v1", "v2", "opinion"])
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 5.0])
 def test_quality_weights_equal_explicit_loops(variant, sigma):
@@ -212,6 +164,8 @@ def test_quality_weights_equal_explicit_loops(variant, sigma):
     mos = [0.2, -1.5, 0.2, 1.1]
     terms = LocalManifoldContrastiveLoss(0.2, 0.5, variant, sigma)(*inputs, torch.tensor(mos, dtype=torch.float64))
     assert [x.item() for x in terms] == pytest.approx(by_loops(*inputs, 0.2, 0.5, variant, mos, sigma), rel=1e-9)
+    if variant != "opinion":  # images of equal MOS are no negatives
+        assert LocalManifoldContrastiveLoss(0.2, 0.5, variant, sigma)(*inputs, torch.full((4,), 0.7)).inter.item() == 0
 
 
 def test_by_opinion_the_loss_falls_when_images_of_near_mos_come_closer_and_images_of_far_mos_part():
@@ -223,28 +177,6 @@ def test_by_opinion_the_loss_falls_when_images_of_near_mos_come_closer_and_image
     assert values == sorted(values) and len(set(values)) == 3
     with pytest.raises(InputError, match="variant 'opinion' needs quality_sigma"):
         LocalManifoldContrastiveLoss(variant="opinion")
-
-
-@pytest.mark.parametrize("variant", ["v1", "v2"])
-def test_images_of_equal_mos_are_no_negatives_under_quality_weights(variant):
-    student, teacher, salient = sample(3, 2, 4)
-    student.requires_grad_()
-    terms = LocalManifoldContrastiveLoss(0.2, 0.5, variant, 1.0)(student, teacher, salient, torch.full((3,), 0.7))
-    terms.total.backward()
-    assert terms.inter.item() == 0 and torch.isfinite(student.grad).all()
-
-
-@pytest.mark.parametrize("variant", ["v1", "v2"])
-def test_images_of_far_apart_mos_are_full_negatives_under_quality_weights(variant):
-    inputs = sample(3, 2, 4)
-    far = LocalManifoldContrastiveLoss(0.2, 0.5, variant, 0.01)(*inputs, torch.tensor([-5.0, 0.0, 5.0]))
-    torch.testing.assert_close(list(far), list(LocalManifoldContrastiveLoss(0.2, 0.5, variant)(*inputs)))
-
-
-def test_mos_is_ignored_without_quality_sigma():
-    inputs = sample(3, 2, 4)
-    loss = LocalManifoldContrastiveLoss()
-    assert loss(*inputs, torch.tensor([1.0, 2.0, 3.0])).total == loss(*inputs).total
 
 
 @pytest.mark.parametrize("variant", ["v1", "v2"])
@@ -265,22 +197,14 @@ def test_half_precision_is_raised_and_double_is_kept(variant, given, used):
 def test_autocast_changes_nothing(variant):
     student, teacher, salient = sample(3, 3, 8, dtype=torch.float32)
     student.requires_grad_()
-    loss = LocalManifoldContrastiveLoss(0.1, 0.5, variant, 0.5)
+    loss = LocalManifoldContrastiveLoss(1e-3, 0.5, variant, 0.5)  # a small temperature does not overflow
     mos = torch.tensor([0.0, 1.0, 1.2])
     outside = loss(student, teacher, salient, mos)
     with torch.autocast("cpu", torch.bfloat16):
         inside = loss(student, teacher, salient, mos)
     assert list(inside) == list(outside) and inside.total.dtype == torch.float32
     gradients = [torch.autograd.grad(terms.total, student)[0] for terms in (inside, outside)]
-    assert torch.equal(*gradients)
-
-
-def test_a_small_temperature_does_not_overflow():
-    student, teacher, salient = sample(3, 3, 8, dtype=torch.float32)
-    student.requires_grad_()
-    terms = LocalManifoldContrastiveLoss(1e-3)(student, teacher, salient)
-    terms.total.backward()
-    assert torch.isfinite(terms.total) and torch.isfinite(student.grad).all()
+    assert torch.equal(*gradients) and torch.isfinite(gradients[0]).all()
 
 
 @pytest.mark.parametrize(
@@ -299,39 +223,26 @@ def test_a_bad_setting_is_named(name, values, rule):
         assert str(error.value) == f"{name} is {value!r}: it must be {rule}"
 
 
-@pytest.mark.parametrize("student, teacher", [((3, 4), (3, 4)), ((2, 3, 4), (2, 3, 5)), ((0, 3, 4), (0, 3, 4))])
-def test_embeddings_that_do_not_fit_are_named_with_their_shapes(student, teacher):
-    with pytest.raises(InputError) as error:
-        LocalManifoldContrastiveLoss()(torch.zeros(student), torch.zeros(teacher), torch.zeros(2, dtype=torch.int64))
-    assert str(error.value) == f"student {student} and teacher {teacher}: both must be (B, K, D), equal and not empty"
-    with pytest.raises(InputError, match="teacher is torch.int64: both must be floating point"):
-        LocalManifoldContrastiveLoss()(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4).long(), torch.zeros(2).long())
+LONGS = torch.zeros(2, dtype=torch.int64)
 
 
 @pytest.mark.parametrize(
-    "salient, got",
-    [(torch.zeros(2), "(2,) torch.float32"), (torch.zeros(3, dtype=torch.int64), "(3,) torch.int64")],
+    "student, teacher, salient, message",
+    [
+        ((3, 4), (3, 4), LONGS, "student (3, 4) and teacher (3, 4): both must be (B, K, D), equal and not empty"),
+        ((2, 3, 4), (2, 3, 5), LONGS, "teacher (2, 3, 5): both must be (B, K, D), equal"),
+        ((2, 3, 4), (2, 3, 4), torch.zeros(2), "salient is (2,) torch.float32: it must be (2,) int64"),
+        ((2, 3, 4), (2, 3, 4), LONGS[:1], "salient is (1,) torch.int64: it must be (2,) int64"),
+        ((2, 3, 4), (2, 3, 4), torch.tensor([-1, 3]), "salient holds -1..3: crop indices must lie in 0..2"),
+    ],
 )
-def test_salient_indices_of_another_type_or_shape_are_refused(salient, got):
+def test_inputs_that_do_not_fit_are_named(student, teacher, salient, message):
     with pytest.raises(InputError) as error:
-        LocalManifoldContrastiveLoss()(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), salient)
-    assert str(error.value) == f"salient is {got}: it must be (2,) int64"
-
-
-@pytest.mark.parametrize("salient, got", [([0, 3], "0..3"), ([-1, 2], "-1..2")])
-def test_salient_indices_out_of_range_are_refused(salient, got):
-    with pytest.raises(InputError) as error:
-        LocalManifoldContrastiveLoss()(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), torch.tensor(salient))
-    assert str(error.value) == f"salient holds {got}: crop indices must lie in 0..2"
-
-
-def test_quality_weights_need_one_mos_an_image():
-    loss = LocalManifoldContrastiveLoss(quality_sigma=1.0)
-    with pytest.raises(InputError, match="the loss needs the MOS of every image: pass mos="):
-        loss(*sample(3, 2, 4))
-    for shape in ((), (2,), (3, 1)):
-        with pytest.raises(InputError, match="mos is .*: it must hold one score per image"):
-            loss(*sample(3, 2, 4), torch.zeros(shape))
+        LocalManifoldContrastiveLoss()(torch.zeros(student), torch.zeros(teacher), salient)
+    assert message in str(error.value)
+    for mos, problem in ((None, "needs the MOS of every image: pass mos="), (torch.zeros(3), "mos is .3,.: it must")):
+        with pytest.raises(InputError, match=problem):
+            LocalManifoldContrastiveLoss(quality_sigma=1.0)(*sample(2, 2, 4), mos)
 
 
 def smooth_l1(difference):
@@ -347,12 +258,6 @@ def test_mutual_loss_equals_the_plain_formulas():
     kl = sum(y * math.log(y / x) for x, y in zip(p.flatten().tolist(), q.flatten().tolist())) / 3
     assert terms.score.item() == pytest.approx(score, rel=1e-5)
     assert terms.saliency.item() == pytest.approx(kl, rel=1e-4)
-
-
-def test_mutual_loss_is_zero_where_student_and_teacher_agree():
-    maps = torch.full((2, 3, 3), 1 / 9)
-    terms = mutual_loss(torch.ones(2, 4), torch.ones(2, 4), maps, maps)
-    assert terms.score.item() == 0 and terms.saliency.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_mutual_loss_stays_finite_where_a_map_is_zero():
@@ -382,13 +287,6 @@ def test_quality_loss_equals_the_plain_formula():
     assert quality_loss(scores, weights, mos).item() == pytest.approx((crops + image) / 2, rel=1e-5)
 
 
-def test_quality_loss_is_zero_for_perfect_scores_and_only_then():
-    mos, weights = torch.tensor([0.5, -1.0]), torch.full((2, 3), 1 / 3)
-    assert quality_loss(mos[:, None].expand(2, 3), weights, mos).item() == pytest.approx(0, abs=1e-12)
-    # a right mean of wrong crops still costs
-    assert quality_loss(mos[:, None] + torch.tensor([-0.5, 0.0, 0.5]), weights, mos).item() > 0.01
-
-
 def test_correlation_loss_is_one_minus_the_correlation():
     generator = torch.Generator().manual_seed(0)
     scores, mos = torch.randn(2, 9, generator=generator, dtype=torch.float64)
@@ -396,14 +294,7 @@ def test_correlation_loss_is_one_minus_the_correlation():
     assert correlation_loss(scores, mos).item() == pytest.approx(wanted, abs=1e-5)
     assert correlation_loss(3 * mos - 7, mos).item() == pytest.approx(0, abs=1e-5)
     assert correlation_loss(-mos, mos).item() == pytest.approx(2, abs=1e-5)
-
-
-def test_correlation_loss_hides_no_nan_and_takes_no_other_shapes():
-    scores = torch.tensor([1.0, float("nan"), 2.0])
-    assert correlation_loss(scores, torch.arange(3.0)).isnan()
-    for other in (torch.zeros(2, 3), torch.zeros(2), torch.tensor(0.0)):
-        with pytest.raises(InputError, match=r"both must be \(B,\)"):
-            correlation_loss(other, torch.arange(3.0))
+    assert correlation_loss(torch.tensor([1.0, float("nan"), 2.0]), torch.arange(3.0)).isnan()
 
 
 @pytest.mark.parametrize("scores", [torch.ones(4), torch.tensor([0.3])])

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_the_wheel_contains_all_sub_packages_and_data_files(tmp_path):
     pytest.importorskip("setuptools")
     ignored = shutil.ignore_patterns("__pycache__")

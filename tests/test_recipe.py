@@ -39,22 +39,14 @@ def test_the_hash_changes_with_every_field_but_the_name():
     assert len({Recipe().hash, *hashes.values()}) == len(hashes) + 1
 
 
-def test_the_hash_is_twelve_hex_digits_and_repeatable():
-    assert len(Recipe().hash) == 12 and int(Recipe().hash, 16) >= 0
-    assert Recipe(**CHANGED).hash == Recipe(**CHANGED).hash
-
-
 def test_retired_fields_and_fields_added_later_leave_the_hash_of_earlier_runs_unchanged():
     assert Recipe().hash == "6d993de5fde6"
     retired = dict(stages=None, frozen_stages=0, probe=False, backbone_lr=None, tested="student")
     assert Recipe.from_dict({**Recipe().to_dict(), **retired}).hash == "6d993de5fde6"
-    for field in set(_ADDED_LATER) & set(FIELDS):
-        assert dataclasses.replace(Recipe(), **{field: CHANGED[field]}).hash != Recipe().hash
-
-
-def test_a_retired_field_at_another_value_is_refused():
     with pytest.raises(InputError, match="recipe field probe no longer exists: use the version"):
         Recipe.from_dict({"probe": True})
+    for field in set(_ADDED_LATER) & set(FIELDS):
+        assert dataclasses.replace(Recipe(), **{field: CHANGED[field]}).hash != Recipe().hash
 
 
 def test_whole_numbers_stand_for_real_ones_with_the_same_hash():
@@ -63,17 +55,18 @@ def test_whole_numbers_stand_for_real_ones_with_the_same_hash():
     assert [type(v) for v in (recipe.temperature, recipe.quality_sigma, *recipe.scales)] == [float] * 4
 
 
-def test_a_recipe_is_frozen():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Recipe().epochs = 3
-
-
-def test_an_unknown_field_is_refused_with_the_nearest_known_one():
-    with pytest.raises(InputError) as error:
-        Recipe.from_dict({"temprature": 1})
-    assert str(error.value) == "unknown recipe field 'temprature': did you mean 'temperature'?"
+def test_unknown_names_are_refused_with_the_nearest_known_one_and_changes_that_are_no_object():
+    for call, message in (
+        (lambda: Recipe.from_dict({"temprature": 1}), "unknown recipe field 'temprature': did you mean 'temperature'"),
+        (lambda: Recipe.for_benchmark("demo", "no-manifolds"), "unknown recipe 'no-manifolds': did you mean"),
+        (lambda: Recipe.for_benchmark("livecc"), "unknown benchmark 'livecc': did you mean 'livec'"),
+        (lambda: Recipe.parse_changes("[1]"), "not a JSON object: write for example"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
     with pytest.raises(TypeError, match="temprature"):
         Recipe(temprature=1)
+    assert Recipe.parse_changes({"epochs": 1}) == Recipe.parse_changes('{"epochs": 1}') == {"epochs": 1}
 
 
 @pytest.mark.parametrize(
@@ -101,24 +94,8 @@ def test_a_value_of_the_wrong_type_is_named(field, value):
 def test_a_value_out_of_range_is_named(field, value):
     with pytest.raises(InputError, match=f"recipe field {field} is .*: it (must|needs) "):
         Recipe(**{field: value})
-
-
-def test_values_at_the_end_of_their_range_are_accepted():
-    values = dict(intra_weight=0.0, manifold_weight=0.0, mutual_weight=0, weight_decay=0.0, ema_momentum=0.0)
-    values |= dict(crops=1, test_crops=1, batch_images=1, epochs=1, scales=(0.5,), train_share=1.0, seed=2**64 - 1)
-    recipe = Recipe(**values)
-    assert all(getattr(recipe, field) == value for field, value in values.items())
-
-
-def test_a_message_states_the_range():
     with pytest.raises(InputError, match="recipe field ema_momentum is 1.0: it must be at least 0 and less than 1"):
         Recipe(ema_momentum=1.0)
-    with pytest.raises(InputError, match="recipe field temperature is 0.0: it must be greater than 0$"):
-        Recipe(temperature=0)
-
-
-def test_every_field_says_what_it_means():
-    assert all(field.metadata["meaning"] for field in dataclasses.fields(Recipe))
 
 
 def test_a_recipe_survives_a_round_trip_through_json():
@@ -126,13 +103,6 @@ def test_a_recipe_survives_a_round_trip_through_json():
         back = Recipe.from_dict(json.loads(json.dumps(one.to_dict())))
         assert back == one and back.hash == one.hash
     assert sorted(Recipe().to_dict()) == sorted(FIELDS)
-
-
-def test_values_from_a_dictionary_stand_on_top_of_a_base():
-    base = Recipe(epochs=3, crops=2)
-    recipe = Recipe.from_dict({"scales": [1, 1.5], "crops": 6}, base)
-    assert (recipe.epochs, recipe.crops, recipe.scales) == (3, 6, (1.0, 1.5))
-    assert base.crops == 2 and Recipe.from_dict({}) == Recipe()
 
 
 def test_every_benchmark_has_a_preset_that_holds_differences_only():
@@ -148,8 +118,7 @@ def test_every_benchmark_has_a_preset_that_holds_differences_only():
     [
         (779, (480, 720), dict()),
         (2_001, (300, 500), dict(epochs=4)),
-        (12_000, (512, 512), dict(epochs=3, batch_images=32)),
-        (30_000, (900, 700), dict(epochs=2, batch_images=32, short_side=512)),
+        (20_001, (900, 700), dict(epochs=2, batch_images=32, short_side=512)),
         (10, (110, 400), dict(crop_size=96)),
         (10, (20, 20), dict(crop_size=32)),
     ],
@@ -160,21 +129,8 @@ def test_own_data_have_a_preset_by_number_and_size_of_their_images(tmp_path, cou
     table.attrs = dict(benchmark="mine", root=str(tmp_path))
     recipe = Recipe.for_benchmark(table)
     assert recipe == Recipe.from_dict(expected) and recipe.differences(table) == {}
-    assert Recipe.for_benchmark(table, "no-manifold") == Recipe.from_dict(
-        {**expected, "name": "no-manifold", "manifold_weight": 0.0}
-    )
-    assert variants_of(table) == variants_of("live")
-
-
-def test_no_manifold_is_the_same_recipe_without_the_manifold_loss():
-    with_it, without = Recipe.for_benchmark("demo"), Recipe.for_benchmark("demo", "no-manifold")
-    assert without.name == "no-manifold" and without.manifold_weight == 0 and with_it.manifold_weight > 0
-    assert dataclasses.replace(without, name="lmcl", manifold_weight=with_it.manifold_weight) == with_it
-
-
-def test_changes_stand_on_top_of_a_preset_but_not_of_what_defines_a_variant():
-    assert Recipe.for_benchmark("demo", "lmcl", epochs=1).epochs == 1
-    assert Recipe.for_benchmark("demo", "no-manifold", manifold_weight=0.5).manifold_weight == 0
+    without = {**expected, "name": "no-manifold", "manifold_weight": 0.0}
+    assert Recipe.for_benchmark(table, "no-manifold") == Recipe.from_dict(without)
 
 
 def test_variants_have_titles_and_those_equal_to_a_preset_are_left_out():
@@ -200,30 +156,3 @@ def test_a_recipe_equal_to_the_preset_and_one_with_a_given_name_keep_their_names
     named = Recipe.for_benchmark("demo", "quality", epochs=1, name="mine")
     assert named.name == "mine"
     assert named.differences("demo") == dict(epochs=1, manifold_weight=0.0, mutual_weight=0.0)
-
-
-def test_changes_are_a_mapping_or_a_json_object():
-    assert Recipe.parse_changes({"epochs": 1}) == Recipe.parse_changes('{"epochs": 1}') == {"epochs": 1}
-    assert Recipe.parse_changes({}) == Recipe.parse_changes("{}") == {}
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        "{",
-        "[1]",
-        None,
-    ],
-)
-def test_other_changes_are_refused(changes):
-    with pytest.raises(InputError, match="not a JSON object: write for example"):
-        Recipe.parse_changes(changes)
-
-
-def test_an_unknown_recipe_name_or_change_is_refused():
-    with pytest.raises(InputError, match="unknown recipe 'no-manifolds': did you mean 'no-manifold'"):
-        Recipe.for_benchmark("demo", "no-manifolds")
-    with pytest.raises(InputError, match="unknown benchmark 'livecc': did you mean 'livec'"):
-        Recipe.for_benchmark("livecc")
-    with pytest.raises(InputError, match="did you mean 'epochs'"):
-        Recipe.for_benchmark("demo", epoch=1)

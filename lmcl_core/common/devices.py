@@ -31,9 +31,8 @@ def resolve_device(device: str) -> str:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     devices = [name for name, found in available.items() if found]
     if device != "auto" and device not in devices:
-        raise InputError(
-            f"device {device!r} is not available: this machine has {', '.join(devices)}; choose one of them or 'auto'"
-        )
+        problem = f"device {device!r} is not available: this machine has {', '.join(devices)}"
+        raise InputError(f"{problem}; choose one of them or 'auto'")
     return devices[0] if device == "auto" else device
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from .errors import InputError
 
-
 DEFAULT_NETWORK = "lite0"  # its name is left out of the names of folders
 
 
@@ -15,9 +14,8 @@ def project_folder() -> Path:
     """The checkout this package runs from; InputError if it is installed without one."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / "notebooks").is_dir():
-        raise InputError(
-            f"no notebooks/ beside {folder / 'lmcl_core'}: work from a checkout installed with `pip install -e .`"
-        )
+        fix = "work from a checkout installed with `pip install -e .`"
+        raise InputError(f"no notebooks/ beside {folder / 'lmcl_core'}: {fix}")
     return folder
 
 
@@ -41,10 +39,7 @@ def figures_folder(
 ) -> Path:
     """A benchmark's folder of figures and tables: in `chosen`, else ``$LMCL_FIGURES``, else ``figures`` of the runs.
 
-    `runs` is the folder of all runs, as in `runs_folder`. Results of another network than the default lie in a folder
-    of its name inside.
-
-    InputError: `benchmark` is a path instead of a name.
+    `runs` is as in `runs_folder`. Results of another network than the default lie in a folder of its name inside.
     """
     folder = (_folder(chosen, "LMCL_FIGURES") or runs_folder(runs) / "figures") / plain_name(benchmark)
     return folder if network == DEFAULT_NETWORK else folder / plain_name(network)
@@ -67,9 +62,8 @@ def cache_folder() -> Path:
     try:
         return _from_environment("LMCL_CACHE") or Path.home() / ".cache" / "lmcl"
     except RuntimeError as error:  # an unknown user
-        raise InputError(
-            "this user has no home folder: set HOME, or LMCL_CACHE to a folder of decoded images"
-        ) from error
+        fix = "set HOME, or LMCL_CACHE to a folder of decoded images"
+        raise InputError(f"this user has no home folder: {fix}") from error
 
 
 def _folder(chosen: str | Path, variable: str) -> Path | None:

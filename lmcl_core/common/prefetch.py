@@ -10,22 +10,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_END = object()
 MOST_BYTES = 2**28  #: of finished results that wait, and of images in a batch; a single one may be larger
-
-
-def prefetch(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
-    """Yield items in order while one thread computes up to `depth` items ahead.
-
-    Items are computed one after another, so draws from a shared generator keep their order. An exception of an item
-    is raised at that item's position.
-    """
-    source = iter(items)
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(next, source, _END) for _ in range(depth))
-        while (item := waiting.popleft().result()) is not _END:
-            waiting.append(pool.submit(next, source, _END))
-            yield item
 
 
 def prefetch_map(
@@ -37,8 +22,9 @@ def prefetch_map(
 ) -> Iterator[Result]:
     """Yield ``function(item)`` in order while `threads` threads compute up to `depth` results ahead.
 
-    While the finished results exceed `MOST_BYTES` by their `size`, only one is computed ahead. An exception of an item
-    is raised at that item's position, and later items are cancelled.
+    One thread computes one item after another, so draws from a shared generator keep their order. While the finished
+    results exceed `MOST_BYTES` by their `size`, only one is computed ahead. An exception of an item is raised at that
+    item's position, and later items are cancelled.
     """
     source, waiting = iter(items), deque()
 

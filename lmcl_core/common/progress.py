@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TypeVar
 
 from tqdm.auto import tqdm
 
 Item = TypeVar("Item")
+Log = Callable[[str], None]  #: what a line about the work is given to
 
 _FIRST, _NEXT = 5, 10  # seconds until the first line of a log, and between lines
 

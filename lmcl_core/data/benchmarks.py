@@ -67,14 +67,9 @@ def load_benchmark(name: str | Path, root: str | Path | None = None) -> pd.DataF
 
 
 def benchmark(source: str | Path | pd.DataFrame, root: str | Path | None = None) -> Benchmark:
-    """Facts about a benchmark: its name, title, range of MOS, axis label and so on.
+    """Facts about a benchmark, given as a table of `load_benchmark`, or as a name or path and a root as there.
 
-    Args:
-        source: a table of `load_benchmark`, or a name or path as there.
-        root: as in `load_benchmark`; not needed for a key of `BENCHMARKS`.
-
-    Raises:
-        InputError: unknown name, or a ``benchmark.toml`` that cannot be used.
+    The root is not needed for a key of `BENCHMARKS`. InputError: unknown name, or an unusable ``benchmark.toml``.
     """
     if isinstance(source, pd.DataFrame):
         return BENCHMARKS.get(source.attrs["benchmark"]) or source.attrs["about"]
@@ -206,16 +201,12 @@ def _by_name(benchmark: Benchmark, places: dict[Path, frozenset[str]], taken: li
 
 
 def choose_benchmarks(names: str, root: str | Path | None = None) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    """Load one benchmark or several. Raises `InputError` if a named benchmark, or all of them, cannot be read.
+    """Load one benchmark or several. InputError: a named benchmark, or all of them, cannot be read.
 
-    Args:
-        names: one name or path, several separated by commas, or "all": every benchmark except the demo, and every
-            folder with a ``benchmark.toml`` at or below `root`.
-        root: as in `load_benchmark`, shared by all. The demo, if it is one of several, is built in the cache folder.
-
-    Returns:
-        Tables by name, in the order of `names`; and, for "all", the reasons why benchmarks were left out, by name (by
-        folder, if the name cannot be read).
+    `names` is one name or path, several separated by commas, or "all": every benchmark except the demo, and every
+    folder with a ``benchmark.toml`` at or below `root`, which all share. The demo beside others is built in the cache.
+    Returns tables by name, in the order of `names`; and, for "all", the reasons why benchmarks were left out, by name
+    (by folder, if the name cannot be read).
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     if not wanted or len(set(wanted)) < len(wanted) or (ALL in wanted and len(wanted) > 1):
@@ -228,10 +219,8 @@ def choose_benchmarks(names: str, root: str | Path | None = None) -> tuple[dict[
             raise InputError(f"benchmark is {names!r}: two of these are called the same; name each only once")
         return tables, {}
     if root is None:
-        raise InputError(
-            f"benchmark {ALL} needs the folder of all benchmarks: pass root (data_root in a notebook, "
-            "--data-root DIR on the command line)"
-        )
+        fix = "pass root (data_root in a notebook, --data-root DIR on the command line)"
+        raise InputError(f"benchmark {ALL} needs the folder of all benchmarks: {fix}")
     if not (folder := resolve_path(root)).is_dir():
         raise InputError(f"{folder} is not an existing folder: name the folder that holds all benchmarks")
     own, broken = _own_below(folder)

@@ -41,11 +41,8 @@ def build_demo(folder: str | Path | None = None) -> Path:
     """Build the demo benchmark in a folder, by default one in the cache, unless it is there; returns the folder.
 
     12 photographs x 6 distortions x 5 levels make 360 images of `SIDE` x `SIDE` pixels. Each distortion of a photograph
-    uses another region, so that a model cannot recognise a photograph by its layout.
-
-    Raises:
-        InputError: the folder holds other files, or a package with photographs is not installed.
-        RunError: the demo cannot be saved.
+    uses another region, so that a model cannot recognise a photograph by its layout. InputError: the folder holds other
+    files, or a package with photographs is not installed. RunError: the demo cannot be saved.
     """
     folder = Path(folder) if folder is not None else cache_folder() / f"demo-v{VERSION}" / "demo"
     if not (folder / LABEL_FILE).is_file():

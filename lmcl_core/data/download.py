@@ -17,9 +17,9 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from ..common.errors import InputError, RunError, first_line, save_failed, unknown
-from ..common.files import LockedError, ensure_writable, file_lock
+from ..common.files import LockedError, digest, ensure_writable, file_lock
 from ..common.paths import resolve_path
-from ..common.progress import bar, meter
+from ..common.progress import Log, bar, meter
 from .catalogue import BENCHMARKS
 from .labels import find
 
@@ -49,14 +49,11 @@ _ASK = "free of charge; only the owners distribute it: the LIVE laboratory of UT
 _PAGE = "offered by its authors on their page, for research; we know of no licence named there"
 _TID = "offered by its authors; their notice, as worded for TID2008: for education and research, kept with every copy"
 _YFCC = f"{_PAGE}; the photographs come from YFCC100M, each under the Creative Commons licence of its author"
-_MIXED = (
-    "labels are offered by the authors; the photographs are those of AVA, PASCAL VOC 2012, EMOTIC and a blur set, "
-    "each under its own terms (VOC gives its test photographs to registered users)"
-)
-_MIRROR = (
-    "It is not run by the owners; it collects benchmarks for academic, research and educational use, and the owners' "
-    "terms apply."
-)
+_OWNERS = "AVA, PASCAL VOC 2012, EMOTIC and a blur set"
+_MIXED = f"labels are offered by the authors; the photographs are those of {_OWNERS}, each under its own terms"
+_MIXED += " (VOC gives its test photographs to registered users)"
+_MIRROR = "It is not run by the owners; it collects benchmarks for academic, research and educational use, and the "
+_MIRROR += "owners' terms apply."
 SOURCES = {
     "live": Source("LIVE", "databaserelease2", "", 0.7, _ASK, f"{_LIVE}/Quality/subjective.htm"),
     "csiq": Source("CSIQ", "CSIQ", "csiq.tgz", 0.4, _PAGE, "https://s2.smu.edu/~eclarson/csiq.html"),
@@ -79,7 +76,7 @@ def terms(name: str) -> str:
     return f"{text}\nMirror: {mirror}. {_MIRROR}" if source.archive else text
 
 
-def download(name: str, folder: str | Path, accept: Callable[[], bool], log: Callable[[str], None] = print) -> Path:
+def download(name: str, folder: str | Path, accept: Callable[[], bool], log: Log = print) -> Path:
     """Download a benchmark of `SOURCES` and unpack it into its own folder in `folder`, which is returned.
 
     An interrupted download is resumed; if the benchmark is there, nothing is done. `accept` is called after the terms
@@ -129,7 +126,7 @@ def _is_installed(name: str, destination: Path) -> bool:
     raise InputError(f"{destination} holds something else: check it with `lmcl verify {name} {destination}` or move it")
 
 
-def _download_to(destination: Path, name: str, work: Path, log: Callable[[str], None]) -> None:
+def _download_to(destination: Path, name: str, work: Path, log: Log) -> None:
     """Fetch the archive, unpack it in the work folder, and move it with a note to its place by one rename."""
     source, unpacked = SOURCES[name], work / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)  # left by a killed process
@@ -155,7 +152,7 @@ def _download_to(destination: Path, name: str, work: Path, log: Callable[[str], 
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _fetch(source: Source, work: Path, log: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
+def _fetch(source: Source, work: Path, log: Log) -> tuple[Path, dict[str, Any]]:
     """Download and check an archive; the hub client's own download does not resume across processes."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
@@ -182,22 +179,14 @@ def _fetch(source: Source, work: Path, log: Callable[[str], None]) -> tuple[Path
     ):
         counted = CallbackIOWrapper(shown.update, file, "write")
         http_get(url, counted, resume_size=present, headers=headers, expected_size=remote.size)
-    digest = _sha256(part)
+    log("checking its SHA-256")
+    found = digest(part)
     if not re.fullmatch("[0-9a-f]{64}", remote.etag or ""):
         log(f"the mirror states no SHA-256 for {source.archive}: only its size was checked")
-    elif digest != remote.etag:
+    elif found != remote.etag:
         part.unlink()
         raise RunError(f"{source.archive} does not have the SHA-256 that {REPOSITORY} states: run the command again")
-    return part, dict(repository=REPOSITORY, file=source.archive, commit=remote.commit_hash, sha256=digest)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file, closing(meter(path.stat().st_size, "checking SHA-256", "B")) as shown:
-        while block := file.read(2**20):
-            digest.update(block)
-            shown.update(len(block))
-    return digest.hexdigest()
+    return part, dict(repository=REPOSITORY, file=source.archive, commit=remote.commit_hash, sha256=found)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from itertools import combinations
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..common.files import digest
 from .splits import Split
 
 
@@ -19,8 +19,7 @@ def identical_images(table: pd.DataFrame) -> pd.DataFrame:
     sizes = pd.Series([path.stat().st_size for path in paths])
     digests = defaultdict(list)
     for row in np.flatnonzero(sizes.duplicated(keep=False)):
-        with open(paths[row], "rb") as file:
-            digests[hashlib.file_digest(file, "sha256").digest()].append(row)
+        digests[digest(paths[row])].append(row)
     pairs = sorted(pair for rows in digests.values() for pair in combinations(rows, 2))
     images, contents = table["image"].to_numpy(), table["content"].to_numpy()
     found = [(images[one], images[other]) for one, other in pairs if contents[one] != contents[other]]

@@ -58,11 +58,7 @@ def image_stats(table: pd.DataFrame) -> list[os.stat_result]:
 
 
 def rows_of(table: pd.DataFrame, images: Iterable[str]) -> np.ndarray:
-    """Positions (n,) int64 of images, such as those of a predictions.csv made with another root folder.
-
-    Raises:
-        InputError: an image is not in the table.
-    """
+    """Positions (n,) int64 of images, such as those of a predictions.csv made with another root folder."""
     images = list(images)
     rows = {key: row for row, key in enumerate(image_keys(table))}
     found = [rows.get(key) for key in image_keys(table, images)]

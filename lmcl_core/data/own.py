@@ -75,11 +75,7 @@ def own_benchmark(folder: Path) -> Benchmark:
 
 
 def read_toml(folder: Path) -> dict[str, Any]:
-    """The checked content of a folder's ``benchmark.toml``; `columns` is {} if the file has none.
-
-    Raises:
-        InputError: the file is not TOML, or one of its keys is missing, unknown or has a wrong value.
-    """
+    """The checked content of a folder's ``benchmark.toml``; `columns` is {} if the file has none."""
     path = folder / FILE
     try:
         about = tomllib.loads(path.read_text(encoding="utf-8-sig"))

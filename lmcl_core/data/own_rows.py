@@ -19,18 +19,9 @@ Cells = list[tuple[int, list[str]]]  # number of the line or row in the file, an
 def read_rows(path: Path, columns: Mapping[str, str], needed: set[str]) -> pd.DataFrame:
     """Read columns of a .csv, .xlsx (first sheet) or .parquet file; the first row that is not blank is the header.
 
-    Args:
-        path: the file.
-        columns: names of columns in the file, compared without case, by their names in the result.
-        needed: those keys of `columns` that the file must have.
-
-    Returns:
-        One row (str cells, stripped) per row that is not blank; the index is the line or row in the file, and
-        ``.attrs["unit"]`` is "line" or "row".
-
-    Raises:
-        InputError: another kind of file.
-        FaultError: the file is missing, damaged or empty; a column is missing; a row has more or fewer cells.
+    `columns` are names in the file, compared without case, by their names in the result; `needed` are those keys of
+    `columns` that the file must have. Returns one row (str cells, stripped) per row that is not blank; the index is the
+    line or row in the file, and ``.attrs["unit"]`` is "line" or "row".
     """
     kind = path.suffix.lower()
     if kind not in _READERS:

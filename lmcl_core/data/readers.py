@@ -103,11 +103,8 @@ def images_beside(folder: Path, images: Collection[str]) -> set[str]:
 def on_disk(folder: Path, names: Iterable[str], *inside: str, inner: Sequence[str] = ()) -> list[str]:
     """Paths of images relative to `folder`, found without case; a missing image gets the path where it belongs.
 
-    Args:
-        folder: the official folder.
-        names: file names of images.
-        inside: folders that may hold them, the preferred one first.
-        inner: for each image, the subfolder where it should be. If given, images are searched for at any depth.
+    `inside` names the folders that may hold the images, the preferred one first; `inner`, for each image, the subfolder
+    where it should be. If it is given, images are searched for at any depth.
     """
     bases = [base for name in inside if (base := image_folder(folder, name)) is not None and base.is_dir()]
     found: dict[str, list[PurePosixPath]] = {}

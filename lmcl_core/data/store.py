@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,13 +20,11 @@ from ..common.errors import InputError
 from ..common.files import atomic_write, file_lock
 from ..common.paths import cache_folder
 from ..common.prefetch import prefetch_map
-from ..common.progress import bar
+from ..common.progress import Log, bar
 from .identity import data_hash, image_keys, image_stats
 from .images import decode, resize_crop, shrunk, upright_size
 
-Log = Callable[[str], None]
 VERSION = 1  # part of the hash in the file names; raise it when decoding or resizing changes
-SYNC_BYTES = 2**26  # bytes between flushes to disk; decoding goes on meanwhile
 GPU_SHARE = 0.5  # of a GPU's free memory that the store may take; the rest is for activations
 
 
@@ -47,11 +45,7 @@ class ImageStore:
         """Open the store of a table, in which image i is row i; on first use all images are decoded.
 
         `short_side` is that of `images.shrink`; `cache` is the parent folder of all stores; `log` is called with the
-        size of the store before images are decoded.
-
-        Raises:
-            InputError: an image is missing or cannot be read or decoded.
-            RunError: the store cannot be written.
+        size of the store before images are decoded. InputError: an image is missing or cannot be decoded.
         """
         paths, index = _locate(table, short_side, cache)
         if _read_sizes(index) is None:
@@ -151,14 +145,9 @@ def _build(paths: Sequence[Path], index: Path, short_side: int | None, log: Log)
         if shutil.disk_usage(temporary.parent).free < total:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         decoded = prefetch_map(lambda path: decode(path, short_side), paths, threads, 8 * threads, np.size)
-        unsynced = 0
         for path, size, pixels in bar(zip(paths, sizes, decoded), len(paths), "decoding"):
             if pixels.shape[:2] != size:
                 raise InputError(f"unreadable image {path}: header and pixels disagree; download or copy it again")
-            unsynced += file.write(np.ascontiguousarray(pixels))
-            if unsynced >= SYNC_BYTES:
-                file.flush()
-                os.fsync(file.fileno())
-                unsynced = 0
+            file.write(np.ascontiguousarray(pixels))
     with atomic_write(index) as temporary:
         temporary.write_text(json.dumps(sizes))

@@ -1,10 +1,11 @@
-"""Check a benchmark's folder and report every fault with its fix; describe its splits."""
+"""Check a benchmark's folder and report every fault with its fix, also by a list of hashes; describe its splits."""
 
 from __future__ import annotations
 
 import os
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,13 +14,13 @@ import pandas as pd
 from PIL import Image
 
 from ..common.errors import InputError, first_line
+from ..common.files import atomic_write, digest
 from ..common.progress import bar
 from .benchmarks import locate, read
 from .catalogue import Benchmark
 from .faults import Fault, FaultError, bad_scores
-from .identity import split_hash
 from .formats import ImageError
-from .hashes import hash_faults, write_hashes
+from .identity import split_hash
 from .images import DAMAGED, decode, open_image
 from .readers import Reading, images_beside
 from .splits import make_split, shared_contents
@@ -27,7 +28,7 @@ from .splits import make_split, shared_contents
 #: Last bytes of a complete file, searched for in its last kilobyte.
 _ENDINGS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # MPO: JPEG files of some phones
 _AGAIN = "download this file again"
-
+_HASH = re.compile(r"([0-9a-f]{64}) [ *](.+)")  # a line of a known-good list, in the format of sha256sum
 
 #: What `deep` cannot find.
 UNSEEN = "decoding does not show all damage, such as zeros inside a JPEG: compare with a known-good list (--hashes)"
@@ -58,22 +59,59 @@ def verify_benchmark(
         *_file_faults(benchmark, folder, sorted(listed - existing), sorted(existing - listed - reading.unrated)),
         *_unreadable_images(benchmark, folder, sorted(listed & existing), deep),
         *_label_faults(benchmark, reading),
-        *(hash_faults(Path(hashes), folder, listed & existing) if hashes else []),
+        *(_hash_faults(Path(hashes), folder, listed & existing) if hashes else []),
     ]
 
 
 def write_known_good(path: str | Path, name: str, root: str | Path | None) -> None:
     """Write the SHA-256 of every image of a sound benchmark to a new file. InputError: the file exists."""
     benchmark, _, folder = locate(name, root)
-    write_hashes(Path(path), folder, read(benchmark, folder).table["image"])
+    if (path := Path(path)).exists():
+        raise InputError(f"{path} exists, and may be a known-good list: name another file, or remove it")
+    lines = [f"{found}  {image}\n" for image, found in _digests(folder, sorted(read(benchmark, folder).table["image"]))]
+    with atomic_write(path) as temporary:
+        temporary.write_bytes("".join(lines).encode("utf-8", "surrogateescape"))
+
+
+def _hash_faults(path: Path, folder: Path, images: Iterable[str]) -> Iterator[Fault]:
+    """Images that differ from a list of `write_known_good`, or are not in it. InputError: it cannot be read."""
+    known = _read_known_good(path)
+    for image, found in _digests(folder, sorted(images)):
+        if image not in known:
+            yield Fault("unreadable_image", str(folder / image), f"not in {path}: make the list from a whole copy")
+        elif found != known[image]:
+            problem = f"its SHA-256 differs from the one in {path}"
+            yield Fault("unreadable_image", str(folder / image), f"{problem}: download this file again")
+
+
+def _read_known_good(path: Path) -> dict[str, str]:
+    """SHA-256 by name."""
+    try:
+        lines = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")
+    except OSError as error:
+        fix = "name a file that --write-hashes made"
+        raise InputError(f"--hashes {path} cannot be read ({error.strerror}): {fix}") from error
+    found = {number: _HASH.fullmatch(line) for number, line in enumerate(lines, 1) if line.strip()}
+    if odd := [number for number, match in found.items() if match is None]:
+        raise InputError(f"{path}: line {odd[0]} is not a SHA-256 and a name: make the list again with --write-hashes")
+    return {match[2]: match[1] for match in found.values()}
+
+
+def _digests(folder: Path, images: list[str]) -> Iterator[tuple[str, str]]:
+    def of_image(image: str) -> str:
+        try:
+            return digest(folder / image)
+        except OSError:  # told as a fault of its own
+            return ""
+
+    with ThreadPoolExecutor() as pool:
+        yield from zip(images, pool.map(of_image, images))
 
 
 def _file_faults(benchmark: Benchmark, folder: Path, missing: list[str], extra: list[str]) -> Iterator[Fault]:
     """Missing folders, missing images and extra images."""
     parents = {Path(image).parent for image in missing}
-    absent = {
-        place: [path for path in (place, *place.parents) if not os.path.isdir(folder / path)] for place in parents
-    }
+    absent = {one: [place for place in (one, *one.parents) if not os.path.isdir(folder / place)] for one in parents}
     for path in sorted({paths[-1] for paths in absent.values() if paths}):
         yield Fault("missing_folder", str(folder / path), f"all images in it are missing: {benchmark.fix}")
     inner = {image: f"{image.rpartition('/')[0]}/{Path(image).parent.name}/{Path(image).name}" for image in missing}

@@ -51,10 +51,7 @@ def load(trainer: Any, folder: Path, identity: dict[str, Any]) -> dict[str, Any]
         return None
     damaged = InputError(f"checkpoint {path} is damaged: delete it, or recompute with --overwrite")
     with open(path, "rb") as file:
-        line = file.read(_LENGTH)
-        if line[:2] == b"PK":  # without a digest
-            raise InputError(f"checkpoint {path} is of an earlier version: delete it, or recompute with --overwrite")
-        if line != _first_line(file):
+        if file.read(_LENGTH) != _first_line(file):
             raise damaged
         file.seek(_LENGTH)
         try:

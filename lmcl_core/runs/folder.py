@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError, safe_open
 
 from ..common.errors import InputError
 from ..common.files import LockedError, atomic_write, clear_temporaries, digest, file_lock
@@ -28,19 +27,13 @@ _ROUNDING = 1e-4  # of a PLCC that is computed again from a CSV file
 
 def run_folder(runs: str | Path, benchmark: str, recipe: str, index: int | str) -> Path:
     """``runs/<benchmark>/<recipe name>/split-<index>``, where index is a number or a name such as "official"."""
-    return (
-        Path(runs)
-        / plain_name(benchmark)
-        / recipe
-        / (f"split-{index:02d}" if isinstance(index, int) else f"split-{index}")
-    )
+    split = f"split-{index:02d}" if isinstance(index, int) else f"split-{index}"
+    return Path(runs) / plain_name(benchmark) / recipe / split
 
 
 @contextmanager
 def reserved(folder: Path, timeout: float = 20.0) -> Iterator[None]:
-    """Hold the lock of a run folder, which is created if missing; the system releases it when the process ends.
-
-    Temporary files of killed processes are deleted.
+    """Hold the lock of a run folder, which is created if missing, and delete temporary files of killed processes.
 
     InputError: another process still trains in the folder after `timeout` seconds. RunError: it cannot be created.
     """
@@ -59,11 +52,9 @@ def check_same(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> N
     fields = [key for key in here if key != "name" and key in there and there[key] != here[key]]
     values = "".join(f"; {key} is {there[key]} in that run, {here[key]} now" for key in fields)
     if differing:
-        raise InputError(
-            f"{folder} holds another run (different: {', '.join(differing)}{values}): delete that folder, choose "
-            "another runs folder, name the recipe differently (--set name=NAME), or replace it with --overwrite "
-            "(overwrite=True in the notebook, resume=False in Python)"
-        )
+        fix = "delete that folder, choose another runs folder, name the recipe differently (--set name=NAME), or "
+        fix += "replace it with --overwrite (overwrite=True in the notebook, resume=False in Python)"
+        raise InputError(f"{folder} holds another run (different: {', '.join(differing)}{values}): {fix}")
     if fields:
         raise _damaged(folder / "run.json", f"its recipe is not that of its recipe_hash{values}")
 
@@ -84,21 +75,14 @@ def read_run(folder: str | Path, needed: Sequence[str] = ()) -> dict[str, Any] |
 def read_predictions(folder: str | Path) -> pd.DataFrame:
     """Read ``predictions.csv``: image, mos, pred (MOS units) of each test image. InputError: missing or damaged."""
     path = Path(folder) / "predictions.csv"
-    table = _read_csv(path, "image", "mos", "pred")
+    try:
+        table = pd.read_csv(path)[["image", "mos", "pred"]]
+    except (FileNotFoundError, KeyError, ValueError) as error:  # pandas raises ValueErrors for empty and cut files
+        raise _damaged(path, error) from error
     for name in ("mos", "pred"):
         if not np.isfinite(pd.to_numeric(table[name], errors="coerce")).all():
             raise _damaged(path, f"{name} is not a finite number in every row")
     return table.assign(image=table["image"].astype(str))
-
-
-def _read_csv(path: Path, *columns: str) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path)
-        if missing := set(columns) - set(table):
-            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-    except (FileNotFoundError, ValueError) as error:  # pandas raises ValueErrors for empty and cut files
-        raise _damaged(path, error) from error
-    return table
 
 
 def _damaged(path: Path, what: object) -> InputError:
@@ -137,8 +121,6 @@ def check_results(
     for name, expected in record.get("files", {}).items():
         if (folder / name).is_file() and digest(folder / name) != expected:
             raise _damaged(folder / name, "its SHA-256 is not that in run.json")
-    if "files" not in record and not missing_files(folder):
-        _check_readable(folder)
     predictions, metrics, path = read_predictions(folder), record["metrics"], folder / "predictions.csv"
     if len(predictions) != metrics["n"]:
         raise _damaged(path, f"expected {metrics['n']} predictions, found {len(predictions)}")
@@ -150,17 +132,6 @@ def check_results(
     if not abs(plcc - metrics["plcc"]) < _ROUNDING:
         raise _damaged(path, f"its PLCC is {plcc:.4f}, but {metrics['plcc']:.4f} is recorded in run.json")
     return predictions
-
-
-def _check_readable(folder: Path) -> None:
-    """Refuse cut files of a run without digests."""
-    _read_csv(folder / "history.csv", "epoch")
-    path = folder / "model.safetensors"
-    try:
-        with safe_open(path, framework="np"):
-            pass
-    except SafetensorError as error:
-        raise _damaged(path, error) from error
 
 
 def missing_files(folder: Path) -> list[str]:
@@ -175,10 +146,8 @@ def refuse_foreign_files(folder: Path) -> None:
             raise InputError(f"{path} is not a file, but a run writes a file there: move it, or choose another folder")
     results = [name for name in RESULTS if (folder / name).exists()]
     if results and not any((folder / name).exists() for name in _STATE):
-        raise InputError(
-            f"{folder} holds {' and '.join(results)} but no run, and training would overwrite them: choose another "
-            "folder, move the files away, or discard them with --overwrite (resume=False)"
-        )
+        fix = "choose another folder, move the files away, or discard them with --overwrite (resume=False)"
+        raise InputError(f"{folder} holds {' and '.join(results)} but no run, and training would overwrite them: {fix}")
 
 
 def discard(folder: Path, checkpoint: bool = True) -> None:

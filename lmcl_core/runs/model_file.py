@@ -42,11 +42,9 @@ def save_model(
     largest_short_side: int,
     backbone_weights: str | None = None,
 ) -> None:
-    """Write a `QualityModel` and its metadata as one safetensors file. RunError: it cannot be saved.
+    """Write a model and its metadata as one safetensors file. RunError: it cannot be saved.
 
     Args:
-        path: the file to write.
-        model: a `QualityModel`.
         recipe: fields of its `Recipe`.
         table, split: the benchmark; MOS of the training part give `mos_mean`, `mos_std` and the percentiles.
         largest_short_side: the largest short side, in pixels, of the images that the model was trained and tested on.
@@ -91,10 +89,8 @@ def find_model(weights: str | Path) -> Path:
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
-        raise InputError(
-            f"no weights at {path}: name a model.safetensors of a finished run, its folder, "
-            f"or bundled weights ({', '.join(BUNDLED) or 'there are none'})"
-        )
+        fix = f"name a model.safetensors of a finished run, its folder, or bundled weights ({', '.join(BUNDLED)})"
+        raise InputError(f"no weights at {path}: {fix}")
     if not os.access(path, os.R_OK):
         raise InputError(f"weights at {path} are not readable: give yourself permission to read them")
     return path

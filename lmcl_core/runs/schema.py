@@ -23,25 +23,21 @@ class Kind(NamedTuple):
         return Kind(f"{self.words} or nothing", lambda value: value is None or value != value or self.holds(value))
 
 
-def _number(low: float = -1e300, high: float = 1e300, words: str = "a finite number") -> Kind:
-    return Kind(words, lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and low <= v <= high)
+def _number(words: str, low: float = -1e300, high: float = 1e300, kinds: Any = (int, float)) -> Kind:
+    return Kind(words, lambda v: isinstance(v, kinds) and not isinstance(v, bool) and low <= v <= high)
 
 
-def _whole(low: int) -> Kind:
-    words = f"a whole number of {low} or more"
-    return Kind(words, lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v < 2**64)
-
-
-NUMBER, CORRELATION, SIZE = _number(), _number(-1.001, 1.001, "a number in -1..1"), _number(0, words="0 or more")
+NUMBER, SIZE = _number("a finite number"), _number("0 or more", 0)
+CORRELATION = _number("a number in -1..1", -1.001, 1.001)
+COUNT, INDEX = (_number(f"a whole number of {low} or more", low, 2**64 - 1, int) for low in (1, 0))
 TEXT = Kind("text", lambda v: isinstance(v, str))
 FLAG = Kind("true or false", lambda v: isinstance(v, bool))
 OBJECT = Kind("an object", lambda v: isinstance(v, dict))
 POSITIVE = Kind("a number above 0", lambda v: NUMBER.holds(v) and v > 0)
-COUNT, INDEX = _whole(1), _whole(0)
 
 
-def _some(words: str, *kinds: Kind) -> Kind:
-    return Kind(words, lambda v: any(kind.holds(v) for kind in kinds))
+def _either(one: Kind, other: Kind) -> Kind:
+    return Kind("a whole number or text", lambda v: one.holds(v) or other.holds(v))
 
 
 def _values(kind: Kind) -> Kind:
@@ -59,7 +55,7 @@ def _rising(count: int, strictly: bool) -> Kind:
 
 def _is_metrics(value: Any) -> bool:
     scores = isinstance(value, dict) and all(CORRELATION.holds(value.get(name)) for name in ("plcc", "srcc"))
-    return scores and COUNT.holds(value.get("n")) and _values(_some("", NUMBER, _values(NUMBER))).holds(value)
+    return scores and COUNT.holds(value.get("n")) and _values(_either(NUMBER, _values(NUMBER))).holds(value)
 
 
 _DIGEST = Kind("64 hex digits", lambda v: isinstance(v, str) and len(v) == 64 and set(v) <= set("0123456789abcdef"))
@@ -68,10 +64,10 @@ _DIGEST = Kind("64 hex digits", lambda v: isinstance(v, str) and len(v) == 64 an
 RUN = dict(
     **dict.fromkeys(("benchmark", "recipe_hash", "data_hash", "split_hash", "labels", "device", "processor"), TEXT),
     recipe=OBJECT,
-    split_index=_some("a whole number or text", INDEX, TEXT).or_nothing(),
+    split_index=_either(INDEX, TEXT).or_nothing(),
     seed=INDEX,
     precision=TEXT,
-    threads=_some("a whole number or text", COUNT, TEXT),
+    threads=_either(COUNT, TEXT),
     processes=COUNT,
     seconds=SIZE,
     metrics=Kind("an object of finite numbers with plcc, srcc and n", _is_metrics),

@@ -83,15 +83,6 @@ def score(network, x):
         return network(x)
 
 
-def test_depthwise_outputs_and_gradients_are_those_of_the_plain_pair():
-    for kernel, stride in [(3, 1), (3, 2), (5, 1), (5, 2)]:
-        for padding, side in itertools.product(PADDINGS, (14, 15)):
-            plain, fast = pair(kernel, stride, padding)
-            exact = gradients(plain, noise(4, 8, side, side), half=False)
-            for half, limit in ((False, 1e-5), (True, 0.02)):
-                assert_near(gradients(fast, noise(4, 8, side, side), half), exact, limit)
-
-
 def convolution_of(groups, kernel, stride, padding):
     return seeded(lambda: create_conv2d(4, 4, kernel, stride=stride, padding=padding, groups=groups, bias=True))
 
@@ -111,7 +102,9 @@ def outputs_and_gradients(inputs, conv, clip, counted=None):
 @pytest.mark.parametrize("half", BOTH)
 def test_outputs_and_gradients_are_exact_up_to_rounding(half):
     for kernel, stride in [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2)]:
-        for groups, padding, side, clip in itertools.product((1, 2, 4), PADDINGS, (8, 9), BOTH):
+        for groups, padding, side, clip in itertools.product((1, 2, 4), PADDINGS, (2, 8, 9), BOTH):
+            if half and side < kernel:  # such maps hardly occur, and their errors are relative to sums of few numbers
+                continue
             conv = convolution_of(groups, kernel, stride, padding)
             inputs = noise(2, 4, side, side + 1), 0.5 * noise(*conv.weight.shape, seed=1), noise(4, seed=2)
             inputs = [value.bfloat16().float() for value in inputs]  # so that autocast rounds nothing
@@ -125,16 +118,6 @@ def test_outputs_and_gradients_are_exact_up_to_rounding(half):
                 torch.testing.assert_close(fast, plain, rtol=rtol, atol=atol)
 
 
-def test_gradients_in_float32_are_exact_on_maps_smaller_than_the_kernel():
-    for kernel, stride in [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)]:
-        for padding, side in itertools.product(PADDINGS, (1, 2, 3, 6)):
-            conv = convolution_of(4, kernel, stride, padding)
-            inputs = noise(2, 4, side, 4), noise(4, 1, kernel, kernel), noise(4)
-            plain, counted = outputs_and_gradients(inputs, conv, False)
-            fast, _ = outputs_and_gradients(inputs, conv, False, counted)
-            torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-4)
-
-
 def test_values_at_the_limits_of_clipping_get_no_gradient():
     for half in BOTH:
         for groups in [1, 4]:
@@ -144,18 +127,6 @@ def test_values_at_the_limits_of_clipping_get_no_gradient():
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 _Convolution.apply(x, weight, None, conv, True).float().sum().backward()
             assert x.grad[0, 0, 0].tolist() == [0, 0, 1, 0, 0]
-
-
-def test_only_required_gradients_are_computed(monkeypatch):
-    for half in BOTH:
-        for groups in [1, 4]:
-            for name in ("_depthwise_input_gradient", "_input_gradient", "_bias_gradient"):
-                monkeypatch.setattr(convolution, name, None)
-            conv = convolution_of(groups, 5, 1, "")
-            weight = noise(*conv.weight.shape).requires_grad_()
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                _Convolution.apply(noise(1, 4, 8, 8), weight, None, conv, False).float().sum().backward()
-            assert weight.grad.shape == (4, 4 // groups, 5, 5)
 
 
 def test_batchnorm_in_training_mode_is_not_folded_and_keeps_updating():
@@ -203,15 +174,6 @@ def test_fusing_the_activation_changes_nothing_but_the_order_of_float32_sums(bac
     torch.testing.assert_close(fused, separate, rtol=0, atol=0 if dtype == torch.bfloat16 else 1e-4)
 
 
-@pytest.mark.parametrize("name", ["mixnet_s", "efficientnet_es"])
-def test_other_efficientnets_have_the_same_output(name):
-    """Mixed convolutions, squeeze and excitation, fused blocks."""
-    x = noise(1, 3, 64, 64)
-    with torch.no_grad():
-        plain, fast = (network.forward_features(x) for network in plain_and_fast(backbone(name)))
-    torch.testing.assert_close(fast, plain, rtol=1e-2, atol=1e-3)
-
-
 def test_a_backbone_has_the_gradients_of_the_plain_one_on_small_crops():
     """Down to maps of one row, which a stride of 2 meets once."""
     plain, fast = plain_and_fast(backbone())
@@ -222,63 +184,6 @@ def test_a_backbone_has_the_gradients_of_the_plain_one_on_small_crops():
         wanted, found = norms
         assert found.isfinite().all() and (found - wanted).abs().median() <= 0.2 * wanted.median()
         assert (found <= 10 * wanted + 0.05 * wanted.max()).all()
-
-
-def test_a_copy_uses_its_own_weights_and_statistics():
-    _, network = pair(3, 1)
-    x = noise(2, 8, 10, 10)
-    with torch.no_grad():
-        before = network(x)
-        twin = copy.deepcopy(network)
-        network[0].weight.zero_(), network[1].running_mean.add_(1)
-        assert torch.equal(twin(x), before) and not torch.equal(network(x), before)
-
-
-def step_of_a_fused_optimiser(network):
-    """It does not increase the version counter of the weights."""
-    optimizer = torch.optim.AdamW(network.parameters(), lr=0.5, fused=True)
-    for parameter in network.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-
-
-def update_statistics(network):
-    score(network.train(), 5 + noise(2, 8, 10, 10, seed=3))
-    network.eval()
-
-
-CHANGES = {
-    "foreach": lambda network: torch._foreach_lerp_([network[1].running_var], [torch.ones(8)], 0.5),
-    "loaded": lambda network: network.load_state_dict({k: v + 1 for k, v in network.state_dict().items()}),
-    "other memory": lambda network: setattr(network[0].weight, "data", 3 * network[0].weight.detach()),
-    "fused optimiser": step_of_a_fused_optimiser,
-    "statistics": update_statistics,
-}
-
-
-def test_a_change_of_weights_or_statistics_takes_effect_at_once():
-    for changed in CHANGES:
-        _, network = pair(3, 2)
-        x = noise(2, 8, 10, 10)
-        before = score(network, x)
-        CHANGES[changed](network)
-        after = score(network, x)
-        assert torch.equal(after, score(copy.deepcopy(network), x)) and (after - before).abs().max() > 0.1
-
-
-def test_weights_have_gradients_where_the_input_has_none():
-    _, network = pair(5, 2)
-    with torch.autocast("cpu", torch.bfloat16):
-        network(noise(2, 8, 9, 9)).float().sum().backward()
-    assert all(parameter.grad.abs().max() > 0 for parameter in network.parameters())
-
-
-def test_second_gradients_raise():
-    conv, x = convolution_of(4, 3, 1, ""), noise(1, 4, 8, 8).requires_grad_()
-    out = _Convolution.apply(x, conv.weight, None, conv, True)
-    (grad,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
 
 
 def test_networks_of_other_dtypes_run_as_plain_ones_do():
@@ -305,12 +210,18 @@ def test_kinds_of_convolution_without_their_own_gradients_are_right():
             assert_near(gradients(fast, x, half), gradients(plain, x, half=False), limit)
 
 
-def test_dilated_convolutions_with_uneven_padding_are_right():
-    plain, fast = pair(3, 2, dilation=2)
-    x = noise(2, 8, 12, 12)
-    with torch.no_grad():
-        torch.testing.assert_close(fast(x), plain(x))
-    torch.testing.assert_close(score(fast, x), score(plain, x), rtol=0.02, atol=0.03)
+def test_a_change_of_weights_or_statistics_takes_effect_at_once_and_a_copy_has_its_own():
+    _, network = pair(3, 2)
+    x = noise(2, 8, 10, 10)
+    before, twin = score(network, x), copy.deepcopy(network)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.5, fused=True)  # it increases no version counter
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    stepped = score(network, x)
+    torch._foreach_lerp_([network[1].running_var], [torch.ones(8)], 0.5)
+    assert (stepped - before).abs().max() > 0.1 and (score(network, x) - stepped).abs().max() > 0.1
+    assert torch.equal(score(twin, x), before)
 
 
 def test_layers_that_cannot_be_folded_stay_as_they_are():
@@ -322,10 +233,6 @@ def test_layers_that_cannot_be_folded_stay_as_they_are():
         (conv, nn.BatchNorm2d(6)),
     ]:
         assert speed_up(nn.Sequential(*layers)) == 0
-
-
-def test_a_drop_layer_between_normalisation_and_activation_is_applied():
-    conv = seeded(lambda: nn.Conv2d(6, 6, 3, bias=False))
     norm = BatchNormAct2d(6, act_layer=nn.ReLU6, drop_layer=lambda: nn.Hardtanh(0, 0.5))
-    _, fast = plain_and_fast(nn.Sequential(conv, norm).eval())
+    _, fast = plain_and_fast(nn.Sequential(conv, norm).eval())  # a layer between normalisation and activation
     assert score(fast, 4 * noise(2, 6, 9, 9)).max() <= 0.5

@@ -23,13 +23,11 @@ def test_auto_prefers_an_accelerator(monkeypatch):
 
 
 def test_a_missing_or_unknown_device_is_refused(monkeypatch):
-    for device, message in [
-        ("cuda", "device 'cuda' is not available: this machine has .*cpu"),
-        ("gpu", "unknown device 'gpu': choose one of auto, cpu, cuda, mps"),
-    ]:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        with pytest.raises(InputError, match=message):
-            resolve_device(device)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="device 'cuda' is not available: this machine has .*cpu"):
+        resolve_device("cuda")
+    with pytest.raises(InputError, match="unknown device 'gpu': choose one of auto, cpu, cuda, mps"):
+        resolve_device("gpu")
 
 
 @pytest.mark.parametrize(
@@ -48,10 +46,6 @@ def test_bfloat16_is_used_on_a_cpu_with_instructions_for_it(monkeypatch, machine
     assert devices.computes_in_bfloat16("cpu") is native and devices.computes_in_bfloat16("cuda")
     assert usable_precision("cpu", "bf16-mixed") == ("bf16-mixed" if native else "32-true")
     assert usable_precision("cpu", "32-true") == "32-true" and usable_precision("cuda", "bf16-mixed") == "bf16-mixed"
-
-
-def test_float16_is_refused_on_a_cpu():
-    assert usable_precision("cuda", "16-mixed") == "16-mixed"
     with pytest.raises(InputError, match="16-mixed needs a GPU"):
         usable_precision("cpu", "16-mixed")
 

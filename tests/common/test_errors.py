@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 
-from lmcl_core.common.errors import InputError, counted, first_line, save_failed, system_error_message, unknown
+from lmcl_core.common.errors import InputError, counted, first_line, save_failed, unknown
 
 
 def test_an_unknown_name_gets_the_nearest_known_one_or_a_short_list():
@@ -26,12 +26,6 @@ def test_a_failed_write_says_what_to_do():
     ]:
         message = str(save_failed("a.csv", OSError(number, "reason")))
         assert fix in message and "a.csv" in message
-
-
-def test_an_error_of_the_system_is_described_if_its_cause_is_known():
-    assert "cannot use a.csv: denied" in system_error_message(OSError(errno.EACCES, "denied", "a.csv"))
-    assert "disk full" in system_error_message(OSError(errno.ENOSPC, "full"))
-    assert system_error_message(OSError(errno.EBADF, "bad")) is None
 
 
 def test_numbers_and_first_lines_are_worded():

@@ -7,48 +7,7 @@ import time
 
 import pytest
 
-from lmcl_core.common.prefetch import prefetch, prefetch_map
-
-
-@pytest.mark.parametrize("count, depth", [(0, 1), (1, 5), (7, 2)])
-def test_items_come_in_order(count, depth):
-    assert list(prefetch(range(count), depth)) == list(range(count))
-
-
-def test_the_next_item_is_computed_while_one_is_used_and_never_two_at_once():
-    busy, made = threading.Lock(), []
-
-    def items():
-        for n in range(4):
-            assert busy.acquire(blocking=False)
-            made.append(n)
-            time.sleep(0.01)
-            busy.release()
-            yield n
-
-    for n in prefetch(items(), depth=2):
-        time.sleep(0.05)
-        assert n == 3 or n + 1 in made
-        assert len(made) <= n + 3
-
-
-def test_an_exception_is_raised_at_the_position_of_its_item():
-    def items():
-        yield 1
-        raise ValueError("second")
-
-    taken = prefetch(items())
-    assert next(taken) == 1
-    with pytest.raises(ValueError, match="second"):
-        next(taken)
-
-
-def test_closing_early_ends_the_thread():
-    before = threading.active_count()
-    taken = prefetch(iter(range(100)))
-    next(taken)
-    taken.close()
-    assert threading.active_count() == before
+from lmcl_core.common.prefetch import prefetch_map
 
 
 @pytest.mark.parametrize("threads, depth", [(1, 1), (2, 4)])
@@ -78,3 +37,7 @@ def test_after_an_exception_in_a_thread_the_rest_is_cancelled():
     with pytest.raises(ZeroDivisionError):
         next(taken)
     assert len(made) < 20
+    before, taken = threading.active_count(), prefetch_map(abs, range(100), 1, 2)
+    next(taken)
+    taken.close()
+    assert threading.active_count() == before

@@ -136,12 +136,6 @@ def wait_for(condition, seconds=30):
         event.wait(0.02)
 
 
-def test_a_server_that_cannot_resume_sends_all_of_it_again(hub, tmp_path):
-    hub.cuts, hub.ranges = [4 * CHUNK], False
-    fetch(tmp_path)
-    assert_installed(tmp_path)
-
-
 def test_a_part_of_an_older_version_is_not_continued(hub, tmp_path):
     hub.cuts = [4 * CHUNK] + [0] * 20
     with pytest.raises(RunError):
@@ -157,15 +151,9 @@ def test_a_wrong_checksum_is_refused_and_the_next_call_starts_anew(hub, tmp_path
     with pytest.raises(RunError, match="csiq.tgz does not have the SHA-256 that .* states"):
         fetch(tmp_path)
     assert files_below(tmp_path / ".download" / "csiq") == {} and not (tmp_path / "CSIQ").exists()
-    hub.etag = None
-    assert fetch(tmp_path).is_dir()
-    assert ranges(hub) == [None, None]
-
-
-def test_a_file_without_a_stated_checksum_is_reported(hub, tmp_path):
     hub.etag = "0" * 40  # of git, not SHA-256
     lines = []
-    fetch(tmp_path, log=lines.append)
+    assert fetch(tmp_path, log=lines.append).is_dir() and ranges(hub) == [None, None]
     assert "the mirror states no SHA-256 for csiq.tgz: only its size was checked" in lines
 
 
@@ -203,22 +191,12 @@ def test_a_benchmark_that_only_its_owners_distribute_says_where_to_ask(hub, tmp_
     assert lines == [terms("live")] and hub.asked == [] and list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_named(hub, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(RunError, match=f"^cannot save {tmp_path / 'file'}: a file or a link is in the way"):
-        fetch(tmp_path / "file")
-    assert hub.asked == []
-
-
-def test_an_unknown_name_and_an_empty_folder_are_refused(tmp_path):
+def test_nothing_is_requested_before_the_terms_are_accepted(hub, tmp_path):
+    lines = []
     with pytest.raises(InputError, match="unknown benchmark 'kadid': did you mean 'kadid10k'"):
         fetch(tmp_path, "kadid")
     with pytest.raises(InputError, match="folder to download to is empty"):
         fetch(" ")
-
-
-def test_nothing_is_requested_before_the_terms_are_accepted(hub, tmp_path):
-    lines = []
     with pytest.raises(InputError, match="CSIQ was not downloaded: accept its terms"):
         fetch(tmp_path, accept=lambda: lines.append("asked"), log=lines.append)
     assert lines == [terms("csiq"), "asked"] and hub.asked == [] and list(tmp_path.iterdir()) == []
@@ -266,23 +244,6 @@ def test_missing_room_for_the_images_keeps_the_archive(hub, tmp_path, monkeypatc
     point_to(hub.endpoint, monkeypatch)
     fetch(tmp_path)
     assert len(ranges(hub)) == 1 and (tmp_path / "CSIQ" / "b").stat().st_size == 10**6
-
-
-def test_empty_files_count_with_the_room_they_take(tmp_path, monkeypatch):
-    (tmp_path / "heap.tar").write_bytes(tar_of({f"{n}": b"" for n in range(300)}, "w:"))
-    disk_with(300 * 4096 - 1, monkeypatch)
-    with pytest.raises(RunError, match="unpacking heap.tar needs"):
-        extract(tmp_path / "heap.tar", tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_more_members_than_any_benchmark_has_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "_MAX_MEMBERS", 2)
-    for n in (2, 3):
-        (tmp_path / f"{n}.tar").write_bytes(tar_of({f"{k}": b"" for k in range(n)}))
-    extract(tmp_path / "2.tar", tmp_path / "two")
-    with pytest.raises(InputError, match="more than 2 members"):
-        extract(tmp_path / "3.tar", tmp_path / "three")
 
 
 @pytest.mark.parametrize("where", ["write", "unpack", "rename"])
@@ -391,30 +352,15 @@ def spoiled(body: bytes, at: int) -> bytes:
         b"not an archive",
         tar_of(CONTENT)[:60_000],
         tar_of(CONTENT, "w:")[:60_000],
-        tar_of(CONTENT, "w:xz")[:60_000],
         spoiled(tar_of(CONTENT), 100),
         spoiled(tar_of({"a": str(list(range(50_000))).encode()}), 50_000),
         tar_of(CONTENT) + b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + b"\x07" * 20,  # a second stream of a type there is not
-        spoiled(tar_of(CONTENT, "w:bz2"), 50_000),
         spoiled(tar_of(CONTENT, "w:xz"), 50_000),
     ],
-    ids="empty text tgz tar xz bad-gz-end bad-gz-crc bad-gz bad-bz2 bad-xz".split(),
+    ids="empty text tgz tar bad-gz-end bad-gz-crc bad-gz bad-xz".split(),
 )
 def test_a_damaged_archive_is_one_message(tmp_path, body):
     (tmp_path / "archive").write_bytes(body)
     with pytest.raises(InputError, match="cannot unpack .*archive: not an intact tar archive .*download it again") as e:
         extract(tmp_path / "archive", tmp_path / "out")
     assert "\n" not in str(e.value)
-
-
-def test_a_file_below_another_file_and_a_missing_archive_are_refused(tmp_path):
-    (tmp_path / "archive").write_bytes(tar_of({"a": b"1", "a/b": b"2"}))
-    with pytest.raises(RunError, match="cannot save .*out"):
-        extract(tmp_path / "archive", tmp_path / "out")
-    with pytest.raises(InputError, match="no archive at .*none.tgz"):
-        extract(tmp_path / "none.tgz", tmp_path / "out")
-
-
-def test_the_hub_client_is_not_imported_before_it_is_needed():
-    code = "import sys, lmcl_core.data.download; sys.exit('huggingface_hub' in sys.modules or 'torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import struct
 import warnings
 import zlib
@@ -38,9 +37,8 @@ APART = dict(photometric="rgb", planarconfig="separate")
 )
 def test_a_tiff_file_is_read_by_its_tags(tmp_path, pixels, options):
     tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
-    assert np.array_equal(
-        decode(tmp_path / "a.tif"), RGB if "rgb" in options.values() else np.stack([GREY] * 3, axis=2)
-    )
+    expected = RGB if "rgb" in options.values() else np.stack([GREY] * 3, axis=2)
+    assert np.array_equal(decode(tmp_path / "a.tif"), expected)
 
 
 @pytest.mark.parametrize(
@@ -49,14 +47,9 @@ def test_a_tiff_file_is_read_by_its_tags(tmp_path, pixels, options):
         (PLANES.astype(np.uint16) * 257, APART, "16-bit channels that are stored apart"),
         (65535 - GREY.astype(np.uint16) * 257, dict(photometric="miniswhite"), "white is zero"),
         (GREY.astype(np.uint32) * 16843009, {}, "32 bits a channel"),
-        (RGB.astype(np.uint32) * 16843009, dict(photometric="rgb"), "32 bits a channel"),
-        (GREY.astype(np.int8), {}, "signed integers"),
         (GREY.astype(np.int16), {}, "signed integers"),
-        (GREY.astype(np.int32), {}, "signed integers"),
         (GREY / np.float32(255), {}, "floating-point"),
         (RGB.astype(np.float32), dict(photometric="rgb"), "floating-point"),
-        (RGB / 255, dict(photometric="rgb"), "floating-point"),
-        (GREY.astype(np.float16), {}, "floating-point"),
         (np.stack([GREY] * 2, axis=2).astype(np.uint16), ALPHA, "unusual layout"),
         (RGB.astype(np.uint16), dict(photometric="rgb", bigtiff=True, byteorder=">"), "64-bit offsets"),
     ],
@@ -91,15 +84,6 @@ def test_a_format_that_needs_a_plugin_is_known_by_its_first_bytes(tmp_path, monk
     with pytest.raises(InputError, match="unreadable image .*a.jpg"):
         decode(tmp_path / "a.jpg")
     assert format_of(b"\0\0\0\x18ftypisom\0\0\0\0mp42isom") is None
-
-
-@pytest.mark.parametrize("module, form", [("pillow_heif", "HEIF"), ("pillow_jxl", "JXL")])
-def test_a_format_is_read_where_its_plugin_is_installed(tmp_path, module, form):
-    if importlib.util.find_spec(module) is None:
-        pytest.skip(f"needs {module}")
-    assert formats._register({"HEIF": "HEIC", "JXL": "JPEG XL"}[form])
-    Image.fromarray(RGB).save(tmp_path / "a.jpg", form, quality=95)
-    assert np.abs(decode(tmp_path / "a.jpg").astype(int) - RGB).mean() < 12
 
 
 @pytest.mark.parametrize("name, start", [(b"zTXt", b"workflow\0\0"), (b"iTXt", b"prompt\0\1\0\0\0")])

@@ -22,9 +22,6 @@ def table(livec):
 
 def test_a_copy_of_a_file_is_found_and_nothing_else(table):
     assert identical_images(table).to_numpy().tolist() == [[table["image"][1], table["image"][4]]]
-
-
-def test_images_of_one_content_do_not_count(table):
     same = table.assign(content="the same")
     same.attrs = table.attrs
     assert identical_images(same).empty

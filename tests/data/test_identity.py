@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lmcl_core import InputError, Split, data_hash, make_split, split_hash
+from lmcl_core import InputError, data_hash, make_split, split_hash
 from lmcl_core.data.identity import image_keys, name_order, rows_of
 
 
@@ -27,12 +27,6 @@ def table_of(images: list[str], root: object = "") -> pd.DataFrame:
 )
 def test_a_key_has_as_many_folders_as_tell_images_apart(images, keys):
     assert image_keys(table_of(images)) == keys
-
-
-def test_a_split_hash_distinguishes_folders_if_file_names_do_not():
-    table, none = table_of(["wn/1.bmp", "wn/2.bmp", "jpeg/1.bmp", "jpeg/2.bmp"]), np.array([], dtype=np.int64)
-    one, other = (Split(np.array(train), none, np.array(test)) for train, test in (([0, 1], [2, 3]), ([0, 3], [2, 1])))
-    assert split_hash(table, one) != split_hash(table, other)
 
 
 def test_hashes_are_those_on_record_under_any_root(tmp_path):

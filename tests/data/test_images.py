@@ -96,6 +96,7 @@ def test_a_file_that_is_not_an_image_is_refused_by_name(tmp_path, content):
     [
         (RuntimeError("Failed to decode image"), "unreadable image .*odd.avif .*: it is damaged"),
         (OSError(24, "Too many open files"), "image .*odd.avif cannot be read: Too many open files; check"),
+        (PermissionError(), "odd.avif is not readable: give yourself permission"),
     ],
 )
 def test_any_exception_of_a_decoder_names_the_file(tmp_path, monkeypatch, error, message):
@@ -108,7 +109,7 @@ def test_any_exception_of_a_decoder_names_the_file(tmp_path, monkeypatch, error,
         decode(tmp_path / "odd.avif")
 
 
-def test_unsupported_images_are_refused_with_the_fix(tmp_path):
+def test_unsupported_images_are_refused_with_the_fix(tmp_path, monkeypatch):
     (tmp_path / "phone.heic").write_bytes(b"heic")
     os.mkfifo(tmp_path / "pipe.png")
     buffer = io.BytesIO()
@@ -126,20 +127,11 @@ def test_unsupported_images_are_refused_with_the_fix(tmp_path):
     for name, message in messages.items():
         with pytest.raises(InputError, match=message):
             decode(tmp_path / name)
+    with monkeypatch.context() as refused, pytest.raises(InputError, match="is not readable: give yourself permission"):
+        refused.setattr(os, "access", lambda path, mode: False)
+        decode(tmp_path)
     with pytest.raises(InputError, match="floating-point pixels"):
         load_rgb(Image.fromarray(PIXELS[..., 0].astype(np.float32)))
-
-
-def test_an_image_without_read_permission_is_named(tmp_path, monkeypatch):
-    def refuse(source):
-        raise PermissionError
-
-    monkeypatch.setattr(Image, "open", refuse)
-    with pytest.raises(InputError, match="a.png is not readable: give yourself permission"):
-        decode(tmp_path / "a.png")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(InputError, match=f"folder {tmp_path} is not readable: give yourself permission"):
-        decode(tmp_path)
 
 
 def test_images_below_a_folder_are_found_once_and_without_hidden_ones(tmp_path):
@@ -151,19 +143,6 @@ def test_images_below_a_folder_are_found_once_and_without_hidden_ones(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     names = ["a/1.png", "a/phone.heic", "b.JPG", "gone.png"]
     assert images_below(tmp_path) == [tmp_path / name for name in names]
-
-
-def test_a_folder_without_read_permission_is_reported(tmp_path, monkeypatch):
-    scandir = os.scandir
-
-    def refuse(path):
-        if str(path).endswith("closed"):
-            raise PermissionError(13, "denied", str(path))
-        return scandir(path)
-
-    (tmp_path / "closed").mkdir()
-    monkeypatch.setattr(os, "scandir", refuse)
-    assert images_below(tmp_path) == [tmp_path / "closed"]
 
 
 @pytest.mark.parametrize(
@@ -179,14 +158,9 @@ def test_a_folder_without_read_permission_is_reported(tmp_path, monkeypatch):
 )
 def test_the_short_side_is_met_and_the_shape_kept(size, side, expected):
     assert shrunk(*size, side) == expected
-    assert shrink(np.zeros((*size, 3), np.uint8), side).shape[:2] == expected
-
-
-def test_a_small_image_is_unchanged_and_shrinking_is_antialiased():
-    assert shrink(PIXELS, 60) is PIXELS and shrink(PIXELS, None) is PIXELS
-    stripes = np.zeros((60, 60, 3), np.uint8)
-    stripes[:, ::2] = 255
-    assert np.abs(shrink(stripes, 30)[4:-4, 4:-4].astype(int) - 127).max() <= 8
+    pixels = np.zeros((*size, 3), np.uint8)
+    assert shrink(pixels, side).shape[:2] == expected
+    assert shrink(pixels, side) is pixels or expected != size
 
 
 def test_a_crop_of_the_input_size_is_unchanged_and_resizing_is_antialiased():
@@ -196,3 +170,4 @@ def test_a_crop_of_the_input_size_is_unchanged_and_resizing_is_antialiased():
     stripes[:, ::2] = 255
     resized = resize_crop(stripes, 30)
     assert resized.shape == (30, 30, 3) and (resized[4:-4, 4:-4].int() - 127).abs().max() <= 8
+    assert np.abs(shrink(stripes.numpy(), 30)[4:-4, 4:-4].astype(int) - 127).max() <= 8

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 
 from lmcl_core import InputError
 from lmcl_core.data.faults import Fault, FaultError
-from lmcl_core.data.labels import find, label_file, mat_column, mat_names, numbers, parts_of, read_columns, read_words
+from lmcl_core.data.labels import find, mat_column, mat_names, parts_of, read_columns, read_words
 
 
 def fault_of(call, *args) -> Fault:
@@ -30,14 +30,6 @@ def test_every_part_of_a_name_is_matched_without_case_but_an_exact_match_comes_f
     assert find(tmp_path, "data/scores.mat") == tmp_path / "Data" / "Scores.MAT"
     assert find(tmp_path, "data/other.mat") is None is find(tmp_path / "no", "data")
     assert find(tmp_path, "Data/a.csv").name == "a.csv" and find(tmp_path, "Data/A.csv").name == "A.csv"
-
-
-def test_the_preferred_label_file_is_used_and_named_if_none_exists(tmp_path):
-    fault = fault_of(label_file, tmp_path, "a.csv", "b.csv")
-    assert fault.kind == "missing_label_file" and fault.where == str(tmp_path / "a.csv")
-    for written in ("B.csv", "a.csv"):
-        (tmp_path / written).write_text("")
-        assert label_file(tmp_path, "a.csv", "b.csv").name == written
 
 
 @pytest.mark.parametrize(
@@ -76,22 +68,11 @@ def test_a_file_of_another_format_is_not_a_table(tmp_path, name):
     assert fault.kind == "missing_label_file" and fault.where == str(tmp_path / name) and "again" in fault.fix
 
 
-def test_a_cell_larger_than_the_limit_of_the_csv_reader_is_not_a_table(tmp_path):
-    (tmp_path / "t.csv").write_text("name\n" + "x" * 200_000)
-    assert "not a readable table" in fault_of(read_columns, tmp_path / "t.csv", ["name"]).fix
-
-
 def test_a_spreadsheet_without_openpyxl_is_refused_with_the_command_that_installs_it(tmp_path, monkeypatch):
     write_book(tmp_path / "t.xlsx", a=[["name"], ["x"]])
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     with pytest.raises(InputError, match="pip install openpyxl"):
         read_columns(tmp_path / "t.xlsx", ["name"])
-
-
-def test_words_keep_their_order_and_blank_lines_are_skipped(tmp_path):
-    path = tmp_path / "t.txt"
-    path.write_bytes(b"1.5 a.bmp\r\n\r\n2.5  b.bmp\r\n")
-    assert read_words(path, ["mos", "name"]).to_dict("list") == {"mos": ["1.5", "2.5"], "name": ["a.bmp", "b.bmp"]}
 
 
 @pytest.mark.parametrize(
@@ -104,6 +85,9 @@ def test_words_keep_their_order_and_blank_lines_are_skipped(tmp_path):
     ],
 )
 def test_lines_with_the_wrong_number_of_words_are_named(tmp_path, text, kind, where):
+    (tmp_path / "t.txt").write_bytes(b"1.5 a.bmp\r\n\r\n2.5  b.bmp\r\n")
+    words = read_words(tmp_path / "t.txt", ["mos", "name"])
+    assert words.to_dict("list") == {"mos": ["1.5", "2.5"], "name": ["a.bmp", "b.bmp"]}
     (tmp_path / "t.txt").write_text(text)
     fault = fault_of(read_words, tmp_path / "t.txt", ["mos", "name"])
     assert fault.kind == kind and fault.where == str(tmp_path / where)
@@ -119,11 +103,6 @@ def test_mat_variables_are_read_flat(tmp_path):
         assert fault.kind == "bad_label_column" and fault.where == f"{path}: {variable}" and reason in fault.fix
     path.write_bytes(b"x" * 300)
     assert fault_of(mat_column, path, "mos").kind == "missing_label_file"
-
-
-def test_anything_but_a_number_is_nan():
-    found = numbers(["1.5", "", "good", None, 2])
-    assert found.dtype == np.float64 and np.array_equal(found, [1.5, np.nan, np.nan, np.nan, 2], equal_nan=True)
 
 
 def test_names_of_another_form_are_named_with_an_example():

@@ -109,9 +109,7 @@ def test_without_content_every_image_is_its_own(own):
         ("= true", '= "yes"', "higher_is_better is 'yes': write for example"),
         ("[0, 100]", "[100, 0]", "the first value must be the lower one"),
         ("[0, 100]", "[0, nan]", "the lowest and the highest value"),
-        ("[0, 100]", "[true, 100]", "the lowest and the highest value"),
         ('"mine"', '"livec"', "the name 'livec' is taken"),
-        ('"mine"', '"all"', "the name 'all' is taken"),
         ('"mine"', '"My data"', "use lower-case letters"),
         ('"labels.csv"', '"../labels.csv"', "write a path inside this folder"),
         ('"labels.csv"', '"labels.txt"', "save them as .csv, .xlsx, .parquet"),
@@ -132,13 +130,10 @@ def test_an_error_of_the_toml_file_names_file_key_and_fix(own, old, new, message
     "old, new, kind, where, fix",
     [
         ("images/1.png,31", "images/1.png,n/a", "bad_label_row", "line 3", "'n/a' in column 'score' is not a number"),
-        ("images/1.png,31", "images/1.png,inf", "bad_label_row", "line 3", "is not a number"),
         ("images/1.png,31", "images/1.png,131", "wrong_range", "line 3", "outside mos_range = [0, 100]"),
         ("images/1.png", "images/0.PNG", "bad_label_row", "line 3", "'images/0.PNG' is also in line 2"),
         ("images/1.png", "", "bad_label_row", "line 3", "column 'file' is empty"),
         ("images/1.png", "images/../images/1.png", "bad_label_row", "line 3", "is not a path inside the folder"),
-        ("images/1.png", "../1.png", "bad_label_row", "line 3", "is not a path inside the folder"),
-        ("images/1.png", "/etc/1.png", "bad_label_row", "line 3", "is not a path inside the folder"),
         ("images/1.png", r"C:\1.png", "bad_label_row", "line 3", "is not a path inside the folder"),
         ("31,Ref0,blur,2", "31,,blur,2", "bad_label_row", "line 3", "column 'content' is empty"),
         ("31,Ref0,blur,2", "31,Ref0,blur,2.5", "bad_label_row", "line 3", "is not a whole number"),
@@ -162,7 +157,6 @@ def test_an_error_of_the_labels_is_one_fault_with_its_line(own, old, new, kind, 
     [
         (lambda text: text.replace(",", ";"), "utf-8", "bad_label_column", "separated by semicolons"),
         (lambda text: "sep=;\n" + text.replace(",", ";"), "utf-8-sig", "bad_label_column", "separated by semicolons"),
-        (lambda text: text.replace(",", "\t"), "utf-8", "bad_label_column", "separated by tabs"),
         (lambda text: text.replace(",", "\t"), "utf-16", "missing_label_file", "UTF-16"),
         (lambda text: text, "utf-16-le", "missing_label_file", "UTF-16"),
         (lambda text: re.sub(r"png,(\d+)", r'png,"\1,5"', text), "utf-8", "bad_label_row", "decimal commas"),
@@ -184,29 +178,11 @@ def test_the_parts_of_the_official_split_share_no_content(own):
     assert verify_benchmark(own, None) == []
 
 
-@pytest.mark.parametrize("suffix", [".WebP", ".TIF", ".JpG", ".PNG"])
+@pytest.mark.parametrize("suffix", [".WebP", ".JpG"])
 def test_file_names_of_every_suffix_are_matched_without_case(own, suffix):
     (own / "images" / "1.png").rename(own / "images" / f"1{suffix}")
     change_label(own, "images/1.png", f"images/1{suffix.swapcase()}")
     assert f"images/1{suffix}" in set(load_benchmark(own)["image"]) and verify_benchmark(own, None) == []
-
-
-def test_a_folder_in_a_folder_of_its_name_is_found(own):
-    inner = own.parent / "outer" / "outer"
-    inner.parent.mkdir()
-    own.rename(inner)
-    assert load_benchmark(inner.parent).attrs["root"] == str(inner)
-
-
-@pytest.mark.parametrize("content", [None, "", "file,score\n", "é"])
-def test_a_label_file_that_is_no_table_is_one_fault(own, content):
-    path = own / "labels.csv"
-    path.unlink()
-    if content is not None:
-        path.write_bytes(content.encode("latin-1"))
-    (fault,) = verify_benchmark(own, None)
-    assert fault.kind == "missing_label_file"
-    assert str(path) in fault.where and "\n" not in str(fault)
 
 
 def test_faults_of_images_are_found_one_by_one(own):
@@ -226,12 +202,6 @@ def test_faults_of_images_are_found_one_by_one(own):
     shutil.move(own / "images", own.parent / "elsewhere")
     os.symlink(own.parent / "elsewhere", own / "images")
     assert {fault.kind for fault in verify_benchmark(own, None)} == {"bad_label_row"}
-
-
-def test_scores_far_narrower_than_their_range_are_reported(own):
-    (own / "benchmark.toml").write_text(TOML.replace("[0, 100]", "[0, 1000]"))
-    (fault,) = verify_benchmark(own, None)
-    assert fault.kind == "wrong_range" and "My pictures spans 0.0..1000.0" in fault.fix and "toml" in fault.fix
 
 
 def test_all_finds_own_data_beside_named_benchmarks(own, livec):

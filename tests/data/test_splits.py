@@ -35,11 +35,7 @@ def test_the_official_split_is_that_of_the_table_and_rows_without_a_part_are_lef
     assert all(part.dtype == np.int64 for part in split)
     with pytest.raises(InputError, match="the official split has no validation split"):
         validation_split(table, "official")
-
-
-@pytest.mark.parametrize("columns", [{}, dict(official_split=pd.NA)])
-def test_a_table_without_an_official_split_is_refused_with_its_notes(columns):
-    table = table_of(list("abcde"), **columns)
+    table = table_of(list("abcde"), official_split=pd.NA)
     table.attrs = dict(benchmark="koniq10k", notes=["small images", "the official list is not here"])
     message = r"^koniq10k has no official split here \(the official list is not here\): choose"
     with pytest.raises(InputError, match=message):
@@ -81,12 +77,6 @@ def test_smaller_shares_of_training_are_nested_and_keep_contents_whole():
         assert set(small) < set(large)
     assert parts[-1].tolist() == split.train.tolist()
     assert all((table["content"].iloc[part].value_counts() == 3).all() for part in parts)
-
-
-def test_each_split_draws_its_own_share():
-    one, two = make_split(HUNDRED, 0), make_split(HUNDRED, 1)
-    shared = set(one.train) & set(two.train)
-    assert set(subsample(HUNDRED, one, 0.5)) & shared != set(subsample(HUNDRED, two, 0.5)) & shared
 
 
 def test_ten_splits_differ_and_each_has_disjoint_and_complete_parts_of_the_given_shares():

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +45,7 @@ def no_room(*args, **options):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_every_image_is_bit_identical_to_plain_decoding(table, monkeypatch):
-    monkeypatch.setattr(store_module, "SYNC_BYTES", 1)
+def test_every_image_is_bit_identical_to_plain_decoding(table):
     store = ImageStore.open(table)
     assert len(store) == len(table) and len({store.image(i).shape for i in range(len(store))}) == 2
     for row in range(len(table)):
@@ -69,20 +67,11 @@ def test_a_crop_at_native_scale_is_bit_identical_to_the_file(table):
     for n, (row, (top, left, _, _)) in enumerate(zip([4, 4, 0, 0], boxes.flatten(0, 1).tolist())):
         plain = decode(path_of(table, row))[top : top + 16, left : left + 16]
         assert np.array_equal(crops[n].permute(1, 2, 0).numpy(), plain)
-
-
-def test_flips_mirror_the_chosen_crops(table):
-    store, boxes = ImageStore.open(table), torch.tensor([[[3, 5, 16, 16], [0, 0, 32, 32]]])
-    plain, flipped = store.crops([1], boxes, 16), store.crops([1], boxes, 16, torch.tensor([[False, True]]))
-    assert torch.equal(plain[0], flipped[0]) and not torch.equal(plain[1], flipped[1])
-    assert torch.equal(plain[1].flip(-1), flipped[1])
-
-
-def test_changing_a_crop_leaves_the_store_unchanged(table):
-    store = ImageStore.open(table)
-    before = store.image(0).clone()
-    store.crops([0], torch.tensor([[[0, 0, 16, 16]]]), 16).zero_()
-    assert torch.equal(store.image(0), before)
+    store, flips = ImageStore.open(table), torch.tensor([[False, True], [True, True]])
+    flipped = store.crops([4, 0], boxes, 16, flips)
+    assert torch.equal(flipped[0], crops[0]) and torch.equal(flipped[1:], crops[1:].flip(-1))
+    crops.zero_()
+    assert torch.equal(store.crops([4, 0], boxes, 16, flips), flipped), "a changed crop leaves the store unchanged"
 
 
 def test_the_global_view_is_the_whole_image_resized_to_a_square(table):
@@ -96,13 +85,15 @@ def test_the_global_view_is_the_whole_image_resized_to_a_square(table):
     assert torch.equal(store.whole(torch.tensor([1]), 48)[0].permute(1, 2, 0), store.image(1))
 
 
-def test_the_size_is_logged_before_images_are_decoded_and_not_again(table, tmp_path):
+def test_the_size_is_logged_before_images_are_decoded_and_not_again(table, tmp_path, monkeypatch):
     lines = []
     store = ImageStore.open(table, cache=tmp_path, log=lines.append)
     size = sum(store.image(i).numel() for i in range(len(store)))
     assert lines == [f"decoding {len(table)} images once: {size / 1e9:.2f} GB in the cache"]
-    ImageStore.open(table, cache=tmp_path, log=lines.append)
-    assert len(lines) == 1 and (tmp_path / "store").is_dir()
+    monkeypatch.setattr(store_module, "decode", no_room)
+    again = ImageStore.open(table, cache=tmp_path, log=lines.append)
+    assert torch.equal(again.image(3), store.image(3)) and len(lines) == 1
+    assert sorted(path.name[:12] for path in (tmp_path / "store").iterdir()) == [data_hash(table)] * 2
 
 
 def test_images_stay_on_the_cpu_for_a_cpu_and_for_a_gpu_without_room(table, monkeypatch):
@@ -122,13 +113,6 @@ def test_crops_on_a_gpu_are_those_of_the_cpu(table):
     assert (there[1].cpu().int() - here[1].int()).abs().max() <= 1
 
 
-def test_a_second_opening_decodes_nothing(table, monkeypatch):
-    first = ImageStore.open(table).image(3).clone()
-    monkeypatch.setattr(store_module, "decode", no_room)
-    assert torch.equal(ImageStore.open(table).image(3), first)
-    assert len(stored()) == 2 and all(name.startswith(data_hash(table)) for name in stored())
-
-
 def unpack_again(path: Path) -> None:
     """The same bytes with the old modification time, as an archive restores it."""
     stat = path.stat()
@@ -146,17 +130,6 @@ def test_a_changed_file_makes_a_new_store(table, change):
     change(path_of(table, 0))
     assert np.array_equal(ImageStore.open(table).image(0).numpy(), decode(path_of(table, 0)))
     assert len(stored()) == 4
-
-
-def test_another_row_order_and_another_version_make_new_stores(table, monkeypatch):
-    first = ImageStore.open(table)
-    reverse = table.iloc[::-1].reset_index(drop=True)
-    reverse.attrs = table.attrs
-    second = ImageStore.open(reverse)
-    assert all(torch.equal(first.image(n), second.image(len(table) - 1 - n)) for n in range(len(table)))
-    monkeypatch.setattr(store_module, "VERSION", 0)
-    ImageStore.open(table)
-    assert len(stored()) == 6
 
 
 @pytest.mark.parametrize(
@@ -180,7 +153,7 @@ def test_leftovers_of_a_killed_process_are_deleted(table):
     assert stored() == [".other.u8-0123", f"{index.stem}.json", f"{index.stem}.u8"]
 
 
-@pytest.mark.parametrize("row, cut", [(0, 0.5), (4, 0.5), (0, 0.0), (4, 0.01)])
+@pytest.mark.parametrize("row, cut", [(0, 0.5), (4, 0.01)])
 def test_a_truncated_image_is_named_and_leaves_nothing_behind(table, row, cut):
     path = path_of(table, row)
     path.write_bytes(path.read_bytes()[: int(cut * path.stat().st_size)])
@@ -200,13 +173,6 @@ def test_a_missing_image_and_a_wrong_header_are_named(table, monkeypatch):
     with pytest.raises(InputError, match=f"image {path_of(table, 2)} cannot be reached .*: check the path"):
         ImageStore.open(table)
     assert stored() == []
-
-
-def test_threads_that_build_at_once_share_one_store(table):
-    with ThreadPoolExecutor(4) as pool:
-        stores = list(pool.map(ImageStore.open, [table] * 4))
-    plain = decode(path_of(table, 5))
-    assert all(np.array_equal(store.image(5).numpy(), plain) for store in stores) and len(stored()) == 2
 
 
 @pytest.mark.slow

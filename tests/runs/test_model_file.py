@@ -54,14 +54,6 @@ def test_weights_and_metadata_come_back(run, model):
     assert (metadata["mos_mean"], metadata["mos_std"], metadata["packed"]) == (50, 20, False)
 
 
-def test_packed_weights_are_half_precision_without_the_embedding_head(run, model, tmp_path):
-    pack(run, tmp_path / "packed.safetensors")
-    _, state, metadata = read_model(tmp_path / "packed.safetensors")
-    weight = model.score_head.weight
-    assert metadata["packed"] and sorted(state) == ["score_head.bias", "score_head.weight", "steps"]
-    assert torch.equal(state["score_head.weight"], weight.half().float()) and state["steps"] == 7
-
-
 def test_the_bundled_weights_load():
     assert list(BUNDLED) == ["livec"]
     scorer = load("livec")
@@ -113,9 +105,6 @@ def test_weights_that_are_no_finite_numbers_do_not_load(run, model, value):
     save_file(state, path, metadata={"lmcl": json.dumps(metadata)})
     with pytest.raises(InputError, match=r"are damaged \(score_head.weight is not finite\): train or fetch"):
         load(run)
-
-
-def test_weights_that_are_not_those_of_their_run_do_not_load(run):
     write_run(run, {}, dict(files={"model.safetensors": "0" * 64}))
     with pytest.raises(InputError, match="their SHA-256 is not that in run.json"):
         read_model(run)

@@ -38,12 +38,6 @@ def test_without_a_working_git_the_commit_is_unknown(monkeypatch, error):
     assert (provenance()["commit"], provenance()["dirty"]) == (None, None)
 
 
-def test_outside_a_checkout_the_commit_is_unknown(monkeypatch, tmp_path):
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "lmcl_core" / "runs" / "provenance.py"))
-    assert (provenance()["commit"], provenance()["dirty"]) == (None, None)
-
-
 def test_package_versions_are_recorded_and_a_missing_package_has_none(monkeypatch):
     versions = provenance()["versions"]
     assert set(versions) == set(module.PACKAGES) and all(versions.values())
