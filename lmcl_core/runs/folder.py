@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
-from ..common.errors import InputError
+from ..common.errors import InputError, first_line
 from ..common.files import LockedError, atomic_write, clear_temporaries, digest, file_lock
 from ..common.paths import plain_name
 from ..data.identity import image_keys
@@ -78,7 +79,15 @@ def read_run(folder: str | Path, needed: Sequence[str] = ()) -> dict[str, Any] |
     except (ValueError, RecursionError) as error:
         raise _damaged(path, error) from error
     schema.check(record, schema.RUN, str(path), _fix(path), needed)
+    if record.get("sha256", expected := _digest(record)) != expected:  # earlier versions did not write it
+        raise _damaged(path, "its SHA-256 is not that of its fields")
     return record
+
+
+def _digest(record: dict[str, Any]) -> str:
+    """SHA-256 of the fields of a ``run.json``, except of the digest itself."""
+    fields = {name: value for name, value in record.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def read_predictions(folder: str | Path) -> pd.DataFrame:
@@ -97,7 +106,7 @@ def _read_csv(path: Path, *columns: str) -> pd.DataFrame:
         if missing := set(columns) - set(table):
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     except (FileNotFoundError, ValueError) as error:  # pandas raises ValueErrors for empty and cut files
-        raise _damaged(path, error) from error
+        raise _damaged(path, first_line(error)) from error
     return table
 
 
@@ -194,11 +203,13 @@ def write_csv(path: Path, table: pd.DataFrame, float_format: str | None = None) 
 
 
 def write_run(folder: Path, record: dict[str, Any], origin: dict[str, Any] | None = None) -> None:
-    """Write ``run.json`` from `record`, the provenance `origin` (by default the current one) and digests of the files.
+    """Write ``run.json`` from `record`, the provenance `origin` (by default the current one) and digests: of the files
+    and, as ``sha256``, of all these fields.
 
     It must be written last: a folder with all other files but without it holds no finished run.
     """
     present = all((folder / name).is_file() for name in RESULTS)
     files = dict(files={name: digest(folder / name) for name in RESULTS}) if present else {}
     with atomic_write(folder / "run.json") as path:
-        path.write_text(json.dumps({**record, **(origin or provenance()), **files}, indent=2) + "\n")
+        fields = {**record, **(origin or provenance()), **files}
+        path.write_text(json.dumps({**fields, "sha256": _digest(fields)}, indent=2) + "\n")
