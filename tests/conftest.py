@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from layouts import COUNTS, write_livec, write_own
+from offline.fixture import no_network  # noqa: F401
 
 from lmcl_core import BENCHMARKS
+
+#: Fuzz tests try the same few inputs each time; `make fuzz` tries many others.
+FUZZ = dict(deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck))
+settings.register_profile("check", max_examples=20, derandomize=True, **FUZZ)
+settings.register_profile("fuzz", max_examples=int(__import__("os").environ.get("FUZZ", 5000)), **FUZZ)
+settings.load_profile("check")
+
+
+OFFLINE = str(Path(__file__).parent / "offline")  # Python imports the module sitecustomize from there when it starts
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [OFFLINE, os.environ.get("PYTHONPATH")]))
 
 
 def pytest_collection_modifyitems(items):

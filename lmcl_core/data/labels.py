@@ -71,6 +71,8 @@ def read_columns(path: Path, columns: Sequence[str], fix: str = AGAIN) -> pd.Dat
     positions = [header.index(name) for name in wanted]
     cells = [[cell_text(row[i]) if i < len(row) else "" for i in positions] for row in best]
     rows = pd.DataFrame([row for row in cells if any(row)], columns=list(columns), dtype=str)
+    if rows.empty:
+        raise FaultError(Fault("missing_label_file", str(path), f"no row below the header: {fix}"))
     check_decimals(path, rows)
     return rows
 
