@@ -18,10 +18,16 @@ class NetworkError(RuntimeError):
 
 
 def _is_here(host: object) -> bool:
+    """Whether a name or an address is of this machine; only to its own addresses can it bind."""
+    if host in (None, "", b"", "localhost", socket.gethostname()):
+        return True
     try:
-        return ipaddress.ip_address(host).is_loopback or ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return host in (None, "", b"", "localhost", socket.gethostname())
+        family = socket.AF_INET if ipaddress.ip_address(host).version == 4 else socket.AF_INET6
+        with socket.socket(family) as probe:
+            probe.bind((host, 0))
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def _refuse(host: object) -> None:
