@@ -15,8 +15,36 @@ from hypothesis import strategies as st
 tried: Counter[str] = Counter()  #: inputs by kind
 
 #: Names and cells that a person, a program or an attacker could write.
-HOSTILE = ["", " ", ".", "..", "../x.png", "/etc/passwd", "C:\\x.png", "a/../../b", "x\ny", "x\r\ny", "x\0y", "{x}", "{0}"]
-HOSTILE += ["%s", "\x1b[31m", "\u2028", "\udcff", "nan", "inf", "-1", "1e400", "1,5", "9" * 5000, "\u0663", "²", "a" * 300]
+HOSTILE = [
+    "",
+    " ",
+    ".",
+    "..",
+    "../x.png",
+    "/etc/passwd",
+    "C:\\x.png",
+    "a/../../b",
+    "x\ny",
+    "x\r\ny",
+    "x\0y",
+    "{x}",
+    "{0}",
+]
+HOSTILE += [
+    "%s",
+    "\x1b[31m",
+    "\u2028",
+    "\udcff",
+    "nan",
+    "inf",
+    "-1",
+    "1e400",
+    "1,5",
+    "9" * 5000,
+    "\u0663",
+    "²",
+    "a" * 300,
+]
 NUMBERS = [0, 1, 2, 127, 128, 255, 2**15 - 1, 2**15, 2**16 - 1, 2**20, 2**31 - 1, 2**31, 2**32 - 1]
 
 
@@ -90,4 +118,4 @@ def damaged_table(draw, text: str, separator: str = ",") -> bytes:
             rows.remove(row)
         elif kind == "copy":
             rows.append(list(row))
-    return "\n".join(separator.join(row) for row in rows).encode("utf-8", "surrogateescape" )
+    return "\n".join(separator.join(row) for row in rows).encode("utf-8", "surrogateescape")

@@ -16,7 +16,16 @@ from mutations import HOSTILE, damaged, examples, tried
 from lmcl_core import InputError, RunError
 from lmcl_core.data import download
 
-KINDS = [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, b"7", b"S"]
+KINDS = [
+    tarfile.REGTYPE,
+    tarfile.DIRTYPE,
+    tarfile.SYMTYPE,
+    tarfile.LNKTYPE,
+    tarfile.CHRTYPE,
+    tarfile.FIFOTYPE,
+    b"7",
+    b"S",
+]
 PARTS = st.sampled_from(["CSIQ", "csiq.DMOS.xlsx", "a", "b", ".lmcl-download.json", ".x", "__MACOSX", *HOSTILE])
 NAMES = st.lists(PARTS, min_size=1, max_size=3).map("/".join)
 NUMBERS = st.sampled_from([0, 0o7777, -1, 2**31, 2**40])
@@ -26,7 +35,9 @@ NUMBERS = st.sampled_from([0, 0o7777, -1, 2**31, 2**40])
 def archives(draw) -> bytes:
     """A tar archive of regular files and of what should not be in one."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=draw(st.sampled_from(["w", "w:gz"])), format=draw(st.integers(0, 2))) as file:
+    with tarfile.open(
+        fileobj=buffer, mode=draw(st.sampled_from(["w", "w:gz"])), format=draw(st.integers(0, 2))
+    ) as file:
         for _ in range(draw(st.integers(1, 4))):
             member = tarfile.TarInfo(draw(NAMES))
             member.type, member.linkname = draw(st.sampled_from(KINDS)), draw(NAMES)

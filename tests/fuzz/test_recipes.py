@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from random import Random
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from mutations import HOSTILE, examples, tried
 
@@ -34,6 +35,7 @@ def test_any_values_make_a_recipe_or_an_error_for_the_user(values):
 
 @examples(4)
 @given(st.dictionaries(st.sampled_from(NAMES), NUMBERS, max_size=5), st.randoms())
+@example({"intra_weight": -0.0}, Random())
 def test_the_hash_depends_on_the_values_alone(values, chance):
     tried["recipes"] += 1
     sound = {}

@@ -57,7 +57,8 @@ def finished(tmp_path) -> Path:
 def earlier(finished) -> Path:
     """The same of an earlier version, which recorded no digests."""
     record = json.loads((finished / "run.json").read_text())
-    (finished / "run.json").write_text(json.dumps({key: record[key] for key in record if key not in ("files", "sha256")}))
+    kept = {key: record[key] for key in record if key not in ("files", "sha256")}
+    (finished / "run.json").write_text(json.dumps(kept))
     return finished
 
 
