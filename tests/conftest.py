@@ -18,8 +18,8 @@ from lmcl_core import BENCHMARKS
 
 # Fuzz tests try the same few inputs each time; `make fuzz` tries many others.
 FUZZ = dict(deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck))
-settings.register_profile("check", max_examples=20, derandomize=True, **FUZZ)
-settings.register_profile("fuzz", max_examples=int(os.environ.get("EXAMPLES", 2000)), **FUZZ)
+settings.register_profile("check", max_examples=8, derandomize=True, **FUZZ)
+settings.register_profile("fuzz", max_examples=int(os.environ.get("EXAMPLES", 1500)), **FUZZ)
 settings.load_profile("check")
 
 

@@ -21,7 +21,7 @@ VALUES = st.one_of(PLAIN, st.lists(PLAIN, max_size=3), st.dictionaries(st.text(m
 NUMBERS = st.one_of(st.integers(1, 70), st.floats(0, 1), st.sampled_from(CHOICES))
 
 
-@examples(4)
+@examples(2)
 @given(st.dictionaries(st.one_of(st.sampled_from(NAMES), st.sampled_from(["probe", "x"])), VALUES, max_size=4))
 def test_any_values_make_a_recipe_or_an_error_for_the_user(values):
     tried["recipes"] += 1
@@ -33,7 +33,7 @@ def test_any_values_make_a_recipe_or_an_error_for_the_user(values):
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
-@examples(4)
+@examples(2)
 @given(st.dictionaries(st.sampled_from(NAMES), NUMBERS, max_size=5), st.randoms())
 @example({"intra_weight": -0.0}, Random())
 def test_the_hash_depends_on_the_values_alone(values, chance):
