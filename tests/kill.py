@@ -83,7 +83,7 @@ class Command:
         self.process = psutil.Popen(command, stdout=subprocess.DEVNULL, env=environment)
 
     def kill(self) -> None:
-        """Kill the command, its workers and their kernels, also those that start meanwhile or have lost their parent."""
+        """Kill the command, its workers and their kernels, also those that start meanwhile or lost their parent."""
         while marked := [process for process in psutil.process_iter() if self._is_marked(process)]:
             for process in marked:
                 with suppress(psutil.NoSuchProcess):
