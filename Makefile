@@ -11,7 +11,7 @@ IN_CHECKS := OMP_NUM_THREADS=1 LMCL_RUNS="$(CHECKS)/runs" LMCL_FIGURES="$(CHECKS
 ROUNDINGS := bf16-mixed:1:3e-4 bf16-mixed:2:3e-4 bf16-mixed:2:3.000003e-4 32-true:1:3e-4 32-true:2:3e-4 32-true:2:3.000003e-4
 NBVAL := $(IN_CHECKS) $(BIN)/python -m pytest --nbval-lax --nbval-current-env
 
-.PHONY: reproduce test check lab lint notebooks tolerances environment
+.PHONY: reproduce test check fuzz lab lint notebooks tolerances environment
 
 reproduce: $(READY)  ## reproduce the results on the demo in runs/, and compare them with figures/demo
 	$(BIN)/lmcl reproduce
@@ -28,6 +28,9 @@ test: $(READY)  ## every test, then every committed notebook, headless and in a 
 
 check: $(READY)  ## the quick tests
 	$(PYTEST) tests -m "not slow" --numprocesses auto --dist loadscope
+
+fuzz: $(READY)  ## damaged and hostile inputs, others in each call, for about 10 minutes on two cores
+	$(PYTEST) tests/fuzz --hypothesis-profile fuzz --numprocesses 2 --timeout 0
 
 lab: $(READY)  ## study the notebooks
 	$(BIN)/jupyter lab notebooks

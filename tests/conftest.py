@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from layouts import COUNTS, write_livec, write_own
+from mutations import tried
+from offline.fixture import no_network  # noqa: F401
 
 from lmcl_core import BENCHMARKS
+
+# Fuzz tests try the same few inputs each time; `make fuzz` tries many others.
+FUZZ = dict(deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck))
+settings.register_profile("check", max_examples=8, derandomize=True, **FUZZ)
+settings.register_profile("fuzz", max_examples=int(os.environ.get("EXAMPLES", 1500)), **FUZZ)
+settings.load_profile("check")
+
+
+OFFLINE = str(Path(__file__).parent / "offline")  # Python imports the module sitecustomize from there when it starts
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [OFFLINE, os.environ.get("PYTHONPATH")]))
+
+
+def pytest_runtest_teardown(item):
+    """Hand the number of inputs that a fuzz test has tried to the process that reports."""
+    item.user_properties += tried.items()
+    tried.clear()
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """`make fuzz` ends with the number of inputs of each kind."""
+    counts = Counter()
+    for report in [one for reports in terminalreporter.stats.values() for one in reports if hasattr(one, "when")]:
+        counts.update(dict(report.user_properties) if report.when == "teardown" else {})
+    if counts and config.getoption("--hypothesis-profile", None) == "fuzz":
+        terminalreporter.write_line(f"inputs tried: {', '.join(f'{n} {kind}' for kind, n in sorted(counts.items()))}")
 
 
 def pytest_collection_modifyitems(items):

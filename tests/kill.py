@@ -32,6 +32,7 @@ from lmcl_core.data.store import ImageStore
 SMALL = dict(backbone="test_efficientnet", pretrained=False, crop_size=32, view_size=32, epochs=2, train_share=0.2)
 SMALL |= dict(test_crops=2, precision="32-true")
 RESULTS = ("model.safetensors", "predictions.csv", "*.u8", "03_results.csv")
+MOST_SECONDS = 1200  # of one `lmcl reproduce`
 AT_ONCE = 5  # kills before the work is resumed
 
 
@@ -72,22 +73,36 @@ class Fork:
 
 
 class Command:
-    """`lmcl reproduce` with all its processes."""
+    """`lmcl reproduce` of one epoch, with all its processes, which inherit a mark."""
 
     def __init__(self, folder: Path) -> None:
-        options = [f"--set={key}={str(value).lower()}" for key, value in SMALL.items()]
+        options = [f"--set={key}={str(value).lower()}" for key, value in (SMALL | dict(epochs=1)).items()]
         command = [sys.executable, "-m", "lmcl_core", "reproduce", "--splits=1", f"--runs-dir={folder}", *options]
-        self.process = psutil.Popen(command, stdout=subprocess.DEVNULL)
+        self.mark = f"{folder}-{time.monotonic_ns()}"
+        environment = {**os.environ, "LMCL_KILL_MARK": self.mark}
+        self.process = psutil.Popen(command, stdout=subprocess.DEVNULL, env=environment)
 
     def kill(self) -> None:
-        """Kill the command, its workers and their kernels."""
-        for process in [self.process, *self.process.children(recursive=True)] if self.process.poll() is None else []:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        """Kill the command, its workers and their kernels, also those that start meanwhile or lost their parent."""
+        while marked := [process for process in psutil.process_iter() if self._is_marked(process)]:
+            for process in marked:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(marked, timeout=5)
+
+    def _is_marked(self, process: psutil.Process) -> bool:
+        with suppress(psutil.Error):
+            return process.environ().get("LMCL_KILL_MARK") == self.mark
+        return False
 
     def wait(self) -> int:
-        """Its exit code."""
-        return self.process.wait()
+        """Its exit code; after `MOST_SECONDS` it is killed."""
+        try:
+            return self.process.wait(MOST_SECONDS)
+        except psutil.TimeoutExpired:
+            print(f"{self.mark} did not end in {MOST_SECONDS} s", flush=True)
+            self.kill()
+            return self.process.wait()
 
 
 def train_demo(folder: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from .errors import InputError, RunError, counted, system_error_message
+from .errors import InputError, RunError, counted, escaped, system_error_message
 
 _REPEAT = "finished {} are kept, run the same command again to continue"
 #: What remains of a command that was stopped.
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise `InputError` with the usage as its fix."""
-        raise InputError(f"{message}; {self.format_usage()}")
+        raise InputError(f"{message}; {' '.join(self.format_usage().split())}")
 
 
 @contextmanager
@@ -63,14 +63,14 @@ def exit_codes(program: str, debug: bool = False) -> Iterator[None]:
 
 def _print_warning(message: Warning | str, *_: object) -> None:
     """Print a warning in one line, without the code that raised it."""
-    print(" ".join(str(message).split()), file=sys.stderr)
+    print(escaped(" ".join(str(message).split())), file=sys.stderr)
 
 
 def fail(program: str, message: str, code: int, debug: bool = False) -> NoReturn:
     """Print "program: message" as one line on stderr and exit; if `debug`, print the current traceback first."""
     if debug:
         traceback.print_exc()
-    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    print(escaped(f"{program}: {' '.join(message.split())}"), file=sys.stderr)
     sys.exit(code)
 
 
@@ -97,7 +97,7 @@ def print_faults(name: str, faults: Sequence[Any], show: int) -> None:
             print(fault, file=sys.stderr)
         if count > show:
             print(f"{kind}: {count - show} more", file=sys.stderr)
-    print(f"{name}: {counted(len(faults), 'fault')}", file=sys.stderr)
+    print(escaped(f"{name}: {counted(len(faults), 'fault')}"), file=sys.stderr)
 
 
 def parse_split(text: str) -> int | str:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def escaped(text: str) -> str:
+    """Text in one line: control characters of a name are written as in Python's strings."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text.strip())
+
+
 class _UserError(Exception):
-    """An exception that IPython prints as one line, without a traceback."""
+    """An exception whose message is one line, and that IPython prints without a traceback."""
+
+    def __str__(self) -> str:
+        return escaped(super().__str__())
 
     def _render_traceback_(self) -> list[str]:  # called by IPython
         return [f"{type(self).__name__}: {self}"]

@@ -42,7 +42,7 @@ def typed(name: str, value: Any, hint: Any) -> Any:
         return tuple(typed(name, item, float) for item in value)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
-            number = float(value)
+            number = float(value) + 0.0  # -0.0 becomes 0.0, which is equal and must have the same hash
         except OverflowError:  # an integer of more than 308 digits
             number = math.inf
         if not math.isfinite(number):

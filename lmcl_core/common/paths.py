@@ -24,7 +24,9 @@ def resolve_path(path: str | Path) -> Path:
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(f"{path!r} is not a path, but of type {type(path).__name__}: pass a string or a Path")
     try:
-        return Path(path).expanduser().resolve()
+        resolved = Path(path).expanduser().resolve()
+        resolved.exists()  # raises OSError for a name that is too long
+        return resolved
     except (RuntimeError, OSError, ValueError) as error:
         raise InputError(f"cannot resolve the path {str(path)!r} ({error}): choose another path") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from ..common.errors import InputError
+from ..common.errors import InputError, escaped
 
 AGAIN = "download the label file again"
 
@@ -22,7 +22,7 @@ class Fault(NamedTuple):
     fix: str  # what is wrong, unless `kind` says it, and what to do
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.where}: {self.fix}"
+        return escaped(f"{self.kind}: {self.where}: {self.fix}")
 
 
 class FaultError(InputError):

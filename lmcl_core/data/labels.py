@@ -15,6 +15,7 @@ import pandas as pd
 
 from ..common.errors import InputError, first_line
 from .faults import AGAIN, Fault, FaultError, bad_row, first_few
+from .matlab import read_mat
 
 EXCEL = "in Excel, save it as CSV UTF-8 (comma delimited), with decimal points"
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -70,6 +71,8 @@ def read_columns(path: Path, columns: Sequence[str], fix: str = AGAIN) -> pd.Dat
     positions = [header.index(name) for name in wanted]
     cells = [[cell_text(row[i]) if i < len(row) else "" for i in positions] for row in best]
     rows = pd.DataFrame([row for row in cells if any(row)], columns=list(columns), dtype=str)
+    if rows.empty:
+        raise FaultError(Fault("missing_label_file", str(path), f"no row below the header: {fix}"))
     check_decimals(path, rows)
     return rows
 
@@ -123,20 +126,17 @@ def check_decimals(path: Path, rows: pd.DataFrame) -> None:
 
 def mat_column(path: Path, variable: str, fix: str = AGAIN) -> np.ndarray:
     """Read a variable of a .mat file as an array (n,) of its own dtype; bad_label_column if there is none."""
-    from scipy.io import loadmat
-
     with _readable(path, ".mat file", AGAIN):
-        content = loadmat(path)
-    values = content.get(variable)
-    if not isinstance(values, np.ndarray) or values.dtype.names:  # a sparse matrix or a structure
-        what = "the variable is not in the file" if values is None else "the variable is not a list of values"
+        content = read_mat(path.read_bytes())
+    if not isinstance(values := content.get(variable), np.ndarray):  # text, a sparse matrix or a structure
+        what = "the variable is not a list of values" if variable in content else "the variable is not in the file"
         raise FaultError(Fault("bad_label_column", f"{path}: {variable}", f"{what}: {fix}"))
-    return values.ravel()
+    return values
 
 
 def mat_names(path: Path, variable: str) -> list[str]:
     """Read a cell array of strings of a .mat file. Raises as `mat_column`."""
-    return [str(np.asarray(cell).ravel()[0]) if np.size(cell) else "" for cell in mat_column(path, variable)]
+    return [cell if isinstance(cell, str) else "" for cell in mat_column(path, variable)]
 
 
 def numbers(values: Iterable[object]) -> np.ndarray:

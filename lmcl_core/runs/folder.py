@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..common.errors import InputError
+from ..common.errors import InputError, first_line
 from ..common.files import LockedError, atomic_write, clear_temporaries, digest, file_lock
 from ..common.paths import plain_name
 from ..data.identity import image_keys
@@ -69,7 +70,15 @@ def read_run(folder: str | Path, needed: Sequence[str] = ()) -> dict[str, Any] |
     except (ValueError, RecursionError) as error:
         raise _damaged(path, error) from error
     schema.check(record, schema.RUN, str(path), _fix(path), needed)
+    if record.get("sha256", expected := _digest(record)) != expected:  # earlier versions did not write it
+        raise _damaged(path, "its SHA-256 is not that of its fields")
     return record
+
+
+def _digest(record: dict[str, Any]) -> str:
+    """SHA-256 of the fields of a ``run.json``, except of the digest itself."""
+    fields = {name: value for name, value in record.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def read_predictions(folder: str | Path) -> pd.DataFrame:
@@ -78,7 +87,7 @@ def read_predictions(folder: str | Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(path)[["image", "mos", "pred"]]
     except (FileNotFoundError, KeyError, ValueError) as error:  # pandas raises ValueErrors for empty and cut files
-        raise _damaged(path, error) from error
+        raise _damaged(path, first_line(error)) from error
     for name in ("mos", "pred"):
         if not np.isfinite(pd.to_numeric(table[name], errors="coerce")).all():
             raise _damaged(path, f"{name} is not a finite number in every row")
@@ -163,11 +172,13 @@ def write_csv(path: Path, table: pd.DataFrame, float_format: str | None = None) 
 
 
 def write_run(folder: Path, record: dict[str, Any], origin: dict[str, Any] | None = None) -> None:
-    """Write ``run.json`` from `record`, the provenance `origin` (by default the current one) and digests of the files.
+    """Write ``run.json`` from `record`, the provenance `origin` (by default the current one) and digests: of the files
+    and, as ``sha256``, of all these fields.
 
     It must be written last: a folder with all other files but without it holds no finished run.
     """
     present = all((folder / name).is_file() for name in RESULTS)
     files = dict(files={name: digest(folder / name) for name in RESULTS}) if present else {}
     with atomic_write(folder / "run.json") as path:
-        path.write_text(json.dumps({**record, **(origin or provenance()), **files}, indent=2) + "\n")
+        fields = {**record, **(origin or provenance()), **files}
+        path.write_text(json.dumps({**fields, "sha256": _digest(fields)}, indent=2) + "\n")

@@ -75,6 +75,7 @@ RUN = dict(
     dirty=FLAG.or_nothing(),
     versions=_values(TEXT.or_nothing()),
     files=_values(_DIGEST),
+    sha256=_DIGEST,
     conditions=Kind("a list of objects", lambda v: isinstance(v, list) and bool(v) and all(map(OBJECT.holds, v))),
 )
 

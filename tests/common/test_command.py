@@ -12,7 +12,7 @@ from lmcl_core.common.errors import InputError, RunError
 @pytest.mark.parametrize(
     "error, code, message",
     [
-        (InputError("unknown name:\nchoose another"), 2, "unknown name: choose another"),
+        (InputError("unknown name:\nchoose another"), 2, r"unknown name:\nchoose another"),
         (RunError("disk full"), 1, "disk full"),
         (OSError(36, "File name too long", "a.csv"), 1, "cannot use a.csv: File name too long"),
         (

@@ -41,7 +41,7 @@ def run(trained, tmp_path) -> Path:
 
 def change(run: Path, **fields) -> None:
     """Change fields of a run.json; None deletes one."""
-    record = json.loads((run / "run.json").read_text()) | fields
+    record = json.loads((run / "run.json").read_text()) | dict(sha256=None) | fields
     (run / "run.json").write_text(json.dumps({key: value for key, value in record.items() if value is not None}))
 
 
