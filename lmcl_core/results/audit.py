@@ -48,14 +48,10 @@ _RELATIVE, _ABSOLUTE = 1e-4, 5e-5  # tables are written with six digits, and der
 
 
 def audit(data_root: str = "", log: Callable[[str], None] = print) -> list[str]:
-    """Check all committed results of the checkout.
+    """Check all committed results of the checkout; return one line per difference or number that traces to nothing.
 
-    Args:
-        data_root: folder of the benchmarks, own data included; those that are not in it are checked without images.
-        log: called with one line per folder of results.
-
-    Returns:
-        One line per difference, and per number or row that traces to nothing.
+    `data_root` is the folder of the benchmarks, own data included; those that are not in it are checked without images.
+    `log` is called with one line per folder of results.
     """
     figures, problems = project_folder() / "figures", []
     folders = sorted({path.parent for path in figures.rglob("*.csv")} - {figures})
@@ -87,7 +83,9 @@ def _check_records(folder: Path, data_root: str, log: Callable[[str], None]) -> 
                 continue
             checked += 1
             again = metrics(pred=pairs["pred"], mos=pairs["mos"])
-            yield from ((path, f"{which}: {problem}") for problem in _differences(row, again))
+            for key in ("plcc", "srcc", "rmse"):
+                if not np.isclose(row[key], again[key], rtol=_RELATIVE):
+                    yield path, f"{which}: {key} is {row[key]:.6g}, and {again[key]:.6g} when computed again"
         where = "" if table is not None else ", images not at hand"
         log(f"{path.parent.name}: {counted(len(records), 'record')}, {checked} computed again from predictions{where}")
 
@@ -99,12 +97,6 @@ def _table_of(records: pd.DataFrame, data_root: str) -> pd.DataFrame | None:
         return load_benchmark(name, None if name == "demo" else data_root or None)
     except InputError:
         return None
-
-
-def _differences(row: dict, again: dict) -> Iterator[str]:
-    for key in ("plcc", "srcc", "rmse"):
-        if not np.isclose(row[key], again[key], rtol=_RELATIVE):
-            yield f"{key} is {row[key]:.6g}, and {again[key]:.6g} when computed again"
 
 
 def _check_rows(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -152,8 +144,8 @@ def _same(a: object, b: object) -> bool:
 
 def _check_pages(figures: Path) -> list[str]:
     """Numbers of README pages and of the notebooks' text that are in no table."""
-    root, problems = figures.parent, []
-    everywhere = _values([figures.rglob("*.csv"), (root / "lmcl_core").rglob("*.csv")])
+    root, problems, rounded = figures.parent, [], {}
+    everywhere = _values([*figures.rglob("*.csv"), *(root / "lmcl_core").rglob("*.csv")])
     pages = [root / "README.md", *sorted(figures.rglob("README.md")), *sorted((root / "notebooks").glob("*.ipynb"))]
     for page in pages:
         text = page.read_text()
@@ -162,16 +154,17 @@ def _check_pages(figures: Path) -> list[str]:
             text = "\n".join("".join(cell["source"]) for cell in cells)
         for number in dict.fromkeys(_NUMBER.findall(_NOT_RESULTS.sub(" ", text))):
             digits, value = len(number.split(".")[1]), abs(float(number.replace("−", "-")))
-            if round(value, digits) not in everywhere.setdefault(digits, _rounded(everywhere[None], digits)):
+            if digits not in rounded:
+                rounded[digits] = {round(float(one), digits) for one in everywhere}
+            if round(value, digits) not in rounded[digits]:
                 problems.append(f"{page.relative_to(root)}: {number} is in no table of figures/")
     return problems
 
 
-def _values(paths: list) -> dict:
-    """All numbers of CSV tables, and statistics of their columns, under the key None."""
+def _values(paths: list[Path]) -> np.ndarray:
+    """All numbers of CSV tables, and statistics of their columns, without sign; as fractions and as percentages."""
     found = []
-    for path in (path for some in paths for path in some):
-        table = pd.read_csv(path)
+    for table in map(pd.read_csv, paths):
         numbers = table.select_dtypes("number")
         groups = [numbers]
         for name in ("recipe", "name", "benchmark", "measure", "distortion"):
@@ -182,9 +175,5 @@ def _values(paths: list) -> dict:
             statistics = part.agg(["median", "mean", "min", "max", "std", "sum", "count"])
             found += [statistics.to_numpy(dtype=float).ravel()]
     values = np.abs(np.concatenate(found))
-    return {None: values[np.isfinite(values)]}
-
-
-def _rounded(values: np.ndarray, digits: int) -> set[float]:
-    """Values rounded to some digits, as fractions and as percentages."""
-    return {round(float(value), digits) for value in np.concatenate([values, 100 * values])}
+    values = values[np.isfinite(values)]
+    return np.unique(np.concatenate([values, 100 * values]))

@@ -66,13 +66,10 @@ def check_ledger(ledger: pd.DataFrame) -> None:
 def compare_configurations(ledger: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Compare every configuration of a ledger (rows of one benchmark) with one of them, on shared splits.
 
-    Returns:
-        One row per configuration: name, changes, splits (how many), plcc, srcc (means over its splits), difference
-        (mean difference of PLCC from the baseline on shared splits, or NaN), seconds (mean). Configurations with the
-        most splits come first, then those with the highest mean PLCC.
-
-    Raises:
-        InputError: the baseline is not in the ledger, or names runs of several recipes or data; or as `check_ledger`.
+    Returns one row per configuration: name, changes, splits (how many), plcc, srcc (means over its splits), difference
+    (mean difference of PLCC from the baseline on shared splits, or NaN), seconds (mean). Configurations with the most
+    splits come first, then those with the highest mean PLCC. InputError: the baseline is not in the ledger, or names
+    runs of several recipes or data; or as `check_ledger`.
     """
     check_ledger(ledger)
     base = ledger[ledger["name"] == baseline].set_index("split")["plcc"]
@@ -90,10 +87,9 @@ def compare_configurations(ledger: pd.DataFrame, baseline: str) -> pd.DataFrame:
 def summarize(ledger: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """The search in a few rows: what was tried, beside the selected configuration, the baseline.
 
-    Returns:
-        One row per topic of `TOPICS` that occurs, the largest difference first: tried, configurations (how many), best
-        (the name of the one with the largest difference), difference (of its PLCC from the baseline, mean over shared
-        splits), decision. The baseline has no row. Raises as `compare_configurations`.
+    Returns one row per topic of `TOPICS` that occurs, the largest difference first: tried, configurations (how many),
+    best (the name of the one with the largest difference), difference (of its PLCC from the baseline, mean over shared
+    splits), decision. The baseline has no row. Raises as `compare_configurations`.
     """
     compared = compare_configurations(ledger, baseline)
     recipes = {name: json.loads(recipe) for name, recipe in zip(ledger["name"], ledger["recipe"])}

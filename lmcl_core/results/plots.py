@@ -263,7 +263,7 @@ def farthest_points(points: np.ndarray, most: int) -> list[int]:
 def costs(summary: pd.DataFrame) -> Figure:
     """Items per second of everything that was timed, one panel per part and size; bars of this package are hatched.
 
-    `summary` is from `bench.report.summary`.
+    `summary` is from `bench.measure.summary`.
     """
     groups = summary.groupby(["part", "size"], sort=False, dropna=False)
     heights = groups.size().tolist()
@@ -288,7 +288,7 @@ def costs(summary: pd.DataFrame) -> Figure:
 def growth(curves: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
     """Seconds by size on logarithmic axes, one panel per contender.
 
-    `curves` is the part "growth" of `bench.measure.bench`; `slopes` is from `bench.report.exponents`.
+    `curves` is the part "growth" of `bench.measure.bench`; `slopes` is from `bench.measure.exponents`.
     """
     figure, grid = panels(2.1, len(slopes), 3, DOUBLE)
     for axes, slope in zip(grid, slopes.itertuples()):

@@ -38,17 +38,12 @@ def rerun(
 ) -> Comparison:
     """Train again what a ``run.json`` records, and compare. Under the same conditions results must be identical.
 
-    Args:
-        run: a run folder, or its ``run.json``; nothing is written there.
-        data_root: as in `load_benchmark`.
-        device: as in `train`; by default the recorded one. The number of threads is the recorded one, if there are as
-            many cores.
-        out: folder of the new run; by default a temporary one.
-        log: called with the lines of the training, with the comparison and with the conditions.
+    `run` is a run folder, or its ``run.json``; nothing is written there. `device` is by default the recorded one; so is
+    the number of threads, if there are as many cores. `out` is the folder of the new run, by default a temporary one.
+    `log` is called with the lines of the training, with the comparison and with the conditions.
 
-    Raises:
-        InputError: no finished run, a damaged one, or other data or splits than recorded.
-        RunError: the training failed, or a quantity lies outside its tolerance.
+    InputError: no finished run, a damaged one, or other data or splits than recorded. RunError: the training failed, or
+    a quantity lies outside its tolerance.
     """
     folder = resolve_path(run).parent if Path(run).name == "run.json" else resolve_path(run)
     record = runs.read_run(folder, _NEEDED)
@@ -67,8 +62,9 @@ def rerun(
     log(f"{folder}: training {recipe.name} of {record['benchmark']} on split {split.index} again")
     from ..training import train  # imports torch
 
+    recorded = record["device"] if record["device"] in ("cpu", "mps") else "cuda"
     with TemporaryDirectory() if place is None else nullcontext(place) as new, _threads(record):
-        train(table, split, recipe, new, device or _recorded_device(record), log=log)
+        train(table, split, recipe, new, device or recorded, log=log)
         found, after = runs.read_run(new), runs.read_predictions(new)
     return _report(table, (record, before), (found, after), tolerances, log)
 
@@ -98,10 +94,6 @@ def _check_data(record: dict[str, Any], found: dict[str, Any], table: pd.DataFra
         if record[key] != found[key]:
             hashes = f"recorded {key} {record[key]}, here {found[key]}"
             raise InputError(f"the {what} of {table.attrs['root']} differs from that of the run ({hashes}): {fix}")
-
-
-def _recorded_device(record: dict[str, Any]) -> str:
-    return record["device"] if record["device"] in ("cpu", "mps") else "cuda"
 
 
 @contextmanager
@@ -150,11 +142,9 @@ def _report(
     facts = facts.fillna("not recorded")
     differing = [name for name in facts if facts[name].nunique() > 1]
     source, limits = tolerances if differing else ("", dict.fromkeys(_METRICS, 0.0))
-    rows = [
-        (title, record["metrics"][kind], found[0]["metrics"][kind], limits[kind])
-        for kind, title in _METRICS.items()
-        if kind in record["metrics"] and kind in found[0]["metrics"] and kind in limits
-    ]
+    then, now = record["metrics"], found[0]["metrics"]
+    kinds = [kind for kind in _METRICS if kind in then and kind in now and kind in limits]
+    rows = [(_METRICS[kind], then[kind], now[kind], limits[kind]) for kind in kinds]
     if before is not None:
         rows.append(_predictions_row(table, before, found[1], record, bool(differing)))
     compared = pd.DataFrame(rows, columns=["quantity", "recorded", "now", "tolerance"])

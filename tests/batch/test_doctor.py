@@ -12,7 +12,7 @@ from lmcl_core.common import paths
 
 
 def levels(findings, word: str) -> list[str]:
-    return [finding.level for finding in findings if word in finding.text]
+    return [level for level, text in findings if word in text]
 
 
 def test_a_missing_package_is_a_fault_and_another_version_a_note(monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lmcl_core import InputError, load_benchmark
-from lmcl_core.bench import measure, report, rivals
+from lmcl_core.bench import measure, rivals
 from lmcl_core.results import plots
 
 SMALL = dict(backbone="test_resnet", crop_size=32, crops=2, batch_images=4, embedding_dim=8)
@@ -111,7 +111,7 @@ def repetitions(contender, size, seconds, part="loss"):
 def test_the_summary_compares_with_the_first_contender_in_each_repetition():
     for size in [4.0, np.nan]:
         found = pd.concat([repetitions("ours", size, [1, 2, 4]), repetitions("other", size, [2, 3, 20])])
-        table = report.summary(found).set_index("contender")
+        table = measure.summary(found).set_index("contender")
         assert table.loc["ours", "rate"] == 5 and (table.loc["ours", "lowest"], table.loc["ours", "highest"]) == (
             2.5,
             10,
@@ -122,17 +122,17 @@ def test_the_summary_compares_with_the_first_contender_in_each_repetition():
 
 def test_a_single_bar_is_a_row_of_the_table_and_no_figure(tmp_path):
     about = dict(machine="a CPU")
-    report.write(repetitions("ours", np.nan, [1, 2, 4]), about, tmp_path, "_one")
+    measure.write(repetitions("ours", np.nan, [1, 2, 4]), about, tmp_path, "_one")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["costs_one.csv", "repetitions_one.csv"]
     both = pd.concat([repetitions("ours", np.nan, [1, 2, 4]), repetitions("other", np.nan, [2, 3, 20])])
-    report.write(both, about, tmp_path, "_two")
+    measure.write(both, about, tmp_path, "_two")
     assert (tmp_path / "costs_two.png").is_file()
 
 
 def test_the_exponent_is_the_slope_of_the_logarithms():
     for power in [0.5, 1.0, 2.0]:
         curve = pd.concat([repetitions("curve", n, [3 * n**power] * 2) for n in (1.0, 4.0, 16.0)])
-        assert report.exponents(curve)["exponent"].item() == pytest.approx(power)
+        assert measure.exponents(curve)["exponent"].item() == pytest.approx(power)
 
 
 @pytest.mark.parametrize(

@@ -70,11 +70,6 @@ def test_differences_use_shared_splits_only():
     assert ours["difference"] == pytest.approx(0.035) and ours["low"] < 0.02 and ours["high"] > 0.05
 
 
-def test_variants_can_be_compared_in_srcc():
-    table = ablation.compare_variants(found(quality={0: 0.5, 1: 0.6}, inter={0: 0.7, 1: 0.7}), "quality", "srcc")
-    assert table["difference"].iloc[1] == pytest.approx(-0.15)
-
-
 def test_the_interval_is_wider_for_a_smaller_training_part():
     table = ablation.compare_variants(
         found(lmcl={0: 0.8, 1: 0.8}, train_20={0: 0.5, 1: 0.6}, crops_2={0: 0.5, 1: 0.6}), "lmcl"

@@ -115,7 +115,7 @@ def chooser():
         drawn.append(picture)
         return small(shape=chooser.read(picture).shape)
 
-    explorer = Explorer(draw, dict(picture=chooser.control))
+    explorer = Explorer(draw, dict(picture=chooser.control), picture=chooser.dress)
     controls = explorer.panel().children[0].children[0].children
     return chooser, explorer, drawn, controls
 

@@ -99,8 +99,7 @@ def test_recorded_predictions_find_their_images_in_another_layout_of_the_folder(
     def half(table, index):  # because a fifth of two contents is none
         return make_split(table, index, test=0.5)
 
-    for module in (records, tables):
-        monkeypatch.setattr(module, "make_split", half)
+    monkeypatch.setattr(records, "make_split", half)
     folders = [write_csiq(tmp_path / "a"), write_csiq(tmp_path / "b", flat="dst_imgs_all")]
     official, flat = (load_benchmark("csiq", folder) for folder in folders)
     order = [[image.rpartition("/")[2] for image in table["image"]] for table in (official, flat)]

@@ -14,7 +14,7 @@ from PIL import Image
 from lmcl_core import InputError
 from lmcl_core.inference import Prediction
 from lmcl_core.scoring.files import FileScore
-from lmcl_core.scoring.output import DENSITY, WRITERS, Overlays, meaning, score_overlay
+from lmcl_core.scoring.output import DENSITY, WRITERS, check_overlays, meaning, save_overlay, score_overlay
 
 ROWS = [dict(image='a "b",\r\n.png', score=51.5, percentile=40.0), dict(image="c.png", score=1.0, percentile=0.0)]
 
@@ -89,8 +89,9 @@ def test_a_model_says_its_scale_training_data_and_limits():
 
 
 def test_overlays_are_numbered_and_not_saved_among_the_scored_images(scored, tmp_path):
-    Overlays(tmp_path / "new", [tmp_path / "images"]).save(Scorer(), scored, 7)
+    check_overlays(tmp_path / "new", [tmp_path / "images"])
+    assert save_overlay(tmp_path / "new", Scorer(), scored, 7)
     assert Image.open(tmp_path / "new" / "00007_a.png").width > 100
     for folder, message in ((tmp_path / "new" / "below", "inside"), (tmp_path / "new" / "00007_a.png", "a file")):
         with pytest.raises(InputError, match=message):
-            Overlays(folder, [tmp_path / "new"])
+            check_overlays(folder, [tmp_path / "new"])
