@@ -20,7 +20,6 @@ from ..common.paths import cache_folder, project_folder, runs_folder
 _REPAIR = "run `rm -f .venv/ready && make environment`"
 _MEMORY_GB, _DISK_GB = 4, 1  # the demo's notebooks need about 2 GB and 0.2 GB
 
-
 #: A level and a line: "ok", "note" (slower or optional) or "fault" (stops ``make reproduce``).
 Finding = tuple[str, str]
 
@@ -92,7 +91,7 @@ def _torch() -> Iterator[Finding]:
 def _machine() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield "ok", f"{platform.machine()} processor, {cores} cores"
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
         short = memory < _MEMORY_GB
         fix = f": {_MEMORY_GB} GB are recommended, close other programs" if short else ""

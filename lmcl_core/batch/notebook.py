@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import RunError, save_failed
-from ..common.files import atomic_write
+from ..common.files import atomic_write, digest
 from ..common.paths import DEFAULT_NETWORK, figures_folder, project_folder
 from ..data.benchmarks import benchmark, name_of
 from ..data.identity import data_hash
@@ -125,13 +125,13 @@ def mark_finished(job: Job, tables: Mapping[str, pd.DataFrame]) -> None:
 
 def _fingerprint(job: Job, tables: Mapping[str, pd.DataFrame]) -> str:
     """A hash of all inputs of a notebook, and hashes of its figures, as JSON."""
-    source = json.loads((project_folder() / "notebooks" / job.notebook).read_text())
+    source, package = project_folder() / "notebooks" / job.notebook, project_folder() / "lmcl_core"
     parameters = {key: value for key, value in job.parameters.items() if key not in _WITHOUT_EFFECT}
     parts = [
-        *("".join(cell["source"]) for cell in source["cells"]),
+        *("".join(cell["source"]) for cell in json.loads(source.read_text())["cells"]),
         json.dumps(parameters, sort_keys=True),
         *(_facts(tables[name]) for name in job.benchmarks),
-        *_package_hashes(),
+        *(digest(path) for path in sorted([*package.rglob("*.py"), *package.rglob("*.csv")])),
         *(path.read_text() for path in [*_run_records(job, tables), *job.reads_files]),
     ]
     inputs = hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -142,13 +142,6 @@ def _facts(table: pd.DataFrame) -> str:
     """What a notebook shows of a benchmark: its data, every column of its labels, and what is said about it."""
     labels = table.drop(columns=["image", "mos"]).to_csv(index=False)
     return "\n".join([data_hash(table), labels, str(benchmark(table))])
-
-
-def _package_hashes() -> list[str]:
-    """Hashes of the package's modules and tables, which change results when they change."""
-    package = project_folder() / "lmcl_core"
-    files = sorted([*package.rglob("*.py"), *package.rglob("*.csv")])
-    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
 
 
 def _run_records(job: Job, tables: Mapping[str, pd.DataFrame]) -> list[Path]:
@@ -171,4 +164,4 @@ def _figure_hashes(job: Job) -> dict[str, str]:
     folders = [*job.benchmarks, "all"] if len(job.benchmarks) > 1 else job.benchmarks
     folders = [figures_folder(name, figures, network=_network(job)) for name in folders if job.draws]
     drawn = [path for folder in folders for path in sorted(folder.glob(job.draws))]
-    return {path.relative_to(figures).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in drawn}
+    return {path.relative_to(figures).as_posix(): digest(path) for path in drawn}

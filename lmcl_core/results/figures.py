@@ -25,7 +25,7 @@ from ..common.files import atomic_write
 from ..runs.folder import write_csv
 from . import palette
 from .layers import draw_crops, draw_saliency
-from .palette import BLUE, DOUBLE, GREY, SINGLE, VERMILION, group_styles, legend_above
+from .palette import BLUE, DOUBLE, GREY, SINGLE, VERMILION, finish, group_styles, legend_above
 
 if TYPE_CHECKING:  # importing torch takes seconds, and most notebooks need only tables
     from torch import Tensor
@@ -133,9 +133,7 @@ def mos_histogram(data: pd.DataFrame, label: str) -> Figure:
     sns.histplot(data, x="mos", bins=30, color=BLUE, edgecolor="white", ax=axes)
     median = data["mos"].median()
     axes.axvline(median, color=VERMILION, ls="--", label=f"median {median:.1f}")
-    axes.set(xlabel=label, ylabel="images")
-    legend_above(figure, *axes.get_legend_handles_labels())
-    return figure
+    return finish(figure, axes, xlabel=label, ylabel="images")
 
 
 def mos_by_level(data: pd.DataFrame, label: str) -> Figure:
@@ -148,9 +146,8 @@ def mos_by_level(data: pd.DataFrame, label: str) -> Figure:
     figure, [axes] = panels(2.3, width=SINGLE if len(styles) < 9 else DOUBLE)
     for name, style in styles.items():
         axes.plot(means[name].index, means[name], label=name, **style)
-    axes.set(xlabel="level of distortion", ylabel=f"mean {label}", xticks=sorted(data["level"].astype(int).unique()))
-    legend_above(figure, *axes.get_legend_handles_labels())
-    return figure
+    levels = sorted(data["level"].astype(int).unique())
+    return finish(figure, axes, xlabel="level of distortion", ylabel=f"mean {label}", xticks=levels)
 
 
 def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int) -> Figure:

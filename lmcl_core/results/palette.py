@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 SINGLE, DOUBLE = 3.3, 6.9  #: width of one column and of two columns of a page, in inches
@@ -60,3 +61,10 @@ def legend_above(figure: Figure, handles: list, labels: list[str]) -> None:
     columns = max(1, min(len(labels), int(figure.get_figwidth() / widest)))
     figure.set_figheight(figure.get_figheight() + 0.18 * -(-len(labels) // columns))
     figure.legend(handles, labels, loc="outside upper center", ncols=columns)
+
+
+def finish(figure: Figure, axes: Axes, **options: object) -> Figure:
+    """Set properties of the only panel of a figure, put its legend above it, and return the figure."""
+    axes.set(**options)
+    legend_above(figure, *axes.get_legend_handles_labels())
+    return figure

@@ -10,18 +10,10 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 from lmcl_core.results import palette
 
-#: Machado, Oliveira and Fernandes (2009), full severity, on linear RGB.
+#: Machado, Oliveira and Fernandes (2009), full severity, on linear RGB: 3 x 3 matrices by rows.
 MACHADO = {
-    "protanopia": [
-        [0.152286, 1.052583, -0.204868],
-        [0.114503, 0.786281, 0.099216],
-        [-0.003882, -0.048116, 1.051998],
-    ],
-    "deuteranopia": [
-        [0.367322, 0.860646, -0.227968],
-        [0.280085, 0.672501, 0.047413],
-        [-0.011820, 0.042940, 0.968881],
-    ],
+    "protanopia": [0.152286, 1.052583, -0.204868, 0.114503, 0.786281, 0.099216, -0.003882, -0.048116, 1.051998],
+    "deuteranopia": [0.367322, 0.860646, -0.227968, 0.280085, 0.672501, 0.047413, -0.011820, 0.042940, 0.968881],
 }
 LEAST = 10  # CIEDE2000; about 2 is just noticeable
 
@@ -30,7 +22,7 @@ def seen(colour: str, kind: str) -> np.ndarray:
     """CIELAB of a colour as it is seen with a kind of colour blindness."""
     rgb = np.array(to_rgb(colour))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    linear = np.clip(np.array(MACHADO[kind]) @ linear, 0, 1)
+    linear = np.clip(np.reshape(MACHADO[kind], (3, 3)) @ linear, 0, 1)
     return rgb2lab(np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055))
 
 

@@ -74,13 +74,6 @@ def test_overlays_of_a_model_share_one_scale_of_scores_and_one_of_saliency(score
     assert [axes.get_xlabel() for axes in figure.axes[3:5]] == ["density, 1 = uniform", "MOS of LIVEC"]
 
 
-def test_an_overlay_frames_every_test_crop_and_the_salient_one_thickly(scored):
-    frames = score_overlay(Scorer(), scored).axes[0].patches
-    assert len(frames) == scored.prediction.boxes.shape[1]
-    widest = max(range(len(frames)), key=lambda n: frames[n].get_linewidth())
-    assert widest == int(scored.prediction.weights[0].argmax())
-
-
 def test_a_model_says_its_scale_training_data_and_limits():
     scale, model, percentile, limits = meaning(Scorer()).splitlines()
     assert "0 to 100" in scale and "higher is better" in scale and "3.42 to 92.43" in scale
