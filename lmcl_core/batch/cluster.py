@@ -80,11 +80,11 @@ def connect(scheduler: str = "", workers: int = 0) -> Iterator[Client]:
             _wait_for_worker(client, scheduler)
             yield client
         return
-    with (
-        _slurm_workers(max(workers, 1)) if scheduler else _local_cluster(workers) as cluster,
-        Client(cluster, timeout=_SECONDS_TO_JOIN) as client,
-    ):
-        yield client
+    with slurm_cluster() if scheduler else _local_cluster(workers) as cluster:
+        if scheduler:  # `adapt` replaces jobs that reach their walltime
+            cluster.adapt(minimum_jobs=max(workers, 1), maximum_jobs=max(workers, 1))
+        with Client(cluster, timeout=_SECONDS_TO_JOIN) as client:
+            yield client
 
 
 def run_jobs(
@@ -167,13 +167,6 @@ def slurm_cluster():
         )
     except ValueError as error:
         raise InputError(f"{_SLURM_SETTINGS} ({' '.join(str(error).split())})") from error
-
-
-@contextmanager
-def _slurm_workers(count: int) -> Iterator:
-    with slurm_cluster() as cluster:
-        cluster.adapt(minimum_jobs=count, maximum_jobs=count)  # replaces jobs that reach their walltime
-        yield cluster
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -65,9 +66,10 @@ def audit(data_root: str = "", log: Callable[[str], None] = print) -> list[str]:
 def _check_records(folder: Path, data_root: str, log: Callable[[str], None]) -> Iterator[tuple[Path, str]]:
     """Recipes against their hashes; metrics against the recorded predictions."""
     for path in sorted(folder.glob("records*.csv")):
-        records = read_records(path)
-        table = _table_of(records, data_root)
-        checked = 0
+        records, checked, table = read_records(path), 0, None
+        name = records["benchmark"].iloc[0]
+        with suppress(InputError):  # its images are not at hand
+            table = load_benchmark(name, None if name == "demo" else data_root or None)
         for row in records.to_dict("records"):
             which = f"{row['name']}, split {row['split']}"
             if missing := [key for key in ("commit", "data_hash", "split_hash", "precision") if not row[key]]:
@@ -88,15 +90,6 @@ def _check_records(folder: Path, data_root: str, log: Callable[[str], None]) -> 
                     yield path, f"{which}: {key} is {row[key]:.6g}, and {again[key]:.6g} when computed again"
         where = "" if table is not None else ", images not at hand"
         log(f"{path.parent.name}: {counted(len(records), 'record')}, {checked} computed again from predictions{where}")
-
-
-def _table_of(records: pd.DataFrame, data_root: str) -> pd.DataFrame | None:
-    """The benchmark of records, or None if it cannot be read."""
-    name = records["benchmark"].iloc[0]
-    try:
-        return load_benchmark(name, None if name == "demo" else data_root or None)
-    except InputError:
-        return None
 
 
 def _check_rows(folder: Path) -> Iterator[tuple[Path, str]]:

@@ -55,7 +55,11 @@ def rerun(
     place = _check_place(out, folder)
     table = load_benchmark(record["benchmark"], data_root or None)
     split = _recorded_split(table, record["split_index"], folder)
-    _check_data(record, recipe.identity(table, split), table)
+    found = recipe.identity(table, split)
+    for key in [key for key in ("data_hash", "split_hash") if record[key] != found[key]]:
+        what = f"the {key.removesuffix('_hash')} of {table.attrs['root']} differs from that of the run"
+        fix = "name the folder of the same data with --data-root, and check it with lmcl verify"
+        raise InputError(f"{what} (recorded {key} {record[key]}, here {found[key]}): {fix}")
     has_predictions = (folder / "predictions.csv").is_file()
     before = runs.check_results(folder, record, table, split) if has_predictions else None
     tolerances = _tolerances(record)
@@ -85,15 +89,6 @@ def _recorded_split(table: pd.DataFrame, index: int | str | None, folder: Path) 
         path = folder / "run.json"
         raise InputError(f"{path} has the split {index!r}, which cannot be made from its name: name another run")
     return make_split(table, index)
-
-
-def _check_data(record: dict[str, Any], found: dict[str, Any], table: pd.DataFrame) -> None:
-    """Refuse other data or another split than recorded."""
-    fix = "name the folder of the same data with --data-root, and check it with lmcl verify"
-    for key, what in (("data_hash", "data"), ("split_hash", "split")):
-        if record[key] != found[key]:
-            hashes = f"recorded {key} {record[key]}, here {found[key]}"
-            raise InputError(f"the {what} of {table.attrs['root']} differs from that of the run ({hashes}): {fix}")
 
 
 @contextmanager

@@ -24,6 +24,7 @@ def notebooks(tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_failing_notebook_and_cell_are_named_and_its_copy_is_kept(notebooks, tmp_path):
     job = Job("raises.ipynb", tmp_path / "out {number} {" / "raises.ipynb", {"number": 0})
     with pytest.raises(RunError, match=r"raises.ipynb failed in cell In \[3\], '1 / number' \(ZeroDivisionError: div"):

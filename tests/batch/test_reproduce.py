@@ -66,59 +66,35 @@ def running(lines: list[str]) -> list[str]:
 
 
 @pytest.mark.slow
-def test_every_notebook_runs_in_order(walked):
+def test_every_notebook_runs_in_order_and_a_second_call_computes_nothing(walked):
     base, outputs, lines = walked
     assert running(lines)[0] == "01_data_preparation  demo"
-    assert sorted(running(lines)[1:3]) == [
-        "02_training  demo  lmcl  split 0",
-        "02_training  demo  no-manifold  split 0",
-    ]
-    assert sorted(running(lines)[3:]) == [
-        "03_benchmark_evaluation  demo",
-        "04_hard_examples_umap  demo",
-        "06_cross_dataset  demo",
-    ]
+    assert sorted(running(lines)[1:3]) == [f"02_training  demo  {name}  split 0" for name in ("lmcl", "no-manifold")]
+    last = ("03_benchmark_evaluation", "04_hard_examples_umap", "06_cross_dataset")
+    assert sorted(running(lines)[3:]) == [f"{name}  demo" for name in last]
     assert len(outputs) == 6 and all(path.is_file() for path in outputs)
     assert sum(": epoch 1/1" in line for line in lines) == 2
+    proxy, *lines, compared = again(base)
+    assert "a PROXY" in proxy and len(lines) == 6 and all(line.endswith("finished before") for line in lines)
+    assert compared == "demo: not compared with the reference, because recipe fields were changed"
 
 
 @pytest.mark.slow
-def test_each_run_folder_holds_its_notebook_and_results(walked):
+def test_run_folders_hold_notebook_and_results_and_every_figure_lies_beside_its_table(walked):
     base, _, _ = walked
-    for recipe in ("lmcl", "no-manifold"):
+    files = {"02_training.ipynb", "02_training.json", "features.npz", "run.json", "history.csv", "predictions.csv"}
+    for recipe, more in (("lmcl", {"cross"}), ("no-manifold", set())):
         folder = tiny_run(base, recipe)
-        names = {path.name for path in folder.iterdir()}
-        assert names == {
-            "02_training.ipynb",
-            "02_training.json",
-            "features.npz",
-            *({"cross"} if recipe == "lmcl" else ()),
-            "run.json",
-            "history.csv",
-            "predictions.csv",
-            "model.safetensors",
-        }
+        assert {path.name for path in folder.iterdir()} == files | more | {"model.safetensors"}
     recipe = json.loads((folder / "run.json").read_text())["recipe"]
     assert recipe["name"] == folder.parent.name and recipe["manifold_weight"] == 0
-
-
-@pytest.mark.slow
-def test_every_figure_lies_beside_its_table(walked):
-    figures = walked[0] / "figures" / "demo"
+    figures = base / "figures" / "demo"
     drawn = sorted(figures.glob("*.png"))
     assert {path.name[:2] for path in drawn} == {"01", "02", "03", "04"}
     assert not {"03_overview", "06_cross"} & {path.stem for path in drawn}, "one row, one cell: no figure"
     assert pd.read_csv(figures / "06_cross.csv")["n"].item() == 60
     for path in drawn:
         assert path.with_suffix(".csv").stat().st_size > 0 and path.with_suffix(".pdf").stat().st_size > 0
-
-
-@pytest.mark.slow
-def test_a_second_call_computes_nothing(walked):
-    proxy, *lines, last = again(walked[0])
-    assert "a PROXY" in proxy
-    assert len(lines) == 6 and all(line.endswith("finished before") for line in lines)
-    assert last == "demo: not compared with the reference, because recipe fields were changed"
 
 
 @pytest.mark.slow

@@ -64,6 +64,7 @@ def test_growth_has_a_finite_exponent_for_each_quantity(bench, monkeypatch, tmp_
     assert len(slopes) == 5 and np.isfinite(slopes).all()
 
 
+@pytest.mark.slow
 def test_finished_parts_are_kept_until_the_last_part_is_done(bench, monkeypatch, tmp_path):
     unfinished = tmp_path / "bench" / "repetitions_store-loss_unfinished.csv"
 

@@ -85,20 +85,6 @@ def test_the_corrected_interval_is_wider_than_students_and_has_the_same_centre()
     assert wide["p_wilcoxon"] == stats.wilcoxon(values).pvalue
 
 
-def test_the_corrected_interval_covers_the_truth_of_repeated_random_splits():
-    """Means over overlapping test parts of one sample; the plain interval misses the truth far more often."""
-    hits, plain_hits, trials = 0, 0, 120
-    for trial in range(trials):
-        rng = np.random.default_rng(trial)
-        values = rng.normal(size=100)  # differences of images, whose true mean is 0
-        splits = [rng.permutation(100)[:20] for _ in range(10)]
-        differences = [values[test].mean() for test in splits]
-        wide, plain = (ablation.paired_difference(differences, ratio) for ratio in (0.25, 0.0))
-        hits += wide["low"] <= 0 <= wide["high"]
-        plain_hits += plain["low"] <= 0 <= plain["high"]
-    assert hits / trials > 0.9 > plain_hits / trials
-
-
 def test_values_that_too_few_splits_cannot_give_are_nan():
     assert all(np.isnan(value) for value in ablation.paired_difference([]).values())
     single = ablation.paired_difference([0.1])

@@ -41,15 +41,10 @@ def test_scores_are_kept_and_computed_again_when_the_model_changes(livec, tmp_pa
     read.clear()
     changed = cross.predict(folder, table, rows, "cpu")
     assert len(read) == 3 and not np.allclose(changed["pred"], first["pred"])
-
-
-def test_damaged_scores_are_named_and_not_used(livec, tmp_path, put_model):
-    table, folder = load_benchmark("livec", livec), put_model(tmp_path / "run", load_benchmark("livec", livec))
-    cross.predict(folder, table, np.arange(3), "cpu")
-    [kept] = (folder / "cross").glob("livec-*.csv")
-    kept.write_text(kept.read_text()[:-30])
+    for kept in (folder / "cross").iterdir():
+        kept.write_text(kept.read_text()[:-30])
     with pytest.raises(InputError, match="cross/livec-.*csv is damaged .*: delete it"):
-        cross.predict(folder, table, np.arange(3), "cpu")
+        cross.predict(folder, table, rows, "cpu")
 
 
 def test_the_smaller_short_side_of_model_and_benchmark_is_used():

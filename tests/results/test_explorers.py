@@ -88,16 +88,6 @@ def test_a_user_is_there_where_cells_may_ask_for_input(monkeypatch):
     assert explorers.has_user() is False
 
 
-def test_buttons_walk_from_one_end_to_the_other():
-    import ipywidgets
-
-    control = ipywidgets.IntSlider(1, 1, 2)
-    before, _, after = explorers.buttons(control).children
-    for button, value in ((before, 1), (after, 2), (after, 2), (before, 1)):
-        button.click()
-        assert control.value == value
-
-
 @pytest.fixture
 def chooser():
     """A chooser of two pictures, the names that were drawn, and the widgets: list, upload, path."""
@@ -137,14 +127,10 @@ def test_a_picture_that_cannot_be_read_is_named_and_an_empty_upload_changes_noth
     assert explorer.message.value == "" and explorer.picture.value
 
 
-def test_a_thumbnail_is_a_small_image_of_the_same_aspect_ratio():
-    head, data = thumbnail(np.full((500, 300, 3), 128, dtype=np.uint8), side=96).split(",")
-    assert head == "data:image/jpeg;base64" and len(data) < 8000
-    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (58, 96)
-
-
 def test_the_chart_has_one_panel_a_space_and_one_row_an_image():
-    chart = umap_explorer(DATA, {"a": "data:a", "b": "data:b", "c": "data:c"}, "MOS")
+    one = thumbnail(np.full((500, 300, 3), 128, dtype=np.uint8), side=96)
+    assert Image.open(io.BytesIO(base64.b64decode(one.removeprefix("data:image/jpeg;base64,")))).size == (58, 96)
+    chart = umap_explorer(DATA, {"a": one, "b": "data:b", "c": "data:c"}, "MOS")
     shown = DisplayFormatter().format(chart)[0]
     assert set(shown) == {VEGA_LITE, "text/plain"} and "vega-lite/v5" in shown[VEGA_LITE]["$schema"]
     panels, large = chart.spec["vconcat"]

@@ -41,6 +41,7 @@ def test_a_figure_has_the_size_of_a_column_and_no_smaller_type_than_9_points(tmp
         assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 9
 
 
+@pytest.mark.slow
 def test_saving_a_figure_twice_gives_identical_files(tmp_path):
     for name in ("a", "b"):
         figures.save(figures.scores_against_mos(SCORES, "MOS"), SCORES, tmp_path, name, "A caption.")

@@ -54,6 +54,7 @@ def test_a_run_trained_again_under_the_same_conditions_is_identical(run, own_mod
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_conditions_that_differ_are_named_and_tolerances_are_stated(run, own_module, tmp_path):
     conditions = json.loads((run / "run.json").read_text())["conditions"]
     change(run, conditions=[conditions[0] | dict(processor="another"), conditions[0]])
@@ -67,6 +68,7 @@ def test_conditions_that_differ_are_named_and_tolerances_are_stated(run, own_mod
         rerun(run, own_module.parent, out=tmp_path / "new", log=lines.append)
 
 
+@pytest.mark.slow
 def test_the_command_exits_with_1_for_another_result(run, own_module, capsys):
     predictions = pd.read_csv(run / "predictions.csv")
     predictions["pred"] *= 2  # the same PLCC

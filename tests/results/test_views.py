@@ -80,6 +80,7 @@ def test_a_model_is_that_of_the_run_or_a_new_one_and_the_title_says_which(model,
         views.crop_model(tmp_path / "packed", RECIPE)
 
 
+@pytest.mark.slow
 def test_levels_are_explained_from_the_undistorted_picture_on(tmp_path, table, put_model):
     scorer = load(put_model(tmp_path, table))
     levels = views.explain_levels(scorer, picture(0), "blur")

@@ -58,6 +58,7 @@ def test_the_metric_stays_in_evaluation_mode_inside_a_module_in_training(metric)
     assert all(torch.equal(value, buffers[key]) for key, value in metric.net.named_buffers())
 
 
+@pytest.mark.slow
 def test_register_adds_the_metric_to_the_registries_of_pyiqa(weights, metric, monkeypatch, tmp_path):
     class Registry(dict):
         def register(self, made):
