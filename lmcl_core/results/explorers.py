@@ -240,11 +240,8 @@ def thumbnail(pixels: np.ndarray, side: int = 240) -> str:
 def umap_explorer(data: pd.DataFrame, thumbnails: Mapping[str, str], label: str) -> Chart:
     """UMAP panels with zoom; the image under the pointer and its partner in each space are marked and shown large.
 
-    Args:
-        data: one row per space and image: recipe (name of the space), image, x, y, mos, hard (whether the image is in
-            a hard pair), partner (name of an image), as from `views.umap_table`.
-        thumbnails: at most 5,000 data URLs, by image; images without one are left out.
-        label: label of the MOS.
+    `data` is from `views.umap_table`. `thumbnails` are at most 5,000 data URLs, by image; images without one are left
+    out. `label` is the label of the MOS.
     """
     names = list(data["recipe"].unique())
     rows = _one_row_an_image(data[data["image"].isin(thumbnails)], names)

@@ -140,8 +140,12 @@ def _report(
     then, now = record["metrics"], found[0]["metrics"]
     kinds = [kind for kind in _METRICS if kind in then and kind in now and kind in limits]
     rows = [(_METRICS[kind], then[kind], now[kind], limits[kind]) for kind in kinds]
-    if before is not None:
-        rows.append(_predictions_row(table, before, found[1], record, bool(differing)))
+    if before is not None and differing:
+        square, limit = np.mean(_difference(table, before, found[1]) ** 2), _PREDICTIONS_SHARE * then.get("rmse", 0)
+        rows.append(("root mean square difference of predictions", 0.0, float(np.sqrt(square)), limit))
+    elif before is not None:
+        largest = float(np.abs(_difference(table, before, found[1])).max())
+        rows.append(("largest difference of a prediction", 0.0, largest, 0.0))
     compared = pd.DataFrame(rows, columns=["quantity", "recorded", "now", "tolerance"])
     compared.insert(3, "difference", compared["now"] - compared["recorded"])
     within = compared["difference"].abs() <= compared["tolerance"]
@@ -159,13 +163,7 @@ def _report(
     return comparison
 
 
-def _predictions_row(
-    table: pd.DataFrame, before: pd.DataFrame, after: pd.DataFrame, record: dict[str, Any], differing: bool
-) -> tuple[str, float, float, float]:
-    """The row of the predictions: their largest difference or, under other conditions, its root mean square."""
-    aligned = [pd.Series(one["pred"].to_numpy(), index=rows_of(table, one["image"])) for one in (before, after)]
-    difference = (aligned[1] - aligned[0]).to_numpy()
-    if not differing:
-        return "largest difference of a prediction", 0.0, float(np.abs(difference).max()), 0.0
-    limit = _PREDICTIONS_SHARE * record["metrics"].get("rmse", 0)
-    return "root mean square difference of predictions", 0.0, float(np.sqrt(np.mean(difference**2))), limit
+def _difference(table: pd.DataFrame, before: pd.DataFrame, after: pd.DataFrame) -> np.ndarray:
+    """Differences of the predictions of two runs, image by image."""
+    one, other = (pd.Series(of["pred"].to_numpy(), rows_of(table, of["image"])) for of in (before, after))
+    return (other - one).to_numpy()

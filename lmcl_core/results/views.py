@@ -44,31 +44,20 @@ class CropModel(NamedTuple):
 
 
 class CropView(NamedTuple):
-    """Random crops of one picture, and the manifold loss of a batch that it is in.
+    """Random crops of one picture, and the manifold loss of a batch that it is in."""
 
-    Attributes:
-        boxes: (K, 4) int64: top, left, height, width in pixels.
-        density: (K,) saliency of each crop (notebook 02, equation 2).
-        salient: index of the salient crop.
-        saliency: (h, w) map of the whole picture, summing to 1.
-        similarity: (K, K) cosine similarities of the embeddings.
-        terms: values of equations 4 to 6 by name, means over the batch.
-    """
-
-    boxes: np.ndarray
-    density: np.ndarray
-    salient: int
-    saliency: np.ndarray
-    similarity: np.ndarray
-    terms: dict[str, float]
+    boxes: np.ndarray  #: (K, 4) int64: top, left, height, width in pixels
+    density: np.ndarray  #: (K,) saliency of each crop (notebook 02, equation 2)
+    salient: int  #: index of the salient crop
+    saliency: np.ndarray  #: (h, w) map of the whole picture, summing to 1
+    similarity: np.ndarray  #: (K, K) cosine similarities of the embeddings
+    terms: dict[str, float]  #: values of equations 4 to 6 by name, means over the batch
 
     def table(self) -> pd.DataFrame:
         """One row per crop: crop, top, left, side, density, salient, similarity (to the salient crop)."""
-        top, left, side, _ = self.boxes.T
-        crop = np.arange(len(self.boxes))
-        similarity = self.similarity[:, self.salient]
+        (top, left, side, _), crop = self.boxes.T, np.arange(len(self.boxes))
         columns = dict(crop=crop, top=top, left=left, side=side, density=self.density, salient=crop == self.salient)
-        return pd.DataFrame(columns | dict(similarity=similarity))
+        return pd.DataFrame(columns | dict(similarity=self.similarity[:, self.salient]))
 
 
 def crop_model(run: str | Path, recipe: Recipe, device: str = "cpu") -> CropModel:

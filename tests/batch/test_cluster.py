@@ -181,14 +181,13 @@ def test_a_script_without_a_main_guard_is_told_about_it(tmp_path, guard, code):
     """Each process that it starts would run it once more."""
     script = tmp_path / "mine.py"
     script.write_text(
-        "import sys\nfrom lmcl_core.common.command import exit_codes\n"
-        "from lmcl_core.common.tasks import check_main_guard\n"
+        "from lmcl_core.common.command import exit_codes\nfrom lmcl_core.common.tasks import check_main_guard\n"
         f"def work():\n    check_main_guard()\n{guard}\n    with exit_codes('mine'):\n        work()\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
     assert done.returncode == code and len(done.stderr.splitlines()) == (code != 0), done.stderr
-    assert code == 0 or "mine.py, line 8, starts processes, which run this script again: put the lines" in done.stderr
+    assert code == 0 or "mine.py, line 7, starts processes, which run this script again: put the lines" in done.stderr
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -40,15 +41,19 @@ def test_types_come_from_the_annotations_and_else_from_the_defaults(notebook):
     assert parameter_kinds(notebook) == kinds
 
 
-def test_every_notebook_states_known_types_and_its_defaults_have_them():
+def test_papermill_s_help_shows_name_known_type_default_and_meaning_of_every_parameter():
     for path in NOTEBOOKS:
-        assert {part for kind in parameter_kinds(path).values() for part in kind.split(" or ")} <= {
-            *("str", "int", "float", "bool", "dict")
+        shown, kinds = inspect_notebook(path), parameter_kinds(path)
+        assert {name: one["inferred_type_name"] for name, one in shown.items()} == kinds
+        assert {part for kind in kinds.values() for part in kind.split(" or ")} <= {
+            "str",
+            "int",
+            "float",
+            "bool",
+            "dict",
         }
-        source = next(c.source for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", []))
-        defaults: dict = {}
-        exec(source, defaults)
-        check_parameters(path.stem, {name: value for name, value in defaults.items() if not name.startswith("__")})
+        assert all(one["default"] and one["help"] for one in shown.values())
+        check_parameters(path.stem, {name: ast.literal_eval(one["default"]) for name, one in shown.items()})
 
 
 def test_an_unknown_name_is_refused_with_the_closest_known_one(notebook):
@@ -73,13 +78,6 @@ def test_a_running_notebook_passes_all_its_variables_and_papermill_s_cell_is_che
         check_parameters(notebook, dict(variables, In=["", CELL, "# Parameters\noverwirte = True\n"], overwirte=True))
     with pytest.raises(InputError, match="parameter overwrite .*'false'.*write True or False"):
         check_parameters(notebook, dict(variables, overwrite="false"))
-
-
-def test_papermill_s_help_shows_name_type_default_and_meaning_of_every_parameter():
-    for path in NOTEBOOKS:
-        shown = inspect_notebook(path)
-        assert {name: one["inferred_type_name"] for name, one in shown.items()} == parameter_kinds(path)
-        assert all(one["default"] and one["help"] for one in shown.values())
 
 
 @pytest.mark.slow

@@ -180,18 +180,6 @@ def test_a_folder_that_holds_another_run_is_refused_before_anything_runs(walked,
     assert lines == []
 
 
-@pytest.mark.slow
-def test_runs_of_a_changed_recipe_lie_beside_the_others(tmp_path):
-    runs = []
-    for lr in (1e-3, 2e-3):
-        job = stages_of(options(tmp_path, changes={**TINY, "lr": lr}), "demo")[1][0]
-        run_notebook(job)
-        runs.append(job.output.with_name("run.json"))
-    recipes = [json.loads(path.read_text())["recipe"] for path in runs]
-    assert [recipe["lr"] for recipe in recipes] == [1e-3, 2e-3]
-    assert [recipe["name"] for recipe in recipes] == [path.parts[-3] for path in runs]
-
-
 def test_the_demo_is_built_wherever_the_other_benchmarks_lie(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path.parent)
     chosen = ReproduceOptions("demo,livec", data_root=tmp_path.name)

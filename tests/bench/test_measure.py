@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
+from scipy.io import loadmat
+from torchvision import transforms
 
 from lmcl_core import InputError, load_benchmark
 from lmcl_core.bench import measure, rivals
@@ -142,54 +145,35 @@ def test_options_that_cannot_be_used_are_refused(options, message, tmp_path):
     assert not (tmp_path / "bench").exists()
 
 
-DEIQT = {
-    "IQA/iqa_dataset.py": """
-import scipy.io, torch
-from PIL import Image
-class LIVECDATASET(torch.utils.data.Dataset):
+class Livec(torch.utils.data.Dataset):
+    """A stand-in for DEIQT's dataset, which reads the official folder itself."""
+
     def __init__(self, root, index, patch_num, transform=None):
-        names = scipy.io.loadmat(f'{root}/Data/AllImages_release.mat')['AllImages_release'][7:]
-        self.samples = [(f'{root}/Images/{n[0][0]}', 50.0) for n in names for _ in range(patch_num)]
+        names = loadmat(f"{root}/Data/AllImages_release.mat")["AllImages_release"][7:]
+        self.samples = [(f"{root}/Images/{name[0][0]}", 50.0) for name in names for _ in range(patch_num)]
+
     def __len__(self):
         return len(self.samples)
+
     def __getitem__(self, n):
-        return self.transform(Image.open(self.samples[n][0]).convert('RGB')), self.samples[n][1]
-""",
-    "IQA/build.py": """
-from torchvision import transforms
-def build_transform(is_train, config):
-    return transforms.Compose([transforms.Resize((16, 16)), transforms.ToTensor()])
-""",
-    "models/deiqt.py": """
-import torch
-def build_deiqt(pretrained, infer):
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 1))
-""",
-}
-
-
-@pytest.fixture
-def deiqt(tmp_path, monkeypatch):
-    """A stand-in for a checkout of DEIQT with the functions that are called."""
-    folder = tmp_path / "DEIQT"
-    (folder / "IQA").mkdir(parents=True)
-    (folder / "models").mkdir()
-    for name, text in DEIQT.items():
-        (folder / name).write_text(text)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield folder
-    for name in [name for name in sys.modules if name.split(".")[0] in ("IQA", "models")]:
-        del sys.modules[name]
+        return self.transform(Image.open(self.samples[n][0]).convert("RGB")), self.samples[n][1]
 
 
 @pytest.mark.slow
-def test_deiqt_s_pipeline_trains_on_the_images_of_the_table(livec, deiqt, monkeypatch):
-    table = load_benchmark("livec", livec)
+def test_deiqt_s_pipeline_trains_on_the_images_of_the_table(livec, monkeypatch, tmp_path):
+    with pytest.raises(InputError, match="name a checkout of github.com/narthchin/DEIQT"):
+        rivals.import_deiqt(tmp_path)
+    small = transforms.Compose([transforms.Resize((16, 16)), transforms.ToTensor()])
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 1))
+    dataset = SimpleNamespace(LIVECDATASET=Livec)
+    build = SimpleNamespace(build_transform=lambda is_train, config: small)
+    models = SimpleNamespace(build_deiqt=lambda pretrained, infer: network)
+    monkeypatch.setattr(rivals, "import_deiqt", lambda folder: [dataset, build, models])
+    monkeypatch.setattr(rivals, "DataLoader", lambda files, **options: seen.append(files) or loader(files, **options))
+    seen, loader, table = [], torch.utils.data.DataLoader, load_benchmark("livec", livec)
     chosen = table.iloc[[1, 4, 5]]
     chosen.attrs = table.attrs
-    monkeypatch.setattr(rivals, "DataLoader", lambda files, **options: seen.append(files) or loader(files, **options))
-    seen, loader = [], torch.utils.data.DataLoader
     with torch.random.fork_rng(devices=[]):
-        assert rivals.deiqt_training(deiqt, chosen, "cpu")() == 16
+        assert rivals.deiqt_training("a checkout", chosen, "cpu")() == 16
     names = {path.split("/")[-1] for path, _ in seen[0].samples}
     assert names == {image.split("/")[-1] for image in chosen["image"]}

@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from lmcl_core import RunError
-from lmcl_core.results import figures
+from lmcl_core.results import figures, palette
 
 HISTORY = "epoch loss quality inter intra mutual_score mutual_saliency test_srcc test_plcc"
 RNG = np.random.default_rng(0)
@@ -49,17 +48,6 @@ def test_saving_a_figure_twice_gives_identical_files(tmp_path):
     assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
 
 
-def test_a_full_disk_leaves_no_partial_file(tmp_path, monkeypatch):
-    def full(*args, **options):
-        raise OSError(28, "No space left on device")
-
-    figure = figures.mos_histogram(SCORES, "MOS")
-    monkeypatch.setattr(figure, "savefig", full)
-    with pytest.raises(RunError, match="disk full while saving .*name.png"):
-        figures.save(figure, SCORES, tmp_path, "name", "A caption.")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["name.csv"]
-
-
 def test_distortions_give_colours_markers_and_the_legend():
     figure = figures.scores_against_mos(SCORES.assign(distortion=np.tile(["blur", "noise"], 20)), "MOS")
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["blur", "noise"]
@@ -68,6 +56,13 @@ def test_distortions_give_colours_markers_and_the_legend():
     np.testing.assert_allclose(np.asarray(blur.get_offsets()), drawn[["pred", "mos"]].to_numpy())
     assert not np.array_equal(blur.get_facecolor(), noise.get_facecolor())
     assert len(blur.get_paths()[0].vertices) != len(noise.get_paths()[0].vertices)
+
+
+def test_groups_differ_without_colour():
+    styles = palette.group_styles(map(str, range(25)))
+    assert len({tuple(style.values()) for style in styles.values()}) == 25
+    for one, other in ((palette.WITH, palette.WITHOUT), (palette.OURS, palette.PAPER), (palette.PAPER, palette.OTHERS)):
+        assert one["color"] != other["color"] and one["marker"] != other["marker"]
 
 
 def test_only_the_salient_crop_has_a_thick_frame():

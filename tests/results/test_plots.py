@@ -30,15 +30,6 @@ def test_our_result_and_the_papers_are_marked_among_published_results():
     assert [list(line[:, 0]) for line in axes.collections[3].get_segments()] == [[0.8, 0.9]]
 
 
-def test_the_overview_shows_only_benchmarks_with_runs_and_the_papers_claim():
-    whole = pd.DataFrame(dict(benchmark=["csiq", "livec"], title=["CSIQ", "LIVEC"], splits=[0, 3], plcc=[np.nan, 0.85]))
-    whole = whole.assign(plcc_min=[np.nan, 0.8], plcc_max=[np.nan, 0.9])
-    published = pd.DataFrame(dict(benchmark="livec", method=["LML-IQA v1 (the paper)", "other"], plcc=[0.914, 0.88]))
-    axes = plots.benchmark_overview(whole, published).axes[0]
-    dots = [[float(x) for x in dots.get_offsets()[:, 0]] for dots in axes.collections[:3]]
-    assert labels(axes) == ["LIVEC (3 splits)"] and dots == [[0.88], [0.914], [0.85]]
-
-
 @pytest.mark.parametrize("values, half", [([1, 3, 0, 1], 0.55 * 3), ([9, 9, 9.1, 9.1], 0.1 * 9.1), ([0.0] * 4, None)])
 def test_separation_shows_the_mean_over_splits_and_small_changes_look_small(values, half, recwarn):
     rows = [dict(recipe=BOTH[n // 2], split=n % 2, measure="knn_mos_error", value=v) for n, v in enumerate(values)]
@@ -76,14 +67,6 @@ def test_curves_of_redistorted_images_and_of_shares_go_through_means_and_medians
     assert list(line.get_ydata()) == [0.6, 0.95] and list(line.get_xdata()) == [20, 80]
 
 
-def test_method_quality_loss_and_metrics_are_drawn_at_their_values():
-    rows = [(r, n, v) for r, values in (("lmcl", (0.8, 0.9)), ("quality", (0.85, 0.7))) for n, v in enumerate(values)]
-    lines = plots.method_by_split(pd.DataFrame(rows, columns=["recipe", "split", "plcc"])).axes[0].lines
-    assert [list(line.get_ydata()) for line in lines] == [[0.85, 0.7], [0.8, 0.9]]
-    data = pd.DataFrame(dict(distortion=["a", "b"], srcc=[0.1, 0.2], plcc=[0.3, 0.4]))
-    assert {0.1, 0.2, 0.3, 0.4} <= {bar.get_width() for bar in plots.metric_bars(data, "distortion").axes[0].patches}
-
-
 def test_images_in_hard_pairs_are_ringed_and_counted_and_thumbnails_lie_at_their_points():
     data = pd.DataFrame(dict(recipe=["a"] * 3 + ["b"] * 3, image=list("xyz") * 2, x=range(6), y=range(6)))
     data = data.assign(mos=[1.0, 2, 3] * 2, hard=[True, False, True, False, False, True])
@@ -92,11 +75,7 @@ def test_images_in_hard_pairs_are_ringed_and_counted_and_thumbnails_lie_at_their
     assert counts == ["in a hard pair (2)", "in a hard pair (1)"]
     _, black, white = panels[0].collections
     assert np.asarray(black.get_offsets()).tolist() == np.asarray(white.get_offsets()).tolist() == [[0, 0], [2, 2]]
+    assert plots.farthest_points(np.array([[0.0, 0], [0.1, 0], [10, 0], [0, 10], [10.1, 0]]), 3) == [0, 4, 3]
     images = {name: np.zeros((20, 30, 3), dtype=np.uint8) for name in "xyz"}
     shown = plots.umap_thumbnails(data, images, "MOS", most=2).axes[1]
     assert [tuple(box.xy) for box in shown.artists] == [(3, 3), (5, 5)]
-
-
-def test_farthest_points_are_far_apart_and_distinct():
-    place = np.array([[0.0, 0], [0.1, 0], [10, 0], [0, 10], [10.1, 0]])
-    assert plots.farthest_points(place, 3) == [0, 4, 3] and sorted(plots.farthest_points(place, 99)) == [0, 1, 2, 3, 4]

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from distributed import Client
-from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from lmcl_core import InputError, RunError, load
@@ -173,21 +172,6 @@ def test_images_and_scores_in_an_object_store(folder, store, score, weights):
     assert "memory:///bucket/images/broken.jpg" in found["fault"].dropna().item()
     store.pipe("/bucket/images/broken.jpg", (folder / "0.png").read_bytes())
     assert score(["memory://bucket"], "memory://scores") == (5, 0) and "2 finished before" in score.lines[0]
-
-
-def test_a_store_that_does_not_answer_fails_the_chunk(folder, store, score, monkeypatch):
-    store.put(str(folder / "0.png"), "/bucket/0.png")
-    real = MemoryFileSystem.cat_file
-
-    def cat_file(self, path, *rest, **options):
-        if path.endswith(".png"):
-            raise TimeoutError("no answer")
-        return real(self, path, *rest, **options)
-
-    monkeypatch.setattr(MemoryFileSystem, "cat_file", cat_file)
-    with pytest.raises(RunError, match="1 of 1 chunk failed .no answer."):
-        score(["memory://bucket"], "memory://scores")
-    assert not store.exists(f"/scores/{FIRST}")
 
 
 @pytest.mark.parametrize("address", ["nonsense://bucket", "memory://nowhere", "s3://"])

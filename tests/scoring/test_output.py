@@ -14,7 +14,7 @@ from PIL import Image
 from lmcl_core import InputError
 from lmcl_core.inference import Prediction
 from lmcl_core.scoring.files import FileScore
-from lmcl_core.scoring.output import DENSITY, WRITERS, check_overlays, meaning, save_overlay, score_overlay
+from lmcl_core.scoring.output import DENSITY, WRITERS, check_overlays, save_overlay, score_overlay
 
 ROWS = [dict(image='a "b",\r\n.png', score=51.5, percentile=40.0), dict(image="c.png", score=1.0, percentile=0.0)]
 
@@ -72,13 +72,6 @@ def test_overlays_of_a_model_share_one_scale_of_scores_and_one_of_saliency(score
     assert figure.axes[1].images[1].get_clim() == (0, DENSITY)
     assert float(figure.axes[1].images[1].get_array().max()) == 4.0  # 4 cells, each of density 1 in the fixture
     assert [axes.get_xlabel() for axes in figure.axes[3:5]] == ["density, 1 = uniform", "MOS of LIVEC"]
-
-
-def test_a_model_says_its_scale_training_data_and_limits():
-    scale, model, percentile, limits = meaning(Scorer()).splitlines()
-    assert "0 to 100" in scale and "higher is better" in scale and "3.42 to 92.43" in scale
-    assert "resnet, trained on LIVEC" in model and "percentage of the training images" in percentile
-    assert "other kinds than those of LIVEC" in limits
 
 
 def test_overlays_are_numbered_and_not_saved_among_the_scored_images(scored, tmp_path):
