@@ -24,8 +24,8 @@ from PIL import Image
 from ..common.files import atomic_write
 from ..runs.folder import write_csv
 from . import palette
-from .layers import draw_crops, draw_saliency
-from .palette import BLUE, DOUBLE, GREY, SINGLE, VERMILION, finish, group_styles, legend_above
+from .palette import BLUE, DOUBLE, GREY, SINGLE, VERMILION, draw_crops, draw_saliency, finish, group_styles
+from .palette import legend_above
 
 if TYPE_CHECKING:  # importing torch takes seconds, and most notebooks need only tables
     from torch import Tensor

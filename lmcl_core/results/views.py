@@ -26,7 +26,7 @@ from ..inference import Explanation, Scorer, load
 from ..losses import LocalManifoldContrastiveLoss
 from ..model import QualityModel
 from ..recipe import Recipe
-from . import layers
+from . import palette
 from .features import features_of_run
 from .figures import panels
 from .palette import BLUE, DOUBLE, SCREEN_DPI, VERMILION
@@ -116,7 +116,7 @@ def draw_crops(picture: np.ndarray, view: CropView, title: str) -> Figure:
     figure, (left, right, matrix, bars) = _panels(3.0, 4, 2, title)
     _photograph(left, picture, "number: density of a crop; orange: salient")
     labels = [f"{k}: {density:.2f}" for k, density in enumerate(view.density)]
-    layers.draw_crops(left, view.boxes.tolist(), view.salient, labels)
+    palette.draw_crops(left, view.boxes.tolist(), view.salient, labels)
     _overlay(right, picture, view.saliency)
     matrix.imshow(view.similarity, cmap="RdBu_r", vmin=-1, vmax=1)
     numbers = range(len(view.boxes))
@@ -271,7 +271,7 @@ def _panels(height: float, count: int, columns: int, title: str) -> tuple[Figure
 def _overlay(axes: Axes, picture: np.ndarray, saliency: np.ndarray) -> None:
     """Draw a saliency map over its picture."""
     _photograph(axes, picture, f"saliency, density up to {saliency.max() * saliency.size:.1f}")
-    layers.draw_saliency(axes, saliency, *picture.shape[:2])
+    palette.draw_saliency(axes, saliency, *picture.shape[:2])
 
 
 def _photograph(axes: Axes, picture: np.ndarray, title: str) -> None:

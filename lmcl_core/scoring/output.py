@@ -212,8 +212,7 @@ def score_overlay(scorer: Scorer, scored: FileScore) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    from ..results.layers import draw_crops, draw_saliency
-    from ..results.palette import DOUBLE, DPI, TYPE
+    from ..results.palette import DOUBLE, DPI, TYPE, draw_crops, draw_saliency
 
     crop_scores = scorer.to_mos(scored.prediction.crop_scores[0])  # (K,)
     low, high = scorer.about["mos_range"]
