@@ -1,4 +1,4 @@
-"""Records of finished runs: one table from which tables and figures can be made without the run folders.
+"""Finished runs, from their folders or from records: one table, from which results follow without the run folders.
 
 A row is a run on a numbered split: hashes of its recipe, data and split, where it ran, its metrics and its predictions.
 ``python -m lmcl_core.results.records BENCHMARK DATA_ROOT [RUNS_DIR [RECORDS]]`` adds the finished runs of a folder to

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from contextlib import nullcontext
 
 import fsspec
@@ -86,27 +85,6 @@ def test_a_repeated_call_scores_only_the_missing_chunks(folder, tmp_path, score)
     assert {name for name in before if before[name] != after[name]} == {"part-00001.parquet"}
     assert "1 finished before" in score.lines[0] and len(score.lines) == 1
     assert score([folder], out) == (4, 0) and len(score.lines) == 1
-
-
-@pytest.mark.slow
-def test_a_repeated_call_tries_unreadable_images_again(folder, tmp_path, score, monkeypatch):
-    out = tmp_path / "out"
-    real, closed = Image.open, [str(folder / "2.png")]
-
-    def open_image(path, *rest):
-        if str(path) in closed:
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return real(path, *rest)
-
-    monkeypatch.setattr(Image, "open", open_image)
-    assert score([folder], out) == (3, 2)
-    before = scores(out)
-    assert before["fault"].str.contains("2.png").sum() == 1
-    closed.clear()
-    assert score([folder], out) == (4, 1)
-    after, same = scores(out), before["score"].notna()
-    assert after["image"].tolist() == before["image"].tolist()
-    assert same.sum() == 3 and np.allclose(before[same]["score"], after[same]["score"], atol=1e-3)
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import types
 
@@ -86,13 +85,3 @@ def test_register_without_pyiqa_names_the_package_to_install(weights, monkeypatc
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     with pytest.raises(InputError, match="pip install pyiqa"):
         register(weights)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("pyiqa") is None, reason="pyiqa is not installed")
-def test_pyiqa_creates_the_registered_metric(weights, metric):
-    import pyiqa
-
-    made = pyiqa.create_metric(register(weights), device=torch.device("cpu"))
-    target = torch.from_numpy(images()).permute(0, 3, 1, 2).float() / 255
-    assert made.lower_better is False and made.score_range == "0, 100"
-    assert torch.allclose(made(target), metric(target))
