@@ -236,6 +236,7 @@ def test_workers_that_nobody_starts_again_end_the_batch(tmp_path, monkeypatch):
             run_jobs(client, [job(tmp_path, "1 + 1")], lambda job: None, lambda line: None)
 
 
+@pytest.mark.slow
 def test_all_that_is_started_here_listens_on_the_loopback_interface_only(client):
     """Whoever can connect to a worker, a nanny or the scheduler can run code there."""
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
@@ -244,6 +245,7 @@ def test_all_that_is_started_here_listens_on_the_loopback_interface_only(client)
     assert len(listening) >= 3 and set(listening) == {"127.0.0.1"}  # scheduler, nanny, worker
 
 
+@pytest.mark.slow
 def test_no_one_without_the_certificate_of_this_call_can_connect(client):
     """Neither to the scheduler nor to a worker or its nanny; not with TLS and a certificate of one's own either."""
     information = client.scheduler_info()["workers"]

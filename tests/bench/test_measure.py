@@ -115,6 +115,7 @@ def test_the_summary_compares_with_the_first_contender_in_each_repetition():
         assert plots.costs(table.reset_index()).axes[0].get_title(loc="left").endswith("losses per second")
 
 
+@pytest.mark.slow
 def test_a_single_bar_is_a_row_of_the_table_and_no_figure(tmp_path):
     about = dict(machine="a CPU")
     measure.write(repetitions("ours", np.nan, [1, 2, 4]), about, tmp_path, "_one")

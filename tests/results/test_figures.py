@@ -32,6 +32,7 @@ def test_the_alternative_text_is_in_the_file_and_in_the_output_of_a_notebook(tmp
     assert set(bundle) == {"image/png", "text/plain"} and caption.data == "*name:* A caption."
 
 
+@pytest.mark.slow
 def test_a_figure_has_the_size_of_a_column_and_no_smaller_type_than_9_points(tmp_path):
     data = SCORES.assign(distortion=np.tile([f"type {n}" for n in range(20)], 2))
     for number, figure in enumerate((figures.mos_histogram(SCORES, "MOS"), figures.scores_against_mos(data, "MOS"))):

@@ -65,6 +65,7 @@ def test_other_seeds_move_the_crops_and_wrong_numbers_are_refused(model):
         views.view_crops(model, [picture(0)], 0, 2, (-1.0,))
 
 
+@pytest.mark.slow
 def test_a_model_is_that_of_the_run_or_a_new_one_and_the_title_says_which(model, tmp_path, table, put_model):
     assert model.title.startswith("a new model")
     folder = tmp_path / "demo" / "lmcl" / "split-00"

@@ -27,6 +27,7 @@ def noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
+@pytest.mark.slow
 def test_a_run_is_packed_to_less_than_half_its_size_and_keeps_its_scores(run, tmp_path):
     path = bundle.bundle(run, "mine", tmp_path)
     assert path == tmp_path / "mine.safetensors"
