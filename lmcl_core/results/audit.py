@@ -156,17 +156,12 @@ def _check_pages(figures: Path) -> list[str]:
 
 def _values(paths: list[Path]) -> np.ndarray:
     """All numbers of CSV tables, and statistics of their columns, without sign; as fractions and as percentages."""
-    found = []
+    found, statistics = [], ["median", "mean", "min", "max", "std", "sum", "count"]
     for table in map(pd.read_csv, paths):
-        numbers = table.select_dtypes("number")
-        groups = [numbers]
-        for name in ("recipe", "name", "benchmark", "measure", "distortion"):
-            groups += [part[numbers.columns] for _, part in table.groupby(name)] if name in table else []
-        found += [numbers.to_numpy(dtype=float).ravel()]
-        for part in groups:
-            part = part.replace([np.inf, -np.inf], np.nan)
-            statistics = part.agg(["median", "mean", "min", "max", "std", "sum", "count"])
-            found += [statistics.to_numpy(dtype=float).ravel()]
-    values = np.abs(np.concatenate(found))
+        numbers = table.select_dtypes("number").replace([np.inf, -np.inf], np.nan)
+        by = [name for name in ("recipe", "name", "benchmark", "measure", "distortion") if name in table]
+        for part in (numbers, numbers.agg(statistics), *(numbers.groupby(table[n]).agg(statistics) for n in by)):
+            found.append(np.abs(part.to_numpy(dtype=float)).ravel())
+    values = np.concatenate(found)
     values = values[np.isfinite(values)]
     return np.unique(np.concatenate([values, 100 * values]))
