@@ -165,10 +165,13 @@ def test_deiqt_s_pipeline_trains_on_the_images_of_the_table(livec, monkeypatch, 
     with pytest.raises(InputError, match="name a checkout of github.com/narthchin/DEIQT"):
         rivals.import_deiqt(tmp_path)
     small = transforms.Compose([transforms.Resize((16, 16)), transforms.ToTensor()])
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 1))
     dataset = SimpleNamespace(LIVECDATASET=Livec)
     build = SimpleNamespace(build_transform=lambda is_train, config: small)
-    models = SimpleNamespace(build_deiqt=lambda pretrained, infer: network)
+
+    def build_deiqt(pretrained, infer):
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 1))
+
+    models = SimpleNamespace(build_deiqt=build_deiqt)
     monkeypatch.setattr(rivals, "import_deiqt", lambda folder: [dataset, build, models])
     monkeypatch.setattr(rivals, "DataLoader", lambda files, **options: seen.append(files) or loader(files, **options))
     seen, loader, table = [], torch.utils.data.DataLoader, load_benchmark("livec", livec)
