@@ -69,8 +69,7 @@ def reproduce(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print runs, time and disk space; run nothing")] = False,
 ) -> None:
     """Run notebooks 01 to 04 and 06 (with --ablation also 05); skip finished work; compare with the reference."""
-    from .batch.dry_run import print_forecast
-    from .batch.reproduce import ReproduceOptions
+    from .batch.reproduce import ReproduceOptions, print_forecast
     from .batch.reproduce import reproduce as run
 
     options = ReproduceOptions(
@@ -233,7 +232,7 @@ def score(
     """
     from .common.devices import check_device_name
     from .runs.model_file import find_model
-    from .scoring.options import check_options
+    from .scoring.output import check_options, print_scores
 
     check_options(paths, out, overlays is not None or form is not None or batch_size != _BATCH_SIZE, scheduler, workers)
     find_model(weights)
@@ -241,8 +240,6 @@ def score(
     if out is not None:
         _score_on_cluster(paths, out, weights, scheduler, workers, device)
         return
-    from .scoring.output import print_scores
-
     if print_scores(paths, weights, form, overlays, batch_size, device):
         raise typer.Exit(1)
 
@@ -282,7 +279,7 @@ def bench(
     chosen = [part.strip() for part in parts.split(",")] if parts else []
     check_options(benchmark, data_root, chosen, against, fields)
     from .bench.measure import bench as run
-    from .bench.report import machine, three_digits
+    from .bench.measure import machine, three_digits
 
     tables = run(folder, benchmark, data_root, repeats, images, device, chosen, against, fields, log=_log)
     for table in tables:

@@ -43,8 +43,7 @@ _ALL_CPUS = [
 def check_cluster(scheduler: str, workers: int) -> None:
     """Check the arguments of `connect` without starting or contacting anything.
 
-    Raises:
-        InputError: `scheduler` is not an address, or `workers` is negative or too large for this machine.
+    InputError: `scheduler` is not an address, or `workers` is negative or too large for this machine.
     """
     if scheduler not in ("", "slurm") and "://" not in scheduler:
         raise InputError(f"scheduler is {scheduler!r}: write tcp://HOST:PORT, or slurm, or leave it out")
@@ -66,12 +65,8 @@ def connect(scheduler: str = "", workers: int = 0) -> Iterator[Client]:
             address such as ``tcp://10.0.0.1:8786`` uses a running scheduler.
         workers: number of workers to start; 0 starts one per GPU, or one per core (at most 4) without GPU.
 
-    Yields:
-        The `distributed.Client`.
-
-    Raises:
-        InputError: wrong arguments, no Dask scheduler at the address, or incomplete SLURM settings.
-        RunError: the scheduler has no worker.
+    InputError: wrong arguments, no Dask scheduler at the address, or incomplete SLURM settings. RunError: the scheduler
+    has no worker.
     """
     from distributed import Client
 
@@ -85,29 +80,21 @@ def connect(scheduler: str = "", workers: int = 0) -> Iterator[Client]:
             _wait_for_worker(client, scheduler)
             yield client
         return
-    with (
-        _slurm_workers(max(workers, 1)) if scheduler else _local_cluster(workers) as cluster,
-        Client(cluster, timeout=_SECONDS_TO_JOIN) as client,
-    ):
-        yield client
+    with slurm_cluster() if scheduler else _local_cluster(workers) as cluster:
+        if scheduler:  # `adapt` replaces jobs that reach their walltime
+            cluster.adapt(minimum_jobs=max(workers, 1), maximum_jobs=max(workers, 1))
+        with Client(cluster, timeout=_SECONDS_TO_JOIN) as client:
+            yield client
 
 
 def run_jobs(
     client: Client, jobs: Sequence[Job], finished: Callable[[Job], None], log: Callable[[str], None] = print
 ) -> dict[str, Exception]:
-    """Run notebooks on a cluster. A notebook is run again if its worker dies; a training that fails is tried once more.
+    """Run independent notebooks on a cluster, and return the error of each that failed, by title.
 
-    Args:
-        client: from `connect`.
-        jobs: independent notebooks.
-        finished: called in this process with each job that succeeded.
-        log: called with one line when a job starts, ends or fails, and with each epoch line.
-
-    Returns:
-        The error of each failed job, by title.
-
-    Raises:
-        RunError: every worker that was started on this machine is lost, or the scheduler is.
+    A notebook is run again if its worker dies; a training that fails is tried once more. `finished` is called in this
+    process with each job that succeeded, `log` with one line when a job starts, ends or fails, and with each epoch
+    line. RunError: every worker that was started on this machine is lost, or the scheduler is.
     """
 
     def submit(job: Job) -> Future:
@@ -144,33 +131,21 @@ def _run(job: Job) -> float:
 
 
 def worker_environments(workers: int, gpus: Sequence[str], cores: int) -> list[dict[str, str]]:
-    """Environment variables of each worker on this machine: its share of the cores, and its GPU.
+    """Environment variables of each worker on this machine: its share of the cores, and one of the `gpus` in turn.
 
-    Args:
-        workers: number of workers; 0 means one per GPU, or one per core (at most 4) without GPU, because two processes
-            of one thread train faster than one process of two threads.
-        gpus: values for CUDA_VISIBLE_DEVICES, assigned in turn.
-        cores: number of CPU cores.
+    Without a number of workers it is one per GPU, or one per core (at most 4) without GPU, because two processes of one
+    thread train faster than one process of two threads.
     """
     count = workers or len(gpus) or min(cores, _MOST_WORKERS)
-    threads = str(max(1, cores // count))
-    environments = [dict(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads) for _ in range(count)]
-    for n, environment in enumerate(environments):
-        if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[n % len(gpus)]
-    return environments
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(max(1, cores // count)))
+    return [threads | (dict(CUDA_VISIBLE_DEVICES=gpus[n % len(gpus)]) if gpus else {}) for n in range(count)]
 
 
 def slurm_cluster():
-    """Create a cluster whose workers are SLURM jobs, each of which runs one notebook at a time.
+    """Create a `dask_jobqueue.SLURMCluster` whose workers are SLURM jobs, each of which runs one notebook at a time.
 
     Queue, CPUs, memory and walltime come from Dask's configuration (jobqueue.slurm: queue, job-cpu, memory, walltime).
-
-    Returns:
-        The `dask_jobqueue.SLURMCluster` without workers; ``job_script()`` is the script that it submits.
-
-    Raises:
-        InputError: dask-jobqueue is not installed, or its settings are incomplete.
+    InputError: dask-jobqueue is not installed, or its settings are incomplete.
     """
     interrupted = signal.getsignal(signal.SIGINT)
     try:
@@ -192,13 +167,6 @@ def slurm_cluster():
         )
     except ValueError as error:
         raise InputError(f"{_SLURM_SETTINGS} ({' '.join(str(error).split())})") from error
-
-
-@contextmanager
-def _slurm_workers(count: int) -> Iterator:
-    with slurm_cluster() as cluster:
-        cluster.adapt(minimum_jobs=count, maximum_jobs=count)  # replaces jobs that reach their walltime
-        yield cluster
 
 
 @contextmanager
@@ -270,17 +238,13 @@ def _check_scheduler(address: str) -> None:
         if kind != "Scheduler":
             raise ValueError(f"it is a {kind}")
     except Exception as error:  # what Dask raises depends on the bytes that an unknown server sends
-        raise InputError(
-            f"no Dask scheduler answers at {address} ({first_line(error)}): start one with `dask scheduler`"
-        ) from error
+        problem = f"no Dask scheduler answers at {address} ({first_line(error)})"
+        raise InputError(f"{problem}: start one with `dask scheduler`") from error
 
 
 def _wait_for_worker(client: Client, scheduler: str) -> None:
-    from distributed import TimeoutError as NoWorker
-
     try:
         client.wait_for_workers(1, timeout=_SECONDS_TO_JOIN)
-    except (NoWorker, TimeoutError) as error:
-        raise RunError(
-            f"scheduler {scheduler} has no worker after {_SECONDS_TO_JOIN} s: start some with `dask worker {scheduler}`"
-        ) from error
+    except TimeoutError as error:
+        fix = f"start some with `dask worker {scheduler}`"
+        raise RunError(f"scheduler {scheduler} has no worker after {_SECONDS_TO_JOIN} s: {fix}") from error

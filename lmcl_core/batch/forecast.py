@@ -20,34 +20,27 @@ from ..losses import quality_loss
 from ..model import QualityModel, make_teacher
 from ..recipe import Recipe
 from ..results.cross_dataset import common_short_side
+from ..results.records import RunSet
 from ..runs import folder as runs
-from .reproduce import ReproduceOptions, check_options, trained_splits
+from .reproduce import ReproduceOptions, check_options
 
 _SAMPLE = 200  # images whose headers are read
 _TIMED_IMAGES = 3  # per timed step
 
 
 def forecast(options: ReproduceOptions, log: Callable[[str], None] = print) -> pd.DataFrame:
-    """Number of runs, training time and disk space of a reproduction.
+    """Number of runs, training time and disk space of a reproduction; `log` and InputError as in `check_options`.
 
-    Args:
-        options: what `reproduce` would run.
-        log: called with one line per benchmark that is left out.
-
-    Returns:
-        One row per benchmark: benchmark, images, runs (to do), finished (runs), minutes (of all runs to do on one
-        worker), basis ("finished runs", or "timed now" on blank crops), store_gb (decoded images that the cache lacks,
-        at every short side that this benchmark's models and the cross-dataset tests need).
-
-    Raises:
-        InputError: as `reproduce`.
+    Returns one row per benchmark: benchmark, images, runs (to do), finished (runs), minutes (of all runs to do on one
+    worker), basis ("finished runs", or "timed now" on blank crops), store_gb (decoded images that the cache lacks, at
+    every short side that this benchmark's models and the cross-dataset tests need).
     """
     tables, recipes = check_options(options, log)
     methods, costs, rows = {name: own["lmcl"] for name, own in recipes.items()}, {}, []
     for name, table in tables.items():
         minutes, basis, todo = 0.0, set(), 0
         for recipe in recipes[name].values():
-            trained = trained_splits(table, recipe, options.runs_dir, range(options.splits))
+            trained = RunSet(table, recipe, runs_folder(options.runs_dir)).finished(range(options.splits))
             if missing := options.splits - (0 if options.overwrite else len(trained)):
                 past = past_seconds(runs_folder(options.runs_dir) / name / recipe.name, recipe)
                 seconds = missing * past if past else _seconds_to_do(recipe, table, missing, options.device, costs)
@@ -55,46 +48,30 @@ def forecast(options: ReproduceOptions, log: Callable[[str], None] = print) -> p
                 basis.add("finished runs" if past else "timed now")
         sides = {recipe.short_side for recipe in recipes[name].values()}
         sides |= {common_short_side(method, table) for other, method in methods.items() if other != name}
-        rows.append(
-            dict(
-                benchmark=name,
-                images=len(table),
-                runs=todo,
-                finished=len(recipes[name]) * options.splits - todo,
-                minutes=minutes,
-                basis=", ".join(sorted(basis)),
-                store_gb=store_bytes(table, sides) / 1e9,
-            )
-        )
+        counts = dict(images=len(table), runs=todo, finished=len(recipes[name]) * options.splits - todo)
+        time_needed = dict(minutes=minutes, basis=", ".join(sorted(basis)))
+        rows.append(dict(benchmark=name) | counts | time_needed | dict(store_gb=store_bytes(table, sides) / 1e9))
     return pd.DataFrame(rows)
 
 
 def _seconds_to_do(recipe: Recipe, table: pd.DataFrame, runs: int, device: str, costs: dict) -> float:
-    """Seconds of runs that were never made; of a frozen backbone, those of its features, once per benchmark."""
-    cost = _crop_seconds_once(recipe, device, costs)
+    """Seconds of runs that were never made; of a frozen backbone, those of its features, once per benchmark.
+
+    `costs` keeps what was measured, once for all recipes whose crops cost the same.
+    """
+    kind = (recipe.backbone, recipe.embedding_dim, recipe.crop_size, recipe.crops, recipe.precision)
+    cost = costs[kind] = costs.get(kind) or crop_seconds(recipe, device)
     if not recipe.frozen:
         return runs * run_seconds(recipe, table, cost)
     tests = sum(crops_by_scale(recipe.scales[: recipe.crops], recipe.test_crops).values())
-    counted = costs.setdefault((table.attrs["benchmark"], recipe.backbone), [])
-    counted.append(recipe.name)
-    return 0.0 if len(counted) > 1 else len(table) * (recipe.bank_crops + tests + 1) * cost[1]
-
-
-def _crop_seconds_once(recipe: Recipe, device: str, costs: dict) -> tuple[float, float]:
-    """`crop_seconds`, measured once for all recipes whose crops cost the same."""
-    kind = (recipe.backbone, recipe.embedding_dim, recipe.crop_size, recipe.crops, recipe.precision)
-    if kind not in costs:
-        costs[kind] = crop_seconds(recipe, device)
-    return costs[kind]
+    bank = (table.attrs["benchmark"], recipe.backbone)
+    is_counted = bank in costs
+    costs[bank] = recipe.name
+    return 0.0 if is_counted else len(table) * (recipe.bank_crops + tests + 1) * cost[1]
 
 
 def crop_seconds(recipe: Recipe, device: str) -> tuple[float, float]:
-    """Seconds per crop in a training step (student forward and backward, teacher forward), and in a forward pass.
-
-    Args:
-        recipe: gives backbone, crops and precision.
-        device: as in `train`.
-    """
+    """Seconds per crop in a training step (student forward and backward, teacher forward), and in a forward pass."""
     fabric = make_fabric(device, recipe.precision)
     with torch.random.fork_rng(devices=[]):
         model = QualityModel(recipe.backbone, False, recipe.embedding_dim, recipe.crop_size)
@@ -144,12 +121,7 @@ def past_seconds(folder: Path, recipe: Recipe) -> float | None:
 
 
 def store_bytes(table: pd.DataFrame, short_sides: Iterable[int | None]) -> int:
-    """Bytes of the decoded images that the cache lacks, extrapolated from at most 200 image headers.
-
-    Args:
-        table: the benchmark.
-        short_sides: as in `ImageStore.open`, one for each store.
-    """
+    """Bytes of the decoded images that the cache lacks at some short sides, extrapolated from 200 image headers."""
     missing = [side for side in set(short_sides) if not ImageStore.is_built(table, side)]
     sample = np.unique(np.linspace(0, len(table) - 1, min(_SAMPLE, len(table))).astype(int))
     sizes = [upright_size(Path(table.attrs["root"]) / table["image"].iloc[n]) for n in sample]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import RunError, save_failed
-from ..common.files import atomic_write
+from ..common.files import atomic_write, digest
 from ..common.paths import DEFAULT_NETWORK, figures_folder, project_folder
 from ..data.benchmarks import benchmark, name_of
 from ..data.identity import data_hash
@@ -29,25 +29,18 @@ _WITHOUT_EFFECT = ("overwrite", "device")
 class Job:
     """One notebook to run.
 
-    Attributes:
-        notebook: file name in ``notebooks/``.
-        output: path of the executed copy.
-        parameters: values for the parameters cell, of JSON types.
-        needs: groups of job titles; the job needs at least one success in each group, else it is left out.
-        draws: glob pattern of the file names of its figures; "" for none.
-        reads_runs: keys of `VARIANTS`; it reads their runs, with its parameter recipe_changes, for all its benchmarks.
-        reads_files: other files that it reads.
-        trains: whether it trains the run of its parameters recipe and split.
+    The job needs at least one success in each group of `needs`, else it is left out. It reads the runs of the variants
+    `reads_runs`, with its parameter recipe_changes, for all its benchmarks.
     """
 
-    notebook: str
-    output: Path
-    parameters: dict[str, Any]
-    needs: tuple[tuple[str, ...], ...] = ()
-    draws: str = ""
-    reads_runs: tuple[str, ...] = ()
-    reads_files: tuple[Path, ...] = ()
-    trains: bool = False
+    notebook: str  #: file name in ``notebooks/``
+    output: Path  #: path of the executed copy
+    parameters: dict[str, Any]  #: values for the parameters cell, of JSON types
+    needs: tuple[tuple[str, ...], ...] = ()  #: groups of job titles
+    draws: str = ""  #: glob pattern of the file names of its figures; "" for none
+    reads_runs: tuple[str, ...] = ()  #: keys of `VARIANTS`
+    reads_files: tuple[Path, ...] = ()  #: other files that it reads
+    trains: bool = False  #: whether it trains the run of its parameters recipe and split
 
     @property
     def benchmarks(self) -> list[str]:
@@ -62,27 +55,20 @@ class Job:
 
 
 def run_notebook(job: Job, log: Callable[[str], None] = print) -> None:
-    """Run a notebook headless. The executed copy is kept if a cell fails.
+    """Run a notebook headless; the executed copy is kept if a cell fails. `log` is called with the line of each epoch.
 
-    Args:
-        job: the notebook.
-        log: called with the line of each epoch.
-
-    Raises:
-        InputError: unknown parameter, or one of the wrong type.
-        RunError: a cell failed, or the copy cannot be saved.
+    InputError: unknown parameter, or one of the wrong type. RunError: a cell failed, or the copy cannot be saved.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
 
     source = project_folder() / "notebooks" / job.notebook
     check_parameters(source, job.parameters)
+    paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (source, job.output)]  # papermill formats them
     try:
         job.output.parent.mkdir(parents=True, exist_ok=True)
         papermill.execute_notebook(
-            *(
-                str(path).replace("{", "{{").replace("}", "}}") for path in (source, job.output)
-            ),  # papermill formats them
+            *paths,
             parameters=job.parameters,
             kernel_name="python3",
             progress_bar=False,
@@ -91,15 +77,12 @@ def run_notebook(job: Job, log: Callable[[str], None] = print) -> None:
             extra_arguments=["--log-level=CRITICAL"],  # otherwise the kernel reports its ports and its end
         )
     except papermill.PapermillExecutionError as error:
-        raise RunError(
-            f"{job.notebook} failed in cell In [{error.exec_count}], {_first_statement(error.source)!r} "
-            f"({error.ename}: {error.evalue}); see {job.output}"
-        ) from error
+        cell = f"cell In [{error.exec_count}], {_first_statement(error.source)!r}"
+        reason = f"{error.ename}: {error.evalue}"
+        raise RunError(f"{job.notebook} failed in {cell} ({reason}); see {job.output}") from error
     except DeadKernelError as error:
-        raise RunError(
-            f"the kernel of {job.notebook} was killed (out of memory?): free memory or use fewer workers; "
-            f"see {job.output}"
-        ) from error
+        problem = f"the kernel of {job.notebook} was killed (out of memory?): free memory or use fewer workers"
+        raise RunError(f"{problem}; see {job.output}") from error
     except OSError as error:
         raise save_failed(job.output, error) from error
 
@@ -127,20 +110,14 @@ class _EpochLines(io.TextIOBase):
 def is_finished(job: Job, tables: Mapping[str, pd.DataFrame]) -> bool:
     """Whether a notebook has run with the same source, parameters, data and runs, and its figures are unchanged.
 
-    Args:
-        job: the notebook.
-        tables: from `load_benchmark`, by benchmark.
+    `tables` are from `load_benchmark`, by benchmark.
     """
     path = job.output.with_suffix(".json")
     return job.output.is_file() and path.is_file() and path.read_text() == _fingerprint(job, tables)
 
 
 def mark_finished(job: Job, tables: Mapping[str, pd.DataFrame]) -> None:
-    """Write what `is_finished` compares, beside the executed notebook.
-
-    Raises:
-        RunError: the file cannot be saved.
-    """
+    """Write what `is_finished` compares, beside the executed notebook. RunError: the file cannot be saved."""
     fingerprint = _fingerprint(job, tables)  # outside the block: a missing input is no failed write
     with atomic_write(job.output.with_suffix(".json")) as path:
         path.write_text(fingerprint)
@@ -148,13 +125,13 @@ def mark_finished(job: Job, tables: Mapping[str, pd.DataFrame]) -> None:
 
 def _fingerprint(job: Job, tables: Mapping[str, pd.DataFrame]) -> str:
     """A hash of all inputs of a notebook, and hashes of its figures, as JSON."""
-    source = json.loads((project_folder() / "notebooks" / job.notebook).read_text())
+    source, package = project_folder() / "notebooks" / job.notebook, project_folder() / "lmcl_core"
     parameters = {key: value for key, value in job.parameters.items() if key not in _WITHOUT_EFFECT}
     parts = [
-        *("".join(cell["source"]) for cell in source["cells"]),
+        *("".join(cell["source"]) for cell in json.loads(source.read_text())["cells"]),
         json.dumps(parameters, sort_keys=True),
         *(_facts(tables[name]) for name in job.benchmarks),
-        *_package_hashes(),
+        *(digest(path) for path in sorted([*package.rglob("*.py"), *package.rglob("*.csv")])),
         *(path.read_text() for path in [*_run_records(job, tables), *job.reads_files]),
     ]
     inputs = hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -165,13 +142,6 @@ def _facts(table: pd.DataFrame) -> str:
     """What a notebook shows of a benchmark: its data, every column of its labels, and what is said about it."""
     labels = table.drop(columns=["image", "mos"]).to_csv(index=False)
     return "\n".join([data_hash(table), labels, str(benchmark(table))])
-
-
-def _package_hashes() -> list[str]:
-    """Hashes of the package's modules and tables, which change results when they change."""
-    package = project_folder() / "lmcl_core"
-    files = sorted([*package.rglob("*.py"), *package.rglob("*.csv")])
-    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
 
 
 def _run_records(job: Job, tables: Mapping[str, pd.DataFrame]) -> list[Path]:
@@ -194,4 +164,4 @@ def _figure_hashes(job: Job) -> dict[str, str]:
     folders = [*job.benchmarks, "all"] if len(job.benchmarks) > 1 else job.benchmarks
     folders = [figures_folder(name, figures, network=_network(job)) for name in folders if job.draws]
     drawn = [path for folder in folders for path in sorted(folder.glob(job.draws))]
-    return {path.relative_to(figures).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in drawn}
+    return {path.relative_to(figures).as_posix(): digest(path) for path in drawn}

@@ -23,12 +23,9 @@ def check_parameters(notebook: str | Path, values: Mapping[str, Any]) -> None:
     Papermill only warns of an unknown name, and ``-p overwrite false`` passes the string "false", which counts as true.
     A notebook therefore begins with ``check_parameters("02_training", globals())``.
 
-    Args:
-        notebook: name of a notebook in ``notebooks/`` without suffix, or the path of one.
-        values: parameters by name; or the variables of a running notebook, of which the parameters are checked.
-
-    Raises:
-        InputError: a name that the parameters cell does not have, or a value of another type than stated there.
+    `notebook` is the name of one in ``notebooks/`` without suffix, or the path of one. `values` are parameters by name,
+    or the variables of a running notebook. InputError: a name that the parameters cell does not have, or a value of
+    another type than stated there.
     """
     path = notebook if isinstance(notebook, Path) else project_folder() / "notebooks" / f"{notebook}.ipynb"
     kinds = parameter_kinds(path)

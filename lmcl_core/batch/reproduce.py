@@ -1,4 +1,4 @@
-"""Run notebooks 01 to 06 over benchmarks and splits, and skip what is finished."""
+"""``lmcl reproduce``: run notebooks 01 to 06 over benchmarks and splits, and skip what is finished."""
 
 from __future__ import annotations
 
@@ -18,46 +18,32 @@ from ..common.progress import meter
 from ..data.benchmarks import choose_benchmarks, name_of
 from ..data.catalogue import BENCHMARKS
 from ..data.own import own_folder
-from ..data.splits import make_split, numbered_splits
+from ..data.splits import numbered_splits
 from ..recipe import COMPARED, VARIANTS, Recipe, check_changes, variants_of
 from ..results.ledger import ledger_path
+from ..results.records import RunSet
 from ..results.words import left_out
 from ..runs import folder as runs
-from .cluster import check_cluster, connect, run_jobs
+from .cluster import check_cluster, connect, run_jobs, slurm_cluster
 from .notebook import Job, is_finished, mark_finished
 
 
 @dataclass(frozen=True)
 class ReproduceOptions:
-    """What `reproduce` runs, and where.
+    """What `reproduce` runs, and where."""
 
-    Attributes:
-        benchmark: names or paths, as in `choose_benchmarks`.
-        data_root: the official folder, its parent, or the folder that holds several; empty for the demo.
-        splits: number of numbered splits, at least 1.
-        runs_dir: folder of run folders; empty for the default of `runs_folder`.
-        figures_dir: folder of figures and tables; empty for ``figures`` in the folder of run folders.
-        device: as in `train`.
-        overwrite: run finished notebooks and trainings again.
-        changes: recipe fields that differ from the presets.
-        workers: as in `connect`.
-        scheduler: as in `connect`.
-        ablation: train every variant, and run notebook 05.
-        network: as in `Recipe.for_benchmark`.
-    """
-
-    benchmark: str = "demo"
-    data_root: str = ""
-    splits: int = 2
-    runs_dir: str = ""
-    figures_dir: str = ""
-    device: str = "auto"
-    overwrite: bool = False
-    changes: dict[str, Any] = field(default_factory=dict)
-    workers: int = 0
-    scheduler: str = ""
-    ablation: bool = False
-    network: str = DEFAULT_NETWORK
+    benchmark: str = "demo"  #: names or paths, as in `choose_benchmarks`
+    data_root: str = ""  #: the official folder, its parent, or the folder that holds several; empty for the demo
+    splits: int = 2  #: number of numbered splits, at least 1
+    runs_dir: str = ""  #: folder of run folders; empty for the default of `runs_folder`
+    figures_dir: str = ""  #: folder of figures and tables; empty for ``figures`` in the folder of run folders
+    device: str = "auto"  #: as in `train`
+    overwrite: bool = False  #: run finished notebooks and trainings again
+    changes: dict[str, Any] = field(default_factory=dict)  #: recipe fields that differ from the presets
+    workers: int = 0  #: as in `connect`
+    scheduler: str = ""  #: as in `connect`
+    ablation: bool = False  #: train every variant, and run notebook 05
+    network: str = DEFAULT_NETWORK  #: as in `Recipe.for_benchmark`
 
     def recipes(self, benchmark: str | pd.DataFrame) -> tuple[str, ...]:
         """Names of the recipes that are trained on a benchmark, given as in `Recipe.for_benchmark`."""
@@ -95,18 +81,11 @@ def reproduce(options: ReproduceOptions, log: Callable[[str], None] = print) -> 
 
     With benchmark "all", unreadable benchmarks are reported and left out. A failed training is tried once more. If a
     notebook fails, only notebooks that need its results are left out. A repeated call runs only what is missing.
-    At the end, the results are compared with the committed reference, where there is one.
+    At the end, the results are compared with the committed reference, where there is one. `log` is called with one line
+    per notebook and epoch. Returns the executed notebooks, in order.
 
-    Args:
-        options: what to run.
-        log: called with one line per notebook and epoch.
-
-    Returns:
-        The executed notebooks, in order.
-
-    Raises:
-        InputError: bad options or data, found before anything runs; or results that cannot be compared.
-        RunError: notebooks failed (the message gives notebook, cell and error), or a quantity is outside its tolerance.
+    InputError: bad options or data, found before anything runs; or results that cannot be compared. RunError: notebooks
+    failed (the message gives notebook, cell and error), or a quantity is outside its tolerance.
     """
     tables, recipes = check_options(options, log)
     if "demo" in tables:
@@ -135,6 +114,9 @@ def _run_stages(
     def trained(job: Job) -> bool:
         return job.trains and not options.overwrite and _has_run(job, tables, recipes)
 
+    def finished(job: Job) -> bool:
+        return not options.overwrite and (trained(job) or not job.trains) and is_finished(job, tables)
+
     with ExitStack() as stack:
         client, shown = None, stack.enter_context(closing(meter(sum(map(len, stages)), "notebooks")))
 
@@ -144,13 +126,12 @@ def _run_stages(
 
         for stage in stages:
             runnable = [job for job in stage if not lacks_input(job, failed)]
+            todo = [job for job in runnable if not finished(job)]
             for job in stage:
                 if job not in runnable:
                     log(f"{job.title}: left out, because notebooks that it needs have failed")
-            finished = [job for job in runnable if not options.overwrite and _is_finished(job, tables, recipes)]
-            for job in finished:
-                log(f"{job.title}: finished before")
-            todo = [job for job in runnable if job not in finished]
+                elif job not in todo:
+                    log(f"{job.title}: finished before")
             for job in filter(trained, todo):
                 log(f"{job.title}: its run is finished; only the notebook runs again, nothing is trained")
             shown.update(len(stage) - len(todo))
@@ -166,8 +147,7 @@ def _run_stages(
 def compare_with_reference(options: ReproduceOptions, names: Iterable[str], log: Callable[[str], None] = print) -> None:
     """Report how the results of some benchmarks agree with the committed reference, where there is one.
 
-    Raises:
-        RunError: a quantity lies outside its tolerance, or the results cannot be compared.
+    RunError: a quantity lies outside its tolerance, or the results cannot be compared.
     """
     from ..results import reproduction  # imports scipy
 
@@ -191,17 +171,10 @@ def compare_with_reference(options: ReproduceOptions, names: Iterable[str], log:
 def check_options(
     options: ReproduceOptions, log: Callable[[str], None] = print
 ) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, Recipe]]]:
-    """Check the options and read the benchmarks' labels.
+    """Check the options, and return tables by benchmark, and recipes by benchmark and name.
 
-    Args:
-        options: what to run.
-        log: called with one line per benchmark that is left out.
-
-    Returns:
-        Tables by benchmark; recipes by benchmark and name.
-
-    Raises:
-        InputError: bad options or data, or a run folder that holds another run.
+    `log` is called with one line per benchmark that is left out. InputError: bad options or data, or a run folder that
+    holds another run.
     """
     runs_folder(options.runs_dir)  # a file is refused before the demo is built
     if options.figures.resolve() == reference_folder("").resolve():
@@ -219,8 +192,27 @@ def check_options(
     if not options.overwrite:  # a folder that holds another run is an error now rather than after hours
         for name, table in tables.items():
             for recipe in recipes[name].values():
-                trained_splits(table, recipe, options.runs_dir, splits)
+                RunSet(table, recipe, runs_folder(options.runs_dir)).finished(splits)
     return tables, recipes
+
+
+def print_forecast(options: ReproduceOptions, log: Callable[[str], None] = print) -> None:
+    """``--dry-run``: print the table of `forecast`, its sums and, with SLURM, the job script. Raises as `reproduce`."""
+    check_options(options, log=lambda line: None)  # wrong use is reported before torch is imported
+    script = ""
+    if options.scheduler == "slurm":  # first, because incomplete settings are an error
+        with slurm_cluster() as cluster:
+            script = cluster.job_script()
+    from .forecast import forecast  # imports torch
+
+    table = forecast(options, log)
+    log(table.round({"minutes": 1, "store_gb": 2}).to_string(index=False))
+    log(
+        f"in all {table['runs'].sum()} runs, {table['minutes'].sum():.0f} minutes of training on one worker, "
+        f"{table['store_gb'].sum():.1f} GB of decoded images"
+    )
+    if script:
+        log(script)
 
 
 def recipes_of(options: ReproduceOptions, benchmarks: Mapping[str, str | pd.DataFrame]) -> dict[str, dict[str, Recipe]]:
@@ -234,28 +226,8 @@ def recipes_of(options: ReproduceOptions, benchmarks: Mapping[str, str | pd.Data
     }
 
 
-def trained_splits(table: pd.DataFrame, recipe: Recipe, runs_dir: str, splits: Iterable[int]) -> list[int]:
-    """Splits of which a finished run of this recipe exists.
-
-    Raises:
-        InputError: a run folder holds a run of another recipe, data set or split.
-    """
-    folders = {n: runs.run_folder(runs_folder(runs_dir), table.attrs["benchmark"], recipe.name, n) for n in splits}
-    return [n for n, folder in folders.items() if folder.is_dir() and _is_trained(folder, table, recipe, n)]
-
-
-def _is_trained(folder: Path, table: pd.DataFrame, recipe: Recipe, index: int) -> bool:
-    split = make_split(table, index)
-    return runs.finished_run(folder, recipe.identity(table, split), table, split) is not None
-
-
 def plan(options: ReproduceOptions, recipes: Mapping[str, Mapping[str, Recipe]]) -> Iterator[list[Job]]:
-    """Yield the notebooks in stages; the jobs of one stage are independent of each other.
-
-    Args:
-        options: what to run.
-        recipes: from `recipes_of`, of the benchmarks that can be read.
-    """
+    """Yield the notebooks in stages; the jobs of one stage are independent of each other. `recipes` as `recipes_of`."""
     benchmarks = list(recipes)
     folder, count = runs_folder(options.runs_dir), dict(splits=options.splits)
     checks = {
@@ -292,9 +264,8 @@ def _trainings(
     for split in range(options.splits):
         for variant, recipe in recipes.items():
             folder = runs.run_folder(runs_folder(options.runs_dir), benchmark, recipe.name, split)
-            parameters = options.run_parameters(benchmark) | dict(
-                recipe=variant, split=split, overwrite=options.overwrite
-            )
+            own = dict(recipe=variant, split=split, overwrite=options.overwrite)
+            parameters = options.run_parameters(benchmark) | own
             figures = f"02_*{recipe.name}_split-{split:02d}.*"
             jobs.append(_job("02_training", folder, parameters, needs, figures, trains=True))
     return jobs
@@ -309,13 +280,8 @@ def lacks_input(job: Job, failed: Mapping[str, Exception]) -> bool:
     return any(all(title in failed for title in group) for group in job.needs)
 
 
-def _is_finished(job: Job, tables: Mapping[str, pd.DataFrame], recipes: Mapping[str, dict[str, Recipe]]) -> bool:
-    """Whether a notebook, and the run that it trains, need not be computed again."""
-    return (not job.trains or _has_run(job, tables, recipes)) and is_finished(job, tables)
-
-
 def _has_run(job: Job, tables: Mapping[str, pd.DataFrame], recipes: Mapping[str, dict[str, Recipe]]) -> bool:
     """Whether the run that a notebook trains is finished."""
-    name = job.benchmarks[0]
-    recipe = recipes[name][job.parameters["recipe"]]
-    return _is_trained(job.output.parent, tables[name], recipe, job.parameters["split"])
+    [name] = job.benchmarks
+    run_set = RunSet(tables[name], recipes[name][job.parameters["recipe"]], job.parameters["runs_dir"])
+    return bool(run_set.finished([job.parameters["split"]]))

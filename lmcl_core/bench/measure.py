@@ -1,4 +1,4 @@
-"""Time the store, training, scoring and the loss against baselines, and how time grows with size."""
+"""Time store, training, scoring and the loss against baselines, and how time grows with size, in tables and figures."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..common.devices import resolve_device
+from ..common.devices import device_name, resolve_device
 from ..common.errors import InputError
 from ..common.files import ensure_writable
 from ..common.progress import meter
 from ..common.tasks import check_main_guard
 from ..data.benchmarks import load_benchmark
 from ..recipe import Recipe
+from ..results import plots
+from ..results.figures import save, save_table
 from ..runs.provenance import commit_in_words, provenance
-from . import options, report, rivals
+from . import options, rivals
 from .rivals import Contender
 
 LOSS_SIZES = (512, 2048, 8192)
@@ -48,12 +50,12 @@ def bench(
     changes: Mapping[str, Any] | None = None,
     log: Callable[[str], None] = print,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Measure the chosen parts on a benchmark's images and write the files of `report.write` to a folder.
+    """Measure the chosen parts on a benchmark's images and write the files of `write` to a folder.
 
     Each measurement is repeated `repeats` (>= 1) times on `images` (>= 8) images. `parts` are keys of `PARTS`, empty
     for all. `against` is a checkout of DEIQT to time in "training". `changes` are recipe fields for "store", "training"
     and "growth". Finished parts are kept in ``repetitions*_unfinished.csv`` until all are done. Returns the results of
-    `report.summary` and `report.exponents`. InputError: an option or the data cannot be used. RunError: the folder
+    `summary` and `exponents`. InputError: an option or the data cannot be used. RunError: the folder
     cannot be written.
     """
     changes = changes or {}
@@ -65,7 +67,7 @@ def bench(
     table = load_benchmark(benchmark, data_root or None)
     recipe = Recipe.for_benchmark(table, **{"pretrained": False, **changes})
     about = dict(benchmark=table.attrs["benchmark"], images_at_most=images, changes=json.dumps(changes))
-    about |= dict(machine=report.machine(device), commit=commit_in_words(provenance()))
+    about |= dict(machine=machine(device), commit=commit_in_words(provenance()))
     device = resolve_device(device)
     if against:
         rivals.import_deiqt(against)  # fail before anything is measured
@@ -73,16 +75,16 @@ def bench(
     table = table.iloc[rows].reset_index(drop=True)
     chosen, found = [part for part in PARTS if part in (parts or PARTS)], []
     name = "_" + "-".join(chosen) if len(chosen) < len(PARTS) else ""  # keep the files of a full bench
-    shown = meter(len(chosen), "parts")
-    with closing(shown), torch.random.fork_rng(devices=[]):  # baselines draw from the global generator
+    # baselines draw from the global generator
+    with closing(meter(len(chosen), "parts")) as shown, torch.random.fork_rng(devices=[]):
         for part in chosen:
             for title, makers, calls, columns in PARTS[part](table, recipe, device, against):
                 log(f"{part}: {title}")
                 turns = compare(makers, repeats, calls, memory=part in ("training", "scoring", "loss"))
                 found.append(turns.assign(**{"part": part, **columns}))
-            report.save_table(pd.concat(found).assign(**about), folder, f"repetitions{name}_unfinished")
+            save_table(pd.concat(found).assign(**about), folder, f"repetitions{name}_unfinished")
             shown.update()
-    return report.write(pd.concat(found, ignore_index=True).reindex(columns=COLUMNS), about, Path(folder), name)
+    return write(pd.concat(found, ignore_index=True).reindex(columns=COLUMNS), about, Path(folder), name)
 
 
 def compare(
@@ -193,3 +195,60 @@ def _growth(table: pd.DataFrame, recipe: Recipe, device: str, against: str) -> I
 
 
 PARTS = dict(zip(options.PARTS, (_store, _training, _scoring, _loss, _growth)))
+
+
+def machine(device: str) -> str:
+    """Processor, number of threads and version of torch."""
+    return f"{device_name(resolve_device(device))}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
+
+
+def write(found: pd.DataFrame, about: dict[str, object], folder: Path, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write repetitions<name>.csv, and costs<name> and growth<name> as CSV, PNG and PDF.
+
+    `found` holds all repetitions; `about` holds columns that describe the machine and the options. Returns the results
+    of `summary` and `exponents`. RunError: a file cannot be written.
+    """
+    save_table(found.assign(**about), folder, f"repetitions{name}")
+    growing = found["part"] == "growth"
+    curves, costs, slopes = found[growing], summary(found[~growing]), exponents(found[growing])
+    if len(costs) > 1:
+        caption = "Items per second of this package and of what it is compared with. Longer bars are faster."
+        save(plots.costs(costs), costs, folder, f"costs{name}", caption, about["machine"])
+    elif len(costs):  # one bar is no figure
+        save_table(costs, folder, f"costs{name}")
+    if len(slopes):
+        shown = curves[["contender", "size", "repetition", "seconds"]].merge(slopes)
+        caption = "Seconds by size on logarithmic axes. A line of slope 1 is linear growth."
+        save(plots.growth(curves, slopes), shown, folder, f"growth{name}", caption, about["machine"])
+    (folder / f"repetitions{name}_unfinished.csv").unlink(missing_ok=True)
+    return costs, slopes
+
+
+def summary(found: pd.DataFrame) -> pd.DataFrame:
+    """One row per part, contender and size.
+
+    Columns: unit; rate, lowest, highest (median, minimum and maximum items per second); ratio (rate of the part's first
+    contender divided by this one's, median over repetitions); peak_mb; waiting (median).
+    """
+    found = found.assign(rate=found["items"] / found["seconds"])
+    first = found.groupby(["part", "size", "repetition"], dropna=False)["rate"].transform("first")
+    groups = found.assign(ratio=first / found["rate"]).groupby(["part", "contender", "size"], sort=False, dropna=False)
+    columns = dict(unit=("unit", "first"), rate=("rate", "median"), lowest=("rate", "min"), highest=("rate", "max"))
+    columns |= dict(ratio=("ratio", "median"), peak_mb=("peak_mb", "first"), waiting=("waiting", "median"))
+    return groups.agg(**columns).reset_index()
+
+
+def exponents(curves: pd.DataFrame) -> pd.DataFrame:
+    """One row per curve of the part "growth": contender (what grows), smallest and largest size, and exponent: the
+    slope of log median seconds over log size (1: linear)."""
+    rows = []
+    for name, curve in curves.groupby("contender", sort=False):
+        seconds = curve.groupby("size")["seconds"].median()
+        slope = np.polyfit(np.log(seconds.index.to_numpy(dtype=float)), np.log(seconds.to_numpy()), 1)[0]
+        rows.append(dict(contender=name, smallest=seconds.index.min(), largest=seconds.index.max(), exponent=slope))
+    return pd.DataFrame(rows)
+
+
+def three_digits(value: float) -> str:
+    """A number for a printed table: three significant digits, or whole thousands with commas."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -16,7 +16,7 @@ from ..data.splits import TEST_SHARE, VAL_SHARE, make_split, subsample
 from ..recipe import VARIANTS, Recipe, check_changes, variants_of
 from ..runs.provenance import commit_in_words
 from .ledger import check_ledger
-from .tables import RunSet
+from .records import RunSet
 from .words import Table, interval, verdict
 
 #: Variants that differ only in the amount of training data.
@@ -41,10 +41,7 @@ def choose_variants(
 
     `benchmark` and `network` are as in `Recipe.for_benchmark`. `variants` are keys of `VARIANTS` separated by commas,
     or "all", which leaves out a variant that equals the preset. `changes` are recipe fields to change in every variant.
-
-    Raises:
-        InputError: an unknown variant or field, a variant that equals the preset, or a change of a field that defines
-            one of the variants.
+    InputError: an unknown variant or field, a variant that equals the preset, or a change of a field that defines one.
     """
     names = [name.strip() for name in variants.split(",") if name.strip()]
     everything = names == ["all"]
@@ -66,20 +63,14 @@ def choose_variants(
 def results(run_sets: Mapping[str, RunSet], splits: Iterable[int]) -> pd.DataFrame:
     """Results of the last epoch of every finished run of every variant on numbered splits.
 
-    Returns:
-        Columns recipe, title, split, srcc, plcc, rmse (MOS units), n_train, n_test (images), share (percentage of the
-        benchmark's images that the run was trained on), seconds, commit, in the order of `run_sets`.
-
-    Raises:
-        InputError: a folder holds a run of another recipe, data or split.
+    Returns columns recipe, title, split, srcc, plcc, rmse (MOS units), n_train, n_test (images), share (percentage of
+    the benchmark's images that the run was trained on), seconds, commit, in the order of `run_sets`. Raises as
+    `RunSet.record`.
     """
     rows, splits = [], list(splits)
     for name, run_set in run_sets.items():
         table = run_set.table
-        for index in splits:
-            record = run_set.record(index)
-            if record is None:
-                continue
+        for index, record in run_set.records(splits):
             n_train = len(subsample(table, make_split(table, index), run_set.recipe.train_share))
             row = dict(recipe=name, title=VARIANTS[name].title, split=index, **record["metrics"])
             counts = dict(n_train=n_train, n_test=record["metrics"]["n"], share=100 * n_train / len(table))
@@ -96,16 +87,13 @@ def average_seeds(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return numbers.join(same["commit"].first()).reset_index()[_COLUMNS]
 
 
-def compare_variants(found: pd.DataFrame, baseline: str, metric: str = "plcc") -> pd.DataFrame:
-    """Compare every variant in a table of `results` with a baseline, on the splits on which both were run.
+def compare_variants(found: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Compare the PLCC of every variant in a table of `results` with a baseline, on the splits that both were run on.
 
-    Returns:
-        One row per variant, in the order of `found`: recipe, title, splits, median (over all its splits), pairs (splits
-        shared with the baseline), then difference, low, high, p_wilcoxon from `paired_difference` (NaN for the
-        baseline), with the ratio of test to training images of the variant with the smaller training part.
-
-    Raises:
-        InputError: the baseline has no finished run.
+    Returns one row per variant, in the order of `found`: recipe, title, splits, median (over all its splits), pairs
+    (splits shared with the baseline), then difference, low, high, p_wilcoxon from `paired_difference` (NaN for the
+    baseline), with the ratio of test to training images of the variant with the smaller training part. InputError: the
+    baseline has no finished run.
     """
     base = found[found["recipe"] == baseline].set_index("split")
     if base.empty:
@@ -114,33 +102,30 @@ def compare_variants(found: pd.DataFrame, baseline: str, metric: str = "plcc") -
     for name, part in found.groupby("recipe", sort=False):
         part = part.set_index("split")
         both = part.index.intersection(base.index) if name != baseline else part.index[:0]
-        row = dict(recipe=name, title=part["title"].iloc[0], splits=len(part), median=part[metric].median())
+        row = dict(recipe=name, title=part["title"].iloc[0], splits=len(part), median=part["plcc"].median())
         n_train = np.minimum(part["n_train"][both], base["n_train"][both])
         ratio = (part["n_test"][both] / n_train).mean() if len(both) else 0.25
-        difference = paired_difference(part[metric][both] - base[metric][both], ratio)
+        difference = paired_difference(part["plcc"][both] - base["plcc"][both], ratio)
         rows.append(row | dict(pairs=len(both)) | difference)
     return pd.DataFrame(rows)
 
 
-def paired_difference(
-    differences: Sequence[float], test_to_train: float = 0.25, level: float = 0.95
-) -> dict[str, float]:
+def paired_difference(differences: Sequence[float], test_to_train: float = 0.25) -> dict[str, float]:
     """Mean of (n,) paired differences over random splits, with an interval and Wilcoxon's signed-rank test.
 
     Training parts of random splits overlap, so the usual standard error, for independent samples, is too small. The
-    interval, of coverage `level`, is a Student interval with the corrected variance of Nadeau and Bengio (Machine
+    interval, of coverage 0.95, is a Student interval with the corrected variance of Nadeau and Bengio (Machine
     Learning 52, 2003): the factor 1/n becomes 1/n + `test_to_train`, the ratio of test to training images. Wilcoxon's
     test has no such correction, so its p is too small; with fewer than six splits it cannot fall below .05.
 
-    Returns:
-        difference, low, high, p_wilcoxon; low and high are NaN for n < 2, all are NaN for n = 0.
+    Returns difference, low, high, p_wilcoxon; low and high are NaN for n < 2, all are NaN for n = 0.
     """
     values, half = np.asarray(differences, dtype=float), np.nan
     n = len(values)
     if n == 0:
         return dict.fromkeys(("difference", "low", "high", "p_wilcoxon"), np.nan)
     if n > 1:
-        half = stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) * np.sqrt(1 / n + test_to_train)
+        half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) * np.sqrt(1 / n + test_to_train)
     p = float(stats.wilcoxon(values).pvalue) if values.any() else 1.0
     return dict(difference=values.mean(), low=values.mean() - half, high=values.mean() + half, p_wilcoxon=p)
 
@@ -176,12 +161,10 @@ def compare_measures(
 ) -> pd.DataFrame:
     """Compare the variant `second` with the baseline `first` in several measures, on the splits on which both were run.
 
-    `rows` has the columns recipe, split, `by` (name of the measure) and `value` (its value).
-
-    Returns:
-        One row per measure, in the order of `rows`: `by`, the means of both variants, splits (number of shared splits),
-        lower (splits on which the second variant has the lower value), and `paired_difference` of second minus first
-        with the default ratio of test to training images.
+    `rows` has the columns recipe, split, `by` (name of the measure) and `value` (its value). Returns one row per
+    measure, in the order of `rows`: `by`, the means of both variants, splits (number of shared splits), lower (splits
+    on which the second variant has the lower value), and `paired_difference` of second minus first with the default
+    ratio of test to training images.
     """
     wide = rows.pivot_table(index=[by, "split"], columns="recipe", values=value, sort=False)[[first, second]].dropna()
     found = []
@@ -210,24 +193,17 @@ def by_distortion(run_sets: Mapping[str, RunSet], splits: Iterable[int]) -> pd.D
 def on_validation_parts(ledger: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Compare the configurations of a ledger that share at least two validation parts with a baseline, with intervals.
 
-    `ledger` holds rows of one benchmark.
-
-    Returns:
-        One row per configuration, the highest mean first: name, the PLCC on each split of the baseline (one column per
-        split), and `paired_difference` from the baseline (NaN for the baseline), with the ratio of validation to
-        training images of `splits.validation_split`.
-
-    Raises:
-        InputError: the ledger has no baseline of this name, or several, with different recipes or data; or as
-            `ledger.check_ledger`.
+    `ledger` holds rows of one benchmark. Returns one row per configuration, the highest mean first: name, the PLCC on
+    each split of the baseline (one column per split), and `paired_difference` from the baseline (NaN for the baseline),
+    with the ratio of validation to training images of `splits.validation_split`. InputError: the ledger has no baseline
+    of this name, or several, with different recipes or data; or as `ledger.check_ledger`.
     """
     check_ledger(ledger)
     wide = ledger.pivot(index=["name", "recipe_hash", "data_hash"], columns="split", values="plcc")
     wide = wide.droplevel(["recipe_hash", "data_hash"])
     if list(wide.index).count(baseline) > 1:
-        raise InputError(
-            f"{baseline!r} names several recipes in the ledger, or several data sets: keep the rows of only one"
-        )
+        problem = f"{baseline!r} names several recipes in the ledger, or several data sets"
+        raise InputError(f"{problem}: keep the rows of only one")
     if baseline not in wide.index:
         raise unknown("configuration", baseline, set(wide.index))
     wide = wide.loc[:, wide.loc[baseline].notna()]

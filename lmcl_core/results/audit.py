@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -48,14 +49,10 @@ _RELATIVE, _ABSOLUTE = 1e-4, 5e-5  # tables are written with six digits, and der
 
 
 def audit(data_root: str = "", log: Callable[[str], None] = print) -> list[str]:
-    """Check all committed results of the checkout.
+    """Check all committed results of the checkout; return one line per difference or number that traces to nothing.
 
-    Args:
-        data_root: folder of the benchmarks, own data included; those that are not in it are checked without images.
-        log: called with one line per folder of results.
-
-    Returns:
-        One line per difference, and per number or row that traces to nothing.
+    `data_root` is the folder of the benchmarks, own data included; those that are not in it are checked without images.
+    `log` is called with one line per folder of results.
     """
     figures, problems = project_folder() / "figures", []
     folders = sorted({path.parent for path in figures.rglob("*.csv")} - {figures})
@@ -69,9 +66,10 @@ def audit(data_root: str = "", log: Callable[[str], None] = print) -> list[str]:
 def _check_records(folder: Path, data_root: str, log: Callable[[str], None]) -> Iterator[tuple[Path, str]]:
     """Recipes against their hashes; metrics against the recorded predictions."""
     for path in sorted(folder.glob("records*.csv")):
-        records = read_records(path)
-        table = _table_of(records, data_root)
-        checked = 0
+        records, checked, table = read_records(path), 0, None
+        name = records["benchmark"].iloc[0]
+        with suppress(InputError):  # its images are not at hand
+            table = load_benchmark(name, None if name == "demo" else data_root or None)
         for row in records.to_dict("records"):
             which = f"{row['name']}, split {row['split']}"
             if missing := [key for key in ("commit", "data_hash", "split_hash", "precision") if not row[key]]:
@@ -87,24 +85,11 @@ def _check_records(folder: Path, data_root: str, log: Callable[[str], None]) -> 
                 continue
             checked += 1
             again = metrics(pred=pairs["pred"], mos=pairs["mos"])
-            yield from ((path, f"{which}: {problem}") for problem in _differences(row, again))
+            for key in ("plcc", "srcc", "rmse"):
+                if not np.isclose(row[key], again[key], rtol=_RELATIVE):
+                    yield path, f"{which}: {key} is {row[key]:.6g}, and {again[key]:.6g} when computed again"
         where = "" if table is not None else ", images not at hand"
         log(f"{path.parent.name}: {counted(len(records), 'record')}, {checked} computed again from predictions{where}")
-
-
-def _table_of(records: pd.DataFrame, data_root: str) -> pd.DataFrame | None:
-    """The benchmark of records, or None if it cannot be read."""
-    name = records["benchmark"].iloc[0]
-    try:
-        return load_benchmark(name, None if name == "demo" else data_root or None)
-    except InputError:
-        return None
-
-
-def _differences(row: dict, again: dict) -> Iterator[str]:
-    for key in ("plcc", "srcc", "rmse"):
-        if not np.isclose(row[key], again[key], rtol=_RELATIVE):
-            yield f"{key} is {row[key]:.6g}, and {again[key]:.6g} when computed again"
 
 
 def _check_rows(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -152,8 +137,8 @@ def _same(a: object, b: object) -> bool:
 
 def _check_pages(figures: Path) -> list[str]:
     """Numbers of README pages and of the notebooks' text that are in no table."""
-    root, problems = figures.parent, []
-    everywhere = _values([figures.rglob("*.csv"), (root / "lmcl_core").rglob("*.csv")])
+    root, problems, rounded = figures.parent, [], {}
+    everywhere = _values([*figures.rglob("*.csv"), *(root / "lmcl_core").rglob("*.csv")])
     pages = [root / "README.md", *sorted(figures.rglob("README.md")), *sorted((root / "notebooks").glob("*.ipynb"))]
     for page in pages:
         text = page.read_text()
@@ -162,29 +147,21 @@ def _check_pages(figures: Path) -> list[str]:
             text = "\n".join("".join(cell["source"]) for cell in cells)
         for number in dict.fromkeys(_NUMBER.findall(_NOT_RESULTS.sub(" ", text))):
             digits, value = len(number.split(".")[1]), abs(float(number.replace("−", "-")))
-            if round(value, digits) not in everywhere.setdefault(digits, _rounded(everywhere[None], digits)):
+            if digits not in rounded:
+                rounded[digits] = {round(float(one), digits) for one in everywhere}
+            if round(value, digits) not in rounded[digits]:
                 problems.append(f"{page.relative_to(root)}: {number} is in no table of figures/")
     return problems
 
 
-def _values(paths: list) -> dict:
-    """All numbers of CSV tables, and statistics of their columns, under the key None."""
-    found = []
-    for path in (path for some in paths for path in some):
-        table = pd.read_csv(path)
-        numbers = table.select_dtypes("number")
-        groups = [numbers]
-        for name in ("recipe", "name", "benchmark", "measure", "distortion"):
-            groups += [part[numbers.columns] for _, part in table.groupby(name)] if name in table else []
-        found += [numbers.to_numpy(dtype=float).ravel()]
-        for part in groups:
-            part = part.replace([np.inf, -np.inf], np.nan)
-            statistics = part.agg(["median", "mean", "min", "max", "std", "sum", "count"])
-            found += [statistics.to_numpy(dtype=float).ravel()]
-    values = np.abs(np.concatenate(found))
-    return {None: values[np.isfinite(values)]}
-
-
-def _rounded(values: np.ndarray, digits: int) -> set[float]:
-    """Values rounded to some digits, as fractions and as percentages."""
-    return {round(float(value), digits) for value in np.concatenate([values, 100 * values])}
+def _values(paths: list[Path]) -> np.ndarray:
+    """All numbers of CSV tables, and statistics of their columns, without sign; as fractions and as percentages."""
+    found, statistics = [], ["median", "mean", "min", "max", "std", "sum", "count"]
+    for table in map(pd.read_csv, paths):
+        numbers = table.select_dtypes("number").replace([np.inf, -np.inf], np.nan)
+        by = [name for name in ("recipe", "name", "benchmark", "measure", "distortion") if name in table]
+        for part in (numbers, numbers.agg(statistics), *(numbers.groupby(table[n]).agg(statistics) for n in by)):
+            found.append(np.abs(part.to_numpy(dtype=float)).ravel())
+    values = np.concatenate(found)
+    values = values[np.isfinite(values)]
+    return np.unique(np.concatenate([values, 100 * values]))

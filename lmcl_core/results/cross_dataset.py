@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 
 from ..common.errors import InputError, first_line
-from ..common.files import atomic_write
 from ..common.progress import bar
 from ..data.benchmarks import BENCHMARKS
 from ..data.identity import data_hash
@@ -19,6 +18,7 @@ from ..data.store import ImageStore
 from ..evaluation import metrics
 from ..inference import load
 from ..recipe import Recipe
+from ..runs.folder import write_csv
 
 
 def unseen(trained_on: str, table: pd.DataFrame, split: Split) -> np.ndarray:
@@ -44,11 +44,9 @@ def common_short_side(recipe: Recipe, benchmark: str | pd.DataFrame) -> int | No
 def predict(folder: str | Path, table: pd.DataFrame, rows: np.ndarray, device: str = "auto") -> pd.DataFrame:
     """Score images of any benchmark with a finished run's model; the run folder keeps the scores for the next call.
 
-    `rows` are (n,) positions of the images in `table`. InputError: the weights, an image or kept scores cannot be read.
+    `rows` are (n,) positions of the images in `table`. Returns one row per image: image, mos (units of its benchmark),
+    pred (MOS units of the model's benchmark). InputError: the weights, an image or kept scores cannot be read.
     RunError: the scores cannot be saved.
-
-    Returns:
-        One row per image: image, mos (units of its benchmark), pred (MOS units of the model's benchmark).
     """
     if not len(rows):
         return pd.DataFrame(columns=["image", "mos", "pred"])
@@ -64,8 +62,7 @@ def predict(folder: str | Path, table: pd.DataFrame, rows: np.ndarray, device: s
     predictions = bar(scorer.predict_rows(store, rows), None, f"scoring {table.attrs['benchmark']}")
     pred = scorer.to_mos(torch.cat([prediction.score for prediction in predictions]))
     scores = table[["image", "mos"]].iloc[rows].reset_index(drop=True).assign(pred=pred)
-    with atomic_write(kept) as path:
-        scores.to_csv(path, index=False)
+    write_csv(kept, scores)
     return scores
 
 

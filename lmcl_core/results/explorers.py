@@ -6,14 +6,18 @@ import base64
 import html
 import io
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
+import altair
 import numpy as np
 import pandas as pd
 from IPython import get_ipython
 from IPython.display import display
+from ipywidgets import HTML, Box, Button, Dropdown, FileUpload, HBox, IntSlider, Text, VBox, Widget
+from ipywidgets import Image as WidgetImage
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ..common.errors import InputError, RunError, first_line
@@ -23,10 +27,8 @@ from ..hard_examples import Features
 from ..inference import Explanation, Scorer
 from . import figures, palette, views
 
-if TYPE_CHECKING:
-    from ipywidgets import Dropdown, HBox, IntSlider, Text, VBox, Widget
-    from matplotlib.figure import Figure
-
+#: Builds a widget; a partial with the keyword `value`.
+Control = partial[Widget]
 VEGA_LITE = "application/vnd.vegalite.v5+json"  #: output type that JupyterLab 4 renders and Altair 5 writes
 CROPS_SHORT_SIDE = 384  #: pixels; larger pictures are shrunk, so that crops of the demo's models stay visible
 
@@ -42,18 +44,9 @@ def show(figure: Figure, alt: str) -> None:
     figures.show(figure, alt, "jpeg", dpi=palette.DPI, pil_kwargs=dict(quality=80))
 
 
-class Control(NamedTuple):
-    """A control of an explorer.
-
-    Attributes:
-        value: its first value.
-        build: makes the widget of a value.
-        dress: what is shown for the widget; by default the widget itself.
-    """
-
-    value: Any
-    build: Callable[[Any], Widget]
-    dress: Callable[[Widget], Widget] = lambda widget: widget
+def slider(description: str, value: int, low: int, high: int) -> Control:
+    """A whole-number slider that reports its value when it is released."""
+    return partial(IntSlider, value=value, min=low, max=high, description=description, continuous_update=False)
 
 
 class Explorer:
@@ -62,31 +55,34 @@ class Explorer:
     Args:
         draw: returns the figure of the controls' values, which it takes by name. An `InputError` or `RunError` is shown
             instead of the figure.
-        controls: by name.
+        controls: functions that build a widget, by name, with the first value among their keywords.
         alt: alternative text of the figure without controls.
+        dress: what is shown for a widget, by name; by default the widget itself.
     """
 
-    def __init__(self, draw: Callable[..., Figure], controls: Mapping[str, Control], alt: str = "") -> None:
-        self.draw, self.controls, self.alt = draw, controls, alt
+    def __init__(
+        self,
+        draw: Callable[..., Figure],
+        controls: Mapping[str, Control],
+        alt: str = "",
+        **dress: Callable[[Widget], Widget],
+    ) -> None:
+        self.draw, self.controls, self.alt, self.dress = draw, controls, alt, dress
         self.widgets: dict[str, Widget] = {}  # by name of the control; empty until `panel` is called
 
     def panel(self) -> VBox:
         """Build the controls, with the figure and a line for messages below them."""
-        import ipywidgets
-
-        self.message = ipywidgets.HTML()
-        self.picture = ipywidgets.Image(format="png", layout=dict(max_width="100%"))
-        self.widgets = {name: control.build(control.value) for name, control in self.controls.items()}
-        shown = [control.dress(self.widgets[name]) for name, control in self.controls.items()]
+        self.message, self.picture = HTML(), WidgetImage(format="png", layout=dict(max_width="100%"))
+        self.widgets = {name: build() for name, build in self.controls.items()}
+        shown = [self.dress.get(name, lambda one: one)(widget) for name, widget in self.widgets.items()]
         for widget in self.widgets.values():
             widget.observe(self.update, names="value")
         self.update()
-        controls = ipywidgets.Box(shown, layout=dict(flex_flow="row wrap"))
-        return ipywidgets.VBox([controls, self.message, self.picture])
+        return VBox([Box(shown, layout=dict(flex_flow="row wrap")), self.message, self.picture])
 
     def figure(self) -> Figure:
         """The figure of the controls' values."""
-        values = {name: control.value for name, control in self.controls.items()}
+        values = {name: control.keywords["value"] for name, control in self.controls.items()}
         return self.draw(**values | {name: widget.value for name, widget in self.widgets.items()})
 
     def update(self, change: object = None) -> None:
@@ -97,13 +93,14 @@ class Explorer:
         try:
             figure, buffer = self.figure(), io.BytesIO()
             figure.savefig(buffer, format="png", dpi=palette.DPI)
-            self.picture.layout.width = f"{figures.css_width(figure)}px"
-        except (InputError, RunError) as error:
-            self.message.value = f"<b>{html.escape(str(error))}</b>"
         except Exception as error:
-            self.message.value = f"<b>{html.escape(type(error).__name__)}: {html.escape(first_line(error))}</b>"
-            raise
+            expected = isinstance(error, (InputError, RunError))
+            text = str(error) if expected else f"{type(error).__name__}: {first_line(error)}"
+            self.message.value = f"<b>{html.escape(text)}</b>"
+            if not expected:
+                raise
         else:
+            self.picture.layout.width = f"{figures.css_width(figure)}px"
             self.message.value = ""
             self.picture.value = buffer.getvalue()
             self.picture.layout.display = ""
@@ -121,15 +118,14 @@ class Explorer:
 class PictureChooser:
     """A list of pictures to which an upload or a path adds one. A picture is read when it is drawn.
 
-    Args:
-        pictures: (H, W, 3) uint8 arrays or paths, by name; the first is chosen at the beginning.
-        short_side: larger pictures are shrunk to this short side, in pixels.
+    `pictures` are (H, W, 3) uint8 arrays or paths, by name; the first is chosen at the beginning. Pictures whose short
+    side is larger than `short_side` pixels are shrunk to it.
     """
 
     def __init__(self, pictures: Mapping[str, np.ndarray | str | Path], short_side: int) -> None:
         self.pictures: dict[str, Any] = dict(pictures)
         self.short_side = short_side
-        self.control = Control(next(iter(pictures)), self._build, self._dress)
+        self.control = partial(Dropdown, options=list(pictures), value=next(iter(pictures)), description="picture")
 
     def read(self, name: str) -> np.ndarray:
         """The picture of that name, shrunk. InputError: it cannot be read."""
@@ -143,70 +139,30 @@ class PictureChooser:
         self.pictures = {name: item} | self.pictures
         self.choice.options = list(self.pictures)  # chooses the first one
 
-    def _build(self, name: str) -> Dropdown:
-        import ipywidgets
-
-        self.choice = ipywidgets.Dropdown(options=list(self.pictures), value=name, description="picture")
-        return self.choice
-
-    def _dress(self, choice: Dropdown) -> HBox:
-        import ipywidgets
-
-        upload = ipywidgets.FileUpload(accept="image/*", description="your picture")
-        path = ipywidgets.Text(placeholder="or its path, then Enter", continuous_update=False)
+    def dress(self, choice: Dropdown) -> HBox:
+        """The list with a button for uploads and a field for paths."""
+        self.choice = choice
+        upload = FileUpload(accept="image/*", description="your picture")
+        path = Text(placeholder="or its path, then Enter", continuous_update=False)
         upload.observe(self._uploaded, names="value")
         path.observe(lambda change: change["new"].strip() and self.add(*2 * [change["new"].strip()]), names="value")
-        return ipywidgets.HBox([choice, upload, path])
+        return HBox([choice, upload, path])
 
     def _uploaded(self, change: dict[str, Any]) -> None:
         for file in change["new"]:
             self.add(file["name"], bytes(file["content"]))
 
 
-def slider(description: str, value: int, low: int, high: int) -> Control:
-    """A whole-number slider that reports its value when it is released."""
-
-    def build(value: int) -> IntSlider:
-        import ipywidgets
-
-        return ipywidgets.IntSlider(value, low, high, description=description, continuous_update=False)
-
-    return Control(value, build)
-
-
 def buttons(slider: IntSlider) -> HBox:
     """A slider between two buttons, previous and next, which stop at its ends."""
-    import ipywidgets
 
     def step(by: int) -> None:
         slider.value = min(max(slider.value + by, slider.min), slider.max)
 
-    before, after = (ipywidgets.Button(description=text) for text in ("previous", "next"))
+    before, after = (Button(description=text) for text in ("previous", "next"))
     before.on_click(lambda button: step(-1))
     after.on_click(lambda button: step(1))
-    return ipywidgets.HBox([before, slider, after])
-
-
-def choice(description: str, value: str, options: Sequence[str]) -> Control:
-    """A list of texts to choose from."""
-
-    def build(value: str) -> Dropdown:
-        import ipywidgets
-
-        return ipywidgets.Dropdown(options=list(options), value=value, description=description)
-
-    return Control(value, build)
-
-
-def text(description: str, value: str) -> Control:
-    """A line of text that reports its value after Enter."""
-
-    def build(value: str) -> Text:
-        import ipywidgets
-
-        return ipywidgets.Text(value, description=description, continuous_update=False)
-
-    return Control(value, build)
+    return HBox([before, slider, after])
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -227,14 +183,15 @@ def crop_explorer(model: views.CropModel, pictures: Mapping[str, np.ndarray | st
         view = views.view_crops(model, batch, seed, crops, numbers(scales))
         return views.draw_crops(batch[0], view, model.title)
 
+    scales = ", ".join(f"{scale:g}" for scale in recipe.scales)
     controls = dict(
         picture=chooser.control,
         seed=slider("seed", 0, 0, 99),
         crops=slider("crops", recipe.crops, 1, max(12, recipe.crops)),
-        scales=text("scales", ", ".join(f"{scale:g}" for scale in recipe.scales)),
+        scales=partial(Text, value=scales, description="scales", continuous_update=False),
     )
     alt = "A picture with random crops, its saliency map, the similarities of the crops' embeddings and the loss terms."
-    return Explorer(draw, controls, alt)
+    return Explorer(draw, controls, alt, picture=chooser.dress)
 
 
 def distortion_explorer(scorer: Scorer, pictures: Mapping[str, np.ndarray | str | Path]) -> Explorer:
@@ -249,16 +206,17 @@ def distortion_explorer(scorer: Scorer, pictures: Mapping[str, np.ndarray | str 
         pixels = chooser.read(picture)
         return views.draw_level(levels(pixels.tobytes(), pixels.shape, distortion), distortion, level)
 
-    kind = choice("distortion", "blur", list(ALL_DISTORTIONS))
+    kind = partial(Dropdown, options=list(ALL_DISTORTIONS), value="blur", description="distortion")
     controls = dict(picture=chooser.control, distortion=kind, level=slider("level", 3, 0, LEVELS))
-    return Explorer(draw, controls, "A blurred picture, its saliency map, and its score at every level of the blur.")
+    alt = "A blurred picture, its saliency map, and its score at every level of the blur."
+    return Explorer(draw, controls, alt, picture=chooser.dress)
 
 
 def pair_explorer(read: views.Read, spaces: Mapping[str, Features], pairs: pd.DataFrame) -> Explorer:
     """Hard pairs one after another; `read`, `spaces` and `pairs` as in `views.draw_pair`; at least one pair."""
-    number = slider("pair", 1, 1, len(pairs))._replace(dress=buttons)
+    controls = dict(number=slider("pair", 1, 1, len(pairs)))
     alt = "Two pictures that are close in feature space although their labels differ, large, with their predictions."
-    return Explorer(lambda number: views.draw_pair(read, spaces, pairs, number), dict(number=number), alt)
+    return Explorer(lambda number: views.draw_pair(read, spaces, pairs, number), controls, alt, number=buttons)
 
 
 class Chart:
@@ -282,43 +240,38 @@ def thumbnail(pixels: np.ndarray, side: int = 240) -> str:
 def umap_explorer(data: pd.DataFrame, thumbnails: Mapping[str, str], label: str) -> Chart:
     """UMAP panels with zoom; the image under the pointer and its partner in each space are marked and shown large.
 
-    Args:
-        data: one row per space and image: recipe (name of the space), image, x, y, mos, hard (whether the image is in
-            a hard pair), partner (name of an image), as from `views.umap_table`.
-        thumbnails: at most 5,000 data URLs, by image; images without one are left out.
-        label: label of the MOS.
+    `data` is from `views.umap_table`. `thumbnails` are at most 5,000 data URLs, by image; images without one are left
+    out. `label` is the label of the MOS.
     """
-    import altair as alt
-
     names = list(data["recipe"].unique())
     rows = _one_row_an_image(data[data["image"].isin(thumbnails)], names)
     rows = rows.assign(shown=rows["image"].map(thumbnails))
     first = rows.sort_values("hard_0", ascending=False, kind="stable")["image"].iloc[0]
-    pointed = alt.selection_point(  # only dots count: pointing beside them keeps the last image
+    pointed = altair.selection_point(  # only dots count: pointing beside them keeps the last image
         name="pointed", fields=["image"], on="symbol:pointerover", clear=False, empty=False, value=first
     )
-    bare = dict(axis=None, scale=alt.Scale(zero=False))
+    bare = dict(axis=None, scale=altair.Scale(zero=False))
     panels = []
     for n, name in enumerate(names):
-        dots = alt.Chart(rows, title=name, width=300, height=300).encode(
-            x=alt.X(f"x_{n}:Q", **bare), y=alt.Y(f"y_{n}:Q", **bare)
+        dots = altair.Chart(rows, title=name, width=300, height=300).encode(
+            x=altair.X(f"x_{n}:Q", **bare), y=altair.Y(f"y_{n}:Q", **bare)
         )
         ring = dots.transform_filter(pointed)
-        ring = ring.transform_lookup(f"partner_{n}", alt.LookupData(rows, "image", [f"x_{n}", f"y_{n}"]))
+        ring = ring.transform_lookup(f"partner_{n}", altair.LookupData(rows, "image", [f"x_{n}", f"y_{n}"]))
         every = (
             dots.properties(name=f"panel_{n}")
             .mark_circle(strokeWidth=1.4, size=60)
             .encode(
-                color=alt.Color("mos:Q", scale=alt.Scale(scheme="viridis"), title=label),
-                stroke=alt.condition(f"datum.hard_{n}", alt.value(palette.BLACK), alt.value("transparent")),
-                size=alt.condition(pointed, alt.value(260), alt.value(60)),
+                color=altair.Color("mos:Q", scale=altair.Scale(scheme="viridis"), title=label),
+                stroke=altair.condition(f"datum.hard_{n}", altair.value(palette.BLACK), altair.value("transparent")),
+                size=altair.condition(pointed, altair.value(260), altair.value(60)),
             )
         )
-        every = every.add_params(pointed, alt.selection_interval(bind="scales", name=f"zoom_{n}"))
-        panels.append(alt.layer(every, ring.mark_point(size=260, color=palette.VERMILION, strokeWidth=2)))
+        every = every.add_params(pointed, altair.selection_interval(bind="scales", name=f"zoom_{n}"))
+        panels.append(altair.layer(every, ring.mark_point(size=260, color=palette.VERMILION, strokeWidth=2)))
     large = [_large(rows, pointed, "the image", None)]
     large += [_large(rows, pointed, f"partner, {name}", f"partner_{n}") for n, name in enumerate(names)]
-    chart = alt.vconcat(alt.hconcat(*panels), alt.hconcat(*large))
+    chart = altair.vconcat(altair.hconcat(*panels), altair.hconcat(*large))
     return Chart(chart.properties(usermeta=dict(embedOptions=dict(renderer="svg"))).to_dict())
 
 
@@ -332,13 +285,11 @@ def _one_row_an_image(data: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 def _large(rows: pd.DataFrame, pointed: Any, title: str, partner: str | None) -> Any:
     """A chart of the picture under the pointer, or of its partner: the image named by that column."""
-    import altair as alt
-
-    base = alt.Chart(rows, title=title, width=200, height=215).transform_filter(pointed)
+    base = altair.Chart(rows, title=title, width=200, height=215).transform_filter(pointed)
     if partner:
-        base = base.transform_lookup(partner, alt.LookupData(rows, "image", ["shown", "mos"]))
+        base = base.transform_lookup(partner, altair.LookupData(rows, "image", ["shown", "mos"]))
     text = base.mark_text(baseline="top", fontSize=11).encode(
-        x=alt.value(100), y=alt.value(203), text=alt.Text("mos:Q", format=".1f")
+        x=altair.value(100), y=altair.value(203), text=altair.Text("mos:Q", format=".1f")
     )
-    picture = base.mark_image(width=200, height=200).encode(x=alt.value(100), y=alt.value(100), url="shown:N")
-    return alt.layer(picture, text)
+    picture = base.mark_image(width=200, height=200).encode(x=altair.value(100), y=altair.value(100), url="shown:N")
+    return altair.layer(picture, text)

@@ -22,9 +22,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ..common.files import atomic_write
+from ..runs.folder import write_csv
 from . import palette
-from .layers import draw_crops, draw_saliency
-from .palette import BLUE, DOUBLE, GREY, SINGLE, VERMILION, group_styles, legend_above
+from .palette import BLUE, DOUBLE, GREY, SINGLE, VERMILION, draw_crops, draw_saliency, finish, group_styles
+from .palette import legend_above
 
 if TYPE_CHECKING:  # importing torch takes seconds, and most notebooks need only tables
     from torch import Tensor
@@ -72,16 +73,10 @@ def css_width(figure: Figure) -> int:
 def save(
     figure: Figure, data: pd.DataFrame, folder: str | Path, name: str, caption: str, note: str = ""
 ) -> SavedFigure:
-    """Write a figure and the table it was drawn from, and return the figure to be shown.
+    """Write a figure and the table that it shows as NAME.csv, NAME.png and NAME.pdf; return the figure to be shown.
 
-    Args:
-        figure: from a drawing function.
-        data: the table that it shows.
-        folder: where NAME.csv, NAME.png and NAME.pdf are written.
-        name: file name without suffix.
-        caption: one or two sentences: what is shown, and how to read it. With the note, it is the alternative text
-            ("Description" of the PNG file, "Subject" of the PDF file).
-        note: a line inside the figure, such as the kind of the labels.
+    The `caption` is one or two sentences: what is shown, and how to read it. The `note` is a line inside the figure,
+    such as the kind of the labels. Both are the alternative text ("Description" of the PNG file, "Subject" of the PDF).
     """
     save_table(data, folder, name)
     alt = f"{caption} {note[:1].upper()}{note[1:]}." if note else caption
@@ -97,8 +92,7 @@ def save(
 
 def save_table(data: pd.DataFrame, folder: str | Path, name: str) -> pd.DataFrame:
     """Write a table as NAME.csv with 6 significant digits, and return it to be shown."""
-    with atomic_write(Path(folder) / f"{name}.csv") as path:
-        data.to_csv(path, index=False, float_format="%.6g")
+    write_csv(Path(folder) / f"{name}.csv", data, "%.6g")
     return data
 
 
@@ -139,9 +133,7 @@ def mos_histogram(data: pd.DataFrame, label: str) -> Figure:
     sns.histplot(data, x="mos", bins=30, color=BLUE, edgecolor="white", ax=axes)
     median = data["mos"].median()
     axes.axvline(median, color=VERMILION, ls="--", label=f"median {median:.1f}")
-    axes.set(xlabel=label, ylabel="images")
-    legend_above(figure, *axes.get_legend_handles_labels())
-    return figure
+    return finish(figure, axes, xlabel=label, ylabel="images")
 
 
 def mos_by_level(data: pd.DataFrame, label: str) -> Figure:
@@ -154,9 +146,8 @@ def mos_by_level(data: pd.DataFrame, label: str) -> Figure:
     figure, [axes] = panels(2.3, width=SINGLE if len(styles) < 9 else DOUBLE)
     for name, style in styles.items():
         axes.plot(means[name].index, means[name], label=name, **style)
-    axes.set(xlabel="level of distortion", ylabel=f"mean {label}", xticks=sorted(data["level"].astype(int).unique()))
-    legend_above(figure, *axes.get_legend_handles_labels())
-    return figure
+    levels = sorted(data["level"].astype(int).unique())
+    return finish(figure, axes, xlabel="level of distortion", ylabel=f"mean {label}", xticks=levels)
 
 
 def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int) -> Figure:
@@ -174,11 +165,8 @@ def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int
 def crops_and_saliency(images: Sequence[np.ndarray], maps: Tensor, boxes: Tensor, density: Tensor) -> Figure:
     """Images with crops above, with saliency maps below. The frame of the salient crop is thick.
 
-    Args:
-        images: n (H, W, 3) uint8 arrays.
-        maps: (n, h, w) saliency, each map summing to 1.
-        boxes: (n, K, 4) boxes: top, left, height, width in pixels.
-        density: (n, K) saliency density of the crops, from `crop_saliency`.
+    `images` are n (H, W, 3) uint8 arrays, `maps` (n, h, w) saliency maps that sum to 1, `boxes` (n, K, 4) top, left,
+    height, width in pixels, `density` (n, K) the saliency density of the crops, from `crop_saliency`.
     """
     side, lines = DOUBLE / (len(images) + 0.5), -(-density.shape[1] // 2)
     shape = max(image.shape[0] / image.shape[1] for image in images)

@@ -63,51 +63,31 @@ def check_ledger(ledger: pd.DataFrame) -> None:
         raise InputError(f"the ledger has several rows of {row.name!r}, split {row.split}: remove all but one")
 
 
-def compare_configurations(ledger: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Compare every configuration of a ledger (rows of one benchmark) with one of them, on shared splits.
+def summarize(ledger: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """The search in a few rows: what was tried, beside the selected configuration, the baseline.
 
-    Returns:
-        One row per configuration: name, changes, splits (how many), plcc, srcc (means over its splits), difference
-        (mean difference of PLCC from the baseline on shared splits, or NaN), seconds (mean). Configurations with the
-        most splits come first, then those with the highest mean PLCC.
-
-    Raises:
-        InputError: the baseline is not in the ledger, or names runs of several recipes or data; or as `check_ledger`.
+    Returns one row per topic of `TOPICS` that occurs, the largest difference first: tried, configurations (how many),
+    best (the name of the one with the largest difference), difference (of its PLCC from the baseline, mean over shared
+    splits, or NaN), decision. The baseline has no row. `ledger` holds rows of one benchmark. InputError: the baseline
+    is not in it, or names runs of several recipes or data; or as `check_ledger`.
     """
     check_ledger(ledger)
-    base = ledger[ledger["name"] == baseline].set_index("split")["plcc"]
+    base = ledger[ledger["name"] == baseline].set_index("split")
     if base.empty:
         raise unknown("configuration", baseline, set(ledger["name"]))
     if base.index.has_duplicates:
         raise InputError(f"{baseline!r} names several runs of a split in the ledger: keep rows of one recipe and data")
-    ledger = ledger.assign(difference=ledger["plcc"] - ledger["split"].map(base))
-    columns = dict(changes="first", splits="size", plcc="mean", srcc="mean", difference="mean", seconds="mean")
-    grouped = ledger.assign(splits=0).groupby(["name", "recipe_hash", "data_hash"], sort=False)
-    table = grouped.agg(columns).reset_index().drop(columns=["recipe_hash", "data_hash"])
-    return table.sort_values(["splits", "plcc"], ascending=False, ignore_index=True)
-
-
-def summarize(ledger: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """The search in a few rows: what was tried, beside the selected configuration, the baseline.
-
-    Returns:
-        One row per topic of `TOPICS` that occurs, the largest difference first: tried, configurations (how many), best
-        (the name of the one with the largest difference), difference (of its PLCC from the baseline, mean over shared
-        splits), decision. The baseline has no row. Raises as `compare_configurations`.
-    """
-    compared = compare_configurations(ledger, baseline)
-    recipes = {name: json.loads(recipe) for name, recipe in zip(ledger["name"], ledger["recipe"])}
-    selected = recipes[baseline]
-    rows = []
-    for row in compared[compared["name"] != baseline].itertuples():
-        recipe = recipes[row.name]
+    selected, rows = json.loads(base["recipe"].iloc[0]), []
+    compared = ledger.assign(difference=ledger["plcc"] - ledger["split"].map(base["plcc"]))
+    others = compared[compared["name"] != baseline].groupby(["name", "recipe_hash", "data_hash"])
+    for (name, *_), runs in others:
+        recipe = json.loads(runs["recipe"].iloc[0])
         changed = {field for field in recipe.keys() | selected.keys() if recipe.get(field) != selected.get(field)}
         topic = next((text for field, text in TOPICS.items() if field in changed), "other")
-        rows.append(dict(tried=topic, best=row.name, difference=row.difference))
+        rows.append(dict(tried=topic, best=name, difference=runs["difference"].mean()))
     found = pd.DataFrame(rows, columns=["tried", "best", "difference"]).sort_values("difference", ascending=False)
     first = found.drop_duplicates("tried")
-    counts = found["tried"].map(found["tried"].value_counts())[first.index]
-    first.insert(1, "configurations", counts)
+    first.insert(1, "configurations", first["tried"].map(found["tried"].value_counts()))
     return first.assign(decision=[_decision(value) for value in first["difference"]]).reset_index(drop=True)
 
 

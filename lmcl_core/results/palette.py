@@ -1,4 +1,4 @@
-"""The look of all figures: sizes in print, resolution, type, colours, markers and dashes.
+"""The look of all figures: sizes in print, resolution, type, colours, markers and dashes; crops and saliency on images.
 
 The colours are those of Okabe and Ito (2008), which stay apart for readers with protanopia and deuteranopia. Lines and
 groups also differ in marker and dash or hatch, so that no figure depends on colour alone.
@@ -6,9 +6,14 @@ groups also differ in marker and dash or hatch, so that no figure depends on col
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 SINGLE, DOUBLE = 3.3, 6.9  #: width of one column and of two columns of a page, in inches
 DPI = 200  #: dots per inch of PNG files
@@ -60,3 +65,32 @@ def legend_above(figure: Figure, handles: list, labels: list[str]) -> None:
     columns = max(1, min(len(labels), int(figure.get_figwidth() / widest)))
     figure.set_figheight(figure.get_figheight() + 0.18 * -(-len(labels) // columns))
     figure.legend(handles, labels, loc="outside upper center", ncols=columns)
+
+
+def finish(figure: Figure, axes: Axes, **options: object) -> Figure:
+    """Set properties of the only panel of a figure, put its legend above it, and return the figure."""
+    axes.set(**options)
+    legend_above(figure, *axes.get_legend_handles_labels())
+    return figure
+
+
+def draw_crops(axes: Axes, boxes: Sequence[Sequence[int]], salient: int, labels: Sequence[str] = ()) -> None:
+    """Draw boxes (top, left, height, width) with labels, if any; the salient one has a thick vermilion frame."""
+    for k, (top, left, height, width) in enumerate(boxes):
+        color, line = (VERMILION, 2.4) if k == salient else ("white", 1.0)
+        outline = [withStroke(linewidth=line + 1.2, foreground="white" if k == salient else BLACK)]
+        frame = dict(fill=False, lw=line, ec=color, path_effects=outline, zorder=3 + (k == salient))
+        axes.add_patch(Rectangle((left, top), width - 1, height - 1, **frame))
+    for k, label in enumerate(labels):
+        box = dict(fc=VERMILION if k == salient else BLACK, ec="none", pad=1)
+        place = boxes[k][1] + 4, boxes[k][0] + 4
+        axes.text(*place, label, color="white", va="top", fontsize=TYPE, bbox=box, zorder=5)
+
+
+def draw_saliency(axes: Axes, saliency: np.ndarray, height: int, width: int, highest: float | None = None) -> AxesImage:
+    """Draw a saliency map (h, w) over an image of that size, as density: a uniform map is 1 everywhere.
+
+    `highest` is the end of the colour scale, by default the maximum.
+    """
+    style = dict(cmap="magma", alpha=0.6, interpolation="bilinear", vmin=0, vmax=highest)
+    return axes.imshow(saliency * saliency.size, extent=(0, width, height, 0), **style)

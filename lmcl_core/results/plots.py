@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..common.errors import counted
 from .figures import panels
-from .palette import BLACK, BLUE, DOUBLE, GREY, OTHERS, OURS, PAPER, VERMILION, WITH, WITHOUT, legend_above
+from .palette import BLACK, BLUE, DOUBLE, GREY, OTHERS, OURS, PAPER, VERMILION, WITH, WITHOUT, finish, legend_above
 
 #: Panel title and unit of each measure of `hard_examples.separation`.
 MEASURES = {
@@ -40,12 +40,11 @@ def metric_bars(data: pd.DataFrame, by: str) -> Figure:
     for metric, color, hatch, shift in (("srcc", BLUE, "", -0.2), ("plcc", VERMILION, "////", 0.2)):
         look = dict(height=0.4, color=color, hatch=hatch, edgecolor="white", lw=0)
         axes.barh(at + shift, data[metric], label=metric.upper(), **look)
-    axes.set(xlabel="correlation with the labels", xlim=(min(0, data[["srcc", "plcc"]].min().min()), 1))
     axes.set_yticks(at, data[by])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    legend_above(figure, *axes.get_legend_handles_labels())
-    return figure
+    low = min(0, data[["srcc", "plcc"]].min().min())
+    return finish(figure, axes, xlabel="correlation with the labels", xlim=(low, 1))
 
 
 def against_published(data: pd.DataFrame, metric: str) -> Figure:
@@ -63,10 +62,8 @@ def against_published(data: pd.DataFrame, metric: str) -> Figure:
             axes.scatter(rows[metric][chosen], rows.index[chosen], s=26, zorder=3, label=label, **style)
     known = rows[ours].dropna(subset=["low", "high"])
     axes.hlines(known.index, known["low"], known["high"], color=VERMILION, lw=2)
-    axes.set(xlabel=metric.upper(), ylim=(-0.7, len(rows) - 0.3))
     axes.set_yticks(rows.index, rows["method"])
-    legend_above(figure, *axes.get_legend_handles_labels())
-    return figure
+    return finish(figure, axes, xlabel=metric.upper(), ylim=(-0.7, len(rows) - 0.3))
 
 
 def benchmark_overview(results: pd.DataFrame, published: pd.DataFrame) -> Figure:
@@ -84,10 +81,8 @@ def benchmark_overview(results: pd.DataFrame, published: pd.DataFrame) -> Figure
     axes.scatter(paper["plcc"], paper["row"], s=34, zorder=3, label="the paper", **PAPER)
     axes.scatter(rows["plcc"], rows.index, s=34, zorder=4, label="ours: median, lowest to highest split", **OURS)
     axes.hlines(rows.index, rows["plcc_min"], rows["plcc_max"], color=VERMILION, lw=2)
-    axes.set(xlabel="PLCC", ylim=(len(rows) - 0.5, -0.5))
     axes.set_yticks(rows.index, _split_labels(rows["title"], rows["splits"]))
-    legend_above(figure, *axes.get_legend_handles_labels())
-    return figure
+    return finish(figure, axes, xlabel="PLCC", ylim=(len(rows) - 0.5, -0.5))
 
 
 def cross_matrix(data: pd.DataFrame) -> Figure:
@@ -157,13 +152,12 @@ def paired_differences(data: pd.DataFrame, baseline: str) -> Figure:
     axes.axvline(0, color=GREY, lw=1)
     axes.hlines(rows.index, rows["low"], rows["high"], color=BLUE, lw=1.6, label="95 % interval")
     axes.scatter(rows["difference"], rows.index, s=14, zorder=3, label="mean difference", **OURS)
-    axes.set(xlabel=f"PLCC minus that of {baseline}", ylim=(len(rows) - 0.5, -0.5))
-    end = 2 * rows["difference"].abs().max()
+    label, end = f"PLCC minus that of {baseline}", 2 * rows["difference"].abs().max()
     if end > 0 and (rows[["low", "high"]].abs() > end).any(axis=None):
-        axes.set(xlim=(-end, end), xlabel=f"{axes.get_xlabel()}\n(some intervals are longer than the axis)")
+        axes.set_xlim(-end, end)
+        label += "\n(some intervals are longer than the axis)"
     axes.set_yticks(rows.index, _split_labels(rows["title"], rows["pairs"]))
-    legend_above(figure, *axes.get_legend_handles_labels())
-    return figure
+    return finish(figure, axes, xlabel=label, ylim=(len(rows) - 0.5, -0.5))
 
 
 def reporting_habits(data: pd.DataFrame) -> Figure:
@@ -172,10 +166,8 @@ def reporting_habits(data: pd.DataFrame) -> Figure:
     axes.axvline(data["plcc"][0], color=GREY, lw=1)
     axes.scatter(data["plcc"], data.index, s=22, zorder=3, label="reported", **OURS)
     axes.scatter(data["plcc"][0] + data["expected"], data.index, s=34, label="predicted", **PAPER)
-    axes.set(xlabel="PLCC", ylim=(len(data) - 0.5, -0.5))
     axes.set_yticks(data.index, data["habit"])
-    legend_above(figure, *axes.get_legend_handles_labels())
-    return figure
+    return finish(figure, axes, xlabel="PLCC", ylim=(len(data) - 0.5, -0.5))
 
 
 def method_by_split(data: pd.DataFrame) -> Figure:
@@ -185,9 +177,7 @@ def method_by_split(data: pd.DataFrame) -> Figure:
     axes.vlines(wide.index, wide["quality"], wide["lmcl"], color=GREY, lw=1)
     for recipe, label, style in (("quality", "quality loss alone", WITHOUT), ("lmcl", "the method", WITH)):
         axes.plot(wide.index, wide[recipe], label=label, **{**style, "ls": "none"})
-    axes.set(xlabel="split", ylabel="PLCC", xticks=wide.index)
-    legend_above(figure, *axes.get_legend_handles_labels())
-    return figure
+    return finish(figure, axes, xlabel="split", ylabel="PLCC", xticks=wide.index)
 
 
 def share_curve(data: pd.DataFrame) -> Figure:
@@ -201,10 +191,9 @@ def share_curve(data: pd.DataFrame) -> Figure:
         axes.scatter(data["share"], data[metric], s=9, alpha=0.5, **dots)
         median = data.groupby("share")[metric].median()
         axes.plot(median.index, median, label=f"{metric.upper()}, median", **style)
-    axes.set(xlabel="share of the data to train on, in percent", ylabel="correlation with the labels")
     axes.set_xticks(sorted(data["share"].unique()))
-    legend_above(figure, *axes.get_legend_handles_labels())
-    return figure
+    labels = dict(xlabel="share of the data to train on, in percent", ylabel="correlation with the labels")
+    return finish(figure, axes, **labels)
 
 
 def umap_panels(data: pd.DataFrame, label: str) -> Figure:
@@ -263,7 +252,7 @@ def farthest_points(points: np.ndarray, most: int) -> list[int]:
 def costs(summary: pd.DataFrame) -> Figure:
     """Items per second of everything that was timed, one panel per part and size; bars of this package are hatched.
 
-    `summary` is from `bench.report.summary`.
+    `summary` is from `bench.measure.summary`.
     """
     groups = summary.groupby(["part", "size"], sort=False, dropna=False)
     heights = groups.size().tolist()
@@ -288,7 +277,7 @@ def costs(summary: pd.DataFrame) -> Figure:
 def growth(curves: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
     """Seconds by size on logarithmic axes, one panel per contender.
 
-    `curves` is the part "growth" of `bench.measure.bench`; `slopes` is from `bench.report.exponents`.
+    `curves` is the part "growth" of `bench.measure.bench`; `slopes` is from `bench.measure.exponents`.
     """
     figure, grid = panels(2.1, len(slopes), 3, DOUBLE)
     for axes, slope in zip(grid, slopes.itertuples()):

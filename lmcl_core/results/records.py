@@ -1,4 +1,4 @@
-"""Records of finished runs: one table from which tables and figures can be made without the run folders.
+"""Finished runs, from their folders or from records: one table, from which results follow without the run folders.
 
 A row is a run on a numbered split: hashes of its recipe, data and split, where it ran, its metrics and its predictions.
 ``python -m lmcl_core.results.records BENCHMARK DATA_ROOT [RUNS_DIR [RECORDS]]`` adds the finished runs of a folder to
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ import pandas as pd
 
 from ..common.command import Parser, exit_codes
 from ..common.errors import InputError, counted, unknown
-from ..common.files import atomic_write
 from ..common.paths import reference_folder, runs_folder
 from ..data.benchmarks import load_benchmark
 from ..data.catalogue import BENCHMARKS
@@ -29,18 +29,16 @@ from ..runs import schema
 from ..runs.provenance import commit_in_words
 
 #: Two rows that agree in these columns are the same run.
-KEY = ["benchmark", "split", "recipe_hash", "data_hash", "split_hash"]
+KEY = ["split", *runs.IDENTITY]
 #: Keys that a run.json must have to be recorded.
 _NEEDED = (*runs.IDENTITY, "split_index", "seconds", "device", "commit", "dirty", "recipe", "metrics")
 _METRICS = ("plcc", "srcc", "krcc", "rmse", "plcc_logistic")
+_HASHES = ("recipe_hash", "data_hash", "split_hash")
 COLUMNS = [
     *("benchmark", "name", "split", *_METRICS, "plcc_best", "srcc_best", "n", "seconds", "device", "precision"),
-    *("commit", "recipe_hash", "data_hash", "split_hash", "recipe", "predictions"),
+    *("commit", *_HASHES, "recipe", "predictions"),
 ]
-_TEXTS = (
-    *("benchmark", "name", "changes", "device", "precision", "commit", "recipe_hash", "data_hash", "split_hash"),
-    *("recipe", "predictions"),
-)
+_TEXTS = ("benchmark", "name", "changes", "device", "precision", "commit", *_HASHES, "recipe", "predictions")
 
 
 def records_path(benchmark: str) -> Path:
@@ -72,10 +70,7 @@ def read_records(path: str | Path) -> pd.DataFrame:
 
     Metrics are those of the last epoch; plcc_best and srcc_best are those of the epoch with the highest test PLCC
     (optimistic). The recipe is JSON; predictions are a JSON list in MOS units, in the `identity.name_order` of the test
-    part, or empty.
-
-    Raises:
-        InputError: there is no such file, or it holds no records.
+    part, or empty. InputError: there is no such file, or it holds no records.
     """
     if not Path(path).is_file():
         advice = "name a table of records, or make one with python -m lmcl_core.results.records"
@@ -124,8 +119,7 @@ def update_records(path: str | Path, runs_dir: str | Path, table: pd.DataFrame) 
         return added, before.head(0)
     replaced = before.set_index(KEY).index.isin(added.set_index(KEY).index)
     rows = pd.concat([before[~replaced], added], ignore_index=True) if len(before) else added
-    with atomic_write(Path(path)) as temporary:
-        rows.sort_values(["benchmark", "name", "split"]).to_csv(temporary, index=False, float_format="%.6g")
+    runs.write_csv(Path(path), rows.sort_values(["benchmark", "name", "split"]), "%.6g")
     return added, before[replaced]
 
 
@@ -161,6 +155,78 @@ def recorded_predictions(record: dict, table: pd.DataFrame, index: int) -> pd.Da
         raise InputError(f"{which}, are damaged ({error}): restore the row") from error
 
 
+@dataclass(frozen=True, eq=False)
+class RunSet:
+    """The runs of one recipe on the numbered splits of one benchmark.
+
+    `runs_dir` holds the run folders; `recorded`, from `records.read_records`, replaces runs that are missing there.
+    """
+
+    table: pd.DataFrame
+    recipe: Recipe
+    runs_dir: str | Path
+    recorded: pd.DataFrame | None = None
+
+    def folder(self, index: int) -> Path:
+        """The run folder of a split."""
+        return runs.run_folder(self.runs_dir, self.table.attrs["benchmark"], self.recipe.name, index)
+
+    def record(self, index: int) -> dict | None:
+        """The finished run on a split: benchmark, hashes, seconds, commit and metrics as in ``run.json``; or None.
+
+        InputError: the folder holds a run of another recipe, data or split, or is damaged.
+        """
+        if self.recorded is None and not self.folder(index).is_dir():  # saves computing the hashes
+            return None
+        split = make_split(self.table, index)
+        wanted = self.recipe.identity(self.table, split)
+        record = runs.finished_run(self.folder(index), wanted, self.table, split)
+        return find_record(self.recorded, wanted, index) if record is None and self.recorded is not None else record
+
+    def facts(self, splits: Iterable[int]) -> pd.DataFrame:
+        """What the results of finished runs depend on, one row per split: hashes, machine, torch version and commit.
+
+        Facts that a record lacks are NA. Raises as `record`.
+        """
+        columns = ["split", "recipe_hash", "data_hash", "split_hash", "precision", "threads", "processor", "torch"]
+        rows = []
+        for index, record in self.records(splits):
+            torch = record.get("versions", {}).get("torch", pd.NA)
+            rows.append(record | dict(split=index, torch=torch, commit=commit_in_words(record)))
+        return pd.DataFrame(rows).reindex(columns=[*columns, "commit"])
+
+    def records(self, splits: Iterable[int]) -> Iterator[tuple[int, dict]]:
+        """Those of some splits that have a finished run, with their `record`."""
+        for index in splits:
+            if (record := self.record(index)) is not None:
+                yield index, record
+
+    def finished(self, splits: Iterable[int]) -> list[int]:
+        """Those of some splits that have a finished run; raises as `record`."""
+        return [index for index, _ in self.records(splits)]
+
+    def predictions(self, splits: Iterable[int]) -> pd.DataFrame:
+        """Predictions of finished runs on their test parts: split, image, mos, pred, content, distortion.
+
+        Records without predictions have no rows. InputError: a split has no finished run.
+        """
+        parts = []
+        for index in splits:
+            record = self.record(index)
+            if record is None:
+                raise InputError(f"{self.folder(index)} holds no finished run: train it, or leave split {index} out")
+            if "predictions" in record:  # a row of the records
+                part = recorded_predictions(record, self.table, index)
+            else:
+                part = runs.read_predictions(self.folder(index))
+            parts += [part.assign(split=index)] if len(part) else []
+        if not parts:
+            return pd.DataFrame(columns=["split", "image", "mos", "pred", "content", "distortion"])
+        together = pd.concat(parts, ignore_index=True)
+        rows = rows_of(self.table, together["image"])
+        return together.assign(**{name: self.table[name].to_numpy()[rows] for name in ("content", "distortion")})
+
+
 def _row(folder: Path, table: pd.DataFrame) -> dict[str, object]:
     try:
         record = runs.read_run(folder, _NEEDED)
@@ -176,19 +242,15 @@ def _row(folder: Path, table: pd.DataFrame) -> dict[str, object]:
         scores |= {f"{key}_best": metrics["test_best_optimistic"][key] for key in ("plcc", "srcc")}
     except (InputError, KeyError, ValueError) as error:  # an unreadable file; missing columns, metrics or images
         raise InputError(f"{folder} cannot be recorded ({error}): move it out of the folder of runs") from error
-    same = ("benchmark", "seconds", "device", "recipe_hash", "data_hash", "split_hash")
     recipe = record["recipe"]
-    return (
-        {key: record[key] for key in same}
-        | scores
-        | dict(
-            name=recipe["name"],
-            split=record["split_index"],
-            precision=record.get("precision", recipe["precision"]),
-            commit=commit_in_words(record),
-            recipe=json.dumps(recipe, sort_keys=True),
-            predictions=json.dumps(values),
-        )
+    return {key: record[key] for key in (*runs.IDENTITY, "seconds", "device")} | dict(
+        **scores,
+        name=recipe["name"],
+        split=record["split_index"],
+        precision=record.get("precision", recipe["precision"]),
+        commit=commit_in_words(record),
+        recipe=json.dumps(recipe, sort_keys=True),
+        predictions=json.dumps(values),
     )
 
 

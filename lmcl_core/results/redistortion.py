@@ -28,13 +28,9 @@ def score_redistorted(run: str | Path, table: pd.DataFrame, count: int = 10, dev
     """Score the best test images of a finished run, undistorted and with every distortion at every level.
 
     The `count` (>= 1) images with the highest MOS are used, because further distortion hardly changes bad images.
-
-    Returns:
-        One row per scored image: image, distortion, kind ("noise", "structure" or "other"), level (0 to 5; 0 is
-        undistorted), score (MOS units). The undistorted image has one row per distortion.
-
-    Raises:
-        InputError: not a finished run, or count is below 1.
+    Returns one row per scored image: image, distortion, kind ("noise", "structure" or "other"), level (0 to 5; 0 is
+    undistorted), score (MOS units). The undistorted image has one row per distortion. InputError: not a finished run,
+    or count is below 1.
     """
     check_count(count)
     run = Path(run)
@@ -75,10 +71,9 @@ def _versions(names: Sequence[str], originals: Sequence[np.ndarray]) -> Iterator
 def order_kept(scored: pd.DataFrame) -> pd.DataFrame:
     """How well scores of `score_redistorted` follow the level; further columns, such as recipe, form groups.
 
-    Returns:
-        One row per group and distortion: the further columns, distortion, kind, pairs_in_order (share of all pairs of
-        two levels of one image, 0 included, in which the lower level has the higher score; 0.5 is chance) and drop
-        (mean difference of the scores at level 0 and at level 5, in MOS units).
+    Returns one row per group and distortion: the further columns, distortion, kind, pairs_in_order (share of all pairs
+    of two levels of one image, 0 included, in which the lower level has the higher score; 0.5 is chance) and drop (mean
+    difference of the scores at level 0 and at level 5, in MOS units).
     """
     groups = [name for name in scored.columns if name not in ("image", "distortion", "kind", "level", "score")]
     columns, rows = [*groups, "distortion", "kind"], []

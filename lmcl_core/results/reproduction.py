@@ -54,16 +54,10 @@ _FIGURES = ("02_crops_lmcl_split-00", "03_scores", "04_separation", "04_umap")
 
 
 def quantities(folder: Path) -> pd.DataFrame:
-    """The numbers of a benchmark's folder of results that are compared.
+    """The numbers of a benchmark's folder that are compared: kind (a key of `KINDS`), cell (recipe and split), value.
 
-    Args:
-        folder: holds 03_results.csv, and 04_separation.csv and 04_order_kept.csv if notebook 04 has run.
-
-    Returns:
-        Columns kind (a key of `KINDS`), cell (recipe and split) and value.
-
-    Raises:
-        InputError: a table is missing or damaged.
+    The folder holds 03_results.csv, and 04_separation.csv and 04_order_kept.csv if notebook 04 has run. InputError: a
+    table is missing or damaged.
     """
     results = _read(folder / "03_results.csv").assign(recipe="lmcl").melt(["recipe", "split"], ["plcc", "srcc", "rmse"])
     parts = [results.rename(columns=dict(variable="kind"))]
@@ -78,31 +72,25 @@ def quantities(folder: Path) -> pd.DataFrame:
     return together.assign(cell=cells)[["kind", "cell", "value"]]
 
 
-def recorded_quantities(records: pd.DataFrame) -> pd.DataFrame:
+def recorded_quantities(path: Path) -> pd.DataFrame:
     """PLCC, SRCC and RMSE of recorded runs, in the columns of `quantities`."""
+    records = read_records(path)
     cells = records.assign(cell=records["name"] + ", split " + records["split"].astype(str))
     return cells.melt("cell", ["plcc", "srcc", "rmse"], "kind")
 
 
 def measure_tolerances(repeats: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Tolerances from repetitions that differ only in rounding.
+    """Tolerances from at least two repetitions, tables from `quantities`, that differ only in rounding.
 
-    The standard deviation of a kind is pooled over its cells. The tolerance is the two-sided range of the difference of
-    two such runs; its level, with Bonferroni's correction, is `LEVEL` for all quantities together.
-
-    Args:
-        repeats: at least two tables from `quantities`; cells that one of them lacks are left out.
-
-    Returns:
-        One row per kind: kind, cells, repeats, sd, tolerance.
-
-    Raises:
-        InputError: fewer than two repetitions, or no common cell.
+    The standard deviation of a kind is pooled over the cells that all repetitions have. The tolerance is the two-sided
+    range of the difference of two such runs; its level, with Bonferroni's correction, is `LEVEL` for all quantities
+    together. Returns one row per kind: kind, cells, repeats, sd, tolerance. InputError: fewer than two repetitions, or
+    no common cell.
     """
     if any(table.duplicated(["kind", "cell"]).any() for table in repeats):
         raise InputError("a repetition has several rows of one run: name records of one benchmark and data set")
-    numbered = pd.concat([table.assign(repeat=n) for n, table in enumerate(repeats)]) if repeats else pd.DataFrame()
-    wide = numbered.pivot(index=["kind", "cell"], columns="repeat", values="value").dropna() if repeats else numbered
+    numbered = pd.concat([table.assign(repeat=n) for n, table in enumerate(repeats)])
+    wide = numbered.pivot(index=["kind", "cell"], columns="repeat", values="value").dropna()
     if len(repeats) < 2 or wide.empty:
         raise InputError("tolerances need at least two repetitions with common splits: name more folders or records")
     rows = []
@@ -118,18 +106,14 @@ def measure_tolerances(repeats: Sequence[pd.DataFrame]) -> pd.DataFrame:
 class Comparison:
     """Results beside the reference.
 
-    Attributes:
-        benchmark: name of the benchmark.
-        table: one row per quantity: quantity, reference, yours, difference, tolerance, verdict ("within",
-            "outside", "missing").
-        machines: precision, threads, processor, torch and commit; one row for the reference, one for yours.
-        recorded: splits whose results come from records, which hold no version of torch.
+    `table` has one row per quantity: quantity, reference, yours, difference, tolerance, verdict ("within", "outside",
+    "missing"). `machines` has a row for the reference and one for yours: precision, threads, processor, torch, commit.
     """
 
     benchmark: str
     table: pd.DataFrame
     machines: pd.DataFrame
-    recorded: tuple[int, ...] = ()
+    recorded: tuple[int, ...] = ()  #: splits whose results come from records, which hold no version of torch
 
     @property
     def outside(self) -> int:
@@ -172,15 +156,12 @@ class Comparison:
 def compare(own: Path, reference: Path) -> Comparison:
     """Compare a benchmark's folder of results with a reference folder, on the splits that both hold.
 
-    Quantities without a tolerance are left out.
-
-    Raises:
-        InputError: a table is missing, or the reference belongs to another recipe, other data or no common split.
+    Quantities without a tolerance are left out. InputError: a table is missing, or the reference belongs to another
+    recipe, other data or no common split.
     """
     if not (reference / "03_runs.csv").is_file():
-        raise InputError(
-            f"{reference} holds no reference results (03_runs.csv): the checkout has them for demo and livec"
-        )
+        fix = "the checkout has them for demo and livec"
+        raise InputError(f"{reference} holds no reference results (03_runs.csv): {fix}")
     if own.resolve() == reference.resolve():
         raise InputError(f"{own} is the reference itself: name the folder of other results")
     tables = {"reference": reference, "yours": own}
@@ -200,16 +181,10 @@ def compare(own: Path, reference: Path) -> Comparison:
     yours = values["value_yours"].astype(float)
     difference = yours - values["value_reference"]
     is_within = np.where(difference.abs() <= values["tolerance"], "within", "outside")
-    table = pd.DataFrame(
-        {
-            "quantity": [f"{KINDS[kind]}, {cell}" for kind, cell in zip(values["kind"], values["cell"])],
-            "reference": values["value_reference"],
-            "yours": yours,
-            "difference": difference,
-            "tolerance": values["tolerance"],
-            "verdict": np.where(yours.isna(), "missing", is_within),
-        }
-    )
+    columns = dict(quantity=[f"{KINDS[kind]}, {cell}" for kind, cell in zip(values["kind"], values["cell"])])
+    columns |= dict(reference=values["value_reference"], yours=yours, difference=difference)
+    columns |= dict(tolerance=values["tolerance"], verdict=np.where(yours.isna(), "missing", is_within))
+    table = pd.DataFrame(columns)
     facts = {side: {name: _listed(run.loc[common, name]) for name in _MACHINE} for side, run in runs.items()}
     versions = runs["yours"]["torch"].astype(str)
     recorded = tuple(n for n in common if versions[n] in ("", "nan"))
@@ -233,21 +208,13 @@ def discard(own: Path) -> None:
 
 
 def report(own: Path, reference: Path, log: Callable[[str], None] = print) -> None:
-    """Compare, log the result, and write reproduction.csv and reproduction.html into the folder of results.
+    """Compare, log the result, and write reproduction.csv and reproduction.html into `own`, the folder of results.
 
-    Args:
-        own: a benchmark's folder of results.
-        reference: the folder to compare with.
-        log: called with the comparison as text, and with the path of the page.
-
-    Raises:
-        InputError: as `compare`.
-        RunError: a quantity lies outside its tolerance, or a file cannot be written.
+    InputError: as `compare`. RunError: a quantity lies outside its tolerance, or a file cannot be written.
     """
     found = compare(own, reference)
     write_csv(own / "reproduction.csv", found.table, "%.6g")
-    page = own / "reproduction.html"
-    with atomic_write(page) as path:
+    with atomic_write(page := own / "reproduction.html") as path:
         path.write_text(found.to_html(own, reference), encoding="utf-8")
     log(found.to_text())
     log(f"report: {page}")
@@ -298,10 +265,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     with exit_codes("reproduction", "--debug" in arguments):
         given = parser.parse_args(arguments)
-        tables = [
-            recorded_quantities(read_records(path)) if path.is_file() else quantities(path)
-            for path in map(Path, given.repeats)
-        ]
+        repeats = map(Path, given.repeats)
+        tables = [recorded_quantities(path) if path.is_file() else quantities(path) for path in repeats]
         found = measure_tolerances(tables)
         write_csv(reference_folder(given.benchmark) / "tolerances.csv", found, "%.6g")
         print(found.to_string(index=False))

@@ -38,17 +38,12 @@ def rerun(
 ) -> Comparison:
     """Train again what a ``run.json`` records, and compare. Under the same conditions results must be identical.
 
-    Args:
-        run: a run folder, or its ``run.json``; nothing is written there.
-        data_root: as in `load_benchmark`.
-        device: as in `train`; by default the recorded one. The number of threads is the recorded one, if there are as
-            many cores.
-        out: folder of the new run; by default a temporary one.
-        log: called with the lines of the training, with the comparison and with the conditions.
+    `run` is a run folder, or its ``run.json``; nothing is written there. `device` is by default the recorded one; so is
+    the number of threads, if there are as many cores. `out` is the folder of the new run, by default a temporary one.
+    `log` is called with the lines of the training, with the comparison and with the conditions.
 
-    Raises:
-        InputError: no finished run, a damaged one, or other data or splits than recorded.
-        RunError: the training failed, or a quantity lies outside its tolerance.
+    InputError: no finished run, a damaged one, or other data or splits than recorded. RunError: the training failed, or
+    a quantity lies outside its tolerance.
     """
     folder = resolve_path(run).parent if Path(run).name == "run.json" else resolve_path(run)
     record = runs.read_run(folder, _NEEDED)
@@ -60,15 +55,20 @@ def rerun(
     place = _check_place(out, folder)
     table = load_benchmark(record["benchmark"], data_root or None)
     split = _recorded_split(table, record["split_index"], folder)
-    _check_data(record, recipe.identity(table, split), table)
+    found = recipe.identity(table, split)
+    for key in [key for key in ("data_hash", "split_hash") if record[key] != found[key]]:
+        what = f"the {key.removesuffix('_hash')} of {table.attrs['root']} differs from that of the run"
+        fix = "name the folder of the same data with --data-root, and check it with lmcl verify"
+        raise InputError(f"{what} (recorded {key} {record[key]}, here {found[key]}): {fix}")
     has_predictions = (folder / "predictions.csv").is_file()
     before = runs.check_results(folder, record, table, split) if has_predictions else None
     tolerances = _tolerances(record)
     log(f"{folder}: training {recipe.name} of {record['benchmark']} on split {split.index} again")
     from ..training import train  # imports torch
 
+    recorded = record["device"] if record["device"] in ("cpu", "mps") else "cuda"
     with TemporaryDirectory() if place is None else nullcontext(place) as new, _threads(record):
-        train(table, split, recipe, new, device or _recorded_device(record), log=log)
+        train(table, split, recipe, new, device or recorded, log=log)
         found, after = runs.read_run(new), runs.read_predictions(new)
     return _report(table, (record, before), (found, after), tolerances, log)
 
@@ -89,19 +89,6 @@ def _recorded_split(table: pd.DataFrame, index: int | str | None, folder: Path) 
         path = folder / "run.json"
         raise InputError(f"{path} has the split {index!r}, which cannot be made from its name: name another run")
     return make_split(table, index)
-
-
-def _check_data(record: dict[str, Any], found: dict[str, Any], table: pd.DataFrame) -> None:
-    """Refuse other data or another split than recorded."""
-    fix = "name the folder of the same data with --data-root, and check it with lmcl verify"
-    for key, what in (("data_hash", "data"), ("split_hash", "split")):
-        if record[key] != found[key]:
-            hashes = f"recorded {key} {record[key]}, here {found[key]}"
-            raise InputError(f"the {what} of {table.attrs['root']} differs from that of the run ({hashes}): {fix}")
-
-
-def _recorded_device(record: dict[str, Any]) -> str:
-    return record["device"] if record["device"] in ("cpu", "mps") else "cuda"
 
 
 @contextmanager
@@ -150,13 +137,15 @@ def _report(
     facts = facts.fillna("not recorded")
     differing = [name for name in facts if facts[name].nunique() > 1]
     source, limits = tolerances if differing else ("", dict.fromkeys(_METRICS, 0.0))
-    rows = [
-        (title, record["metrics"][kind], found[0]["metrics"][kind], limits[kind])
-        for kind, title in _METRICS.items()
-        if kind in record["metrics"] and kind in found[0]["metrics"] and kind in limits
-    ]
-    if before is not None:
-        rows.append(_predictions_row(table, before, found[1], record, bool(differing)))
+    then, now = record["metrics"], found[0]["metrics"]
+    kinds = [kind for kind in _METRICS if kind in then and kind in now and kind in limits]
+    rows = [(_METRICS[kind], then[kind], now[kind], limits[kind]) for kind in kinds]
+    if before is not None and differing:
+        square, limit = np.mean(_difference(table, before, found[1]) ** 2), _PREDICTIONS_SHARE * then.get("rmse", 0)
+        rows.append(("root mean square difference of predictions", 0.0, float(np.sqrt(square)), limit))
+    elif before is not None:
+        largest = float(np.abs(_difference(table, before, found[1])).max())
+        rows.append(("largest difference of a prediction", 0.0, largest, 0.0))
     compared = pd.DataFrame(rows, columns=["quantity", "recorded", "now", "tolerance"])
     compared.insert(3, "difference", compared["now"] - compared["recorded"])
     within = compared["difference"].abs() <= compared["tolerance"]
@@ -174,13 +163,7 @@ def _report(
     return comparison
 
 
-def _predictions_row(
-    table: pd.DataFrame, before: pd.DataFrame, after: pd.DataFrame, record: dict[str, Any], differing: bool
-) -> tuple[str, float, float, float]:
-    """The row of the predictions: their largest difference or, under other conditions, its root mean square."""
-    aligned = [pd.Series(one["pred"].to_numpy(), index=rows_of(table, one["image"])) for one in (before, after)]
-    difference = (aligned[1] - aligned[0]).to_numpy()
-    if not differing:
-        return "largest difference of a prediction", 0.0, float(np.abs(difference).max()), 0.0
-    limit = _PREDICTIONS_SHARE * record["metrics"].get("rmse", 0)
-    return "root mean square difference of predictions", 0.0, float(np.sqrt(np.mean(difference**2))), limit
+def _difference(table: pd.DataFrame, before: pd.DataFrame, after: pd.DataFrame) -> np.ndarray:
+    """Differences of the predictions of two runs, image by image."""
+    one, other = (pd.Series(of["pred"].to_numpy(), rows_of(table, of["image"])) for of in (before, after))
+    return (other - one).to_numpy()

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..common.errors import InputError
 from ..data.benchmarks import BENCHMARKS, benchmark
-from ..data.identity import rows_of
-from ..data.splits import make_split
 from ..evaluation import bootstrap_interval, median_interval
-from ..recipe import Recipe
-from ..runs import folder as runs
-from ..runs.provenance import commit_in_words
-from .records import find_record, recorded_predictions
+from .records import RunSet
 from .words import NOTHING, Table, interval, number_sources
 
 _BY_SPLIT = [
@@ -27,86 +20,16 @@ _BY_SPLIT = [
 ]
 
 
-@dataclass(frozen=True, eq=False)
-class RunSet:
-    """The runs of one recipe on the numbered splits of one benchmark.
-
-    `runs_dir` holds the run folders; `recorded`, from `records.read_records`, replaces runs that are missing there.
-    """
-
-    table: pd.DataFrame
-    recipe: Recipe
-    runs_dir: str | Path
-    recorded: pd.DataFrame | None = None
-
-    def folder(self, index: int) -> Path:
-        """The run folder of a split."""
-        return runs.run_folder(self.runs_dir, self.table.attrs["benchmark"], self.recipe.name, index)
-
-    def record(self, index: int) -> dict | None:
-        """The finished run on a split: benchmark, hashes, seconds, commit and metrics as in ``run.json``; or None.
-
-        InputError: the folder holds a run of another recipe, data or split, or is damaged.
-        """
-        if self.recorded is None and not self.folder(index).is_dir():  # saves computing the hashes
-            return None
-        split = make_split(self.table, index)
-        wanted = self.recipe.identity(self.table, split)
-        record = runs.finished_run(self.folder(index), wanted, self.table, split)
-        return find_record(self.recorded, wanted, index) if record is None and self.recorded is not None else record
-
-    def facts(self, splits: Iterable[int]) -> pd.DataFrame:
-        """What the results of finished runs depend on, one row per split: hashes, machine, torch version and commit.
-
-        Facts that a record lacks are NA. Raises as `record`.
-        """
-        columns = ["split", "recipe_hash", "data_hash", "split_hash", "precision", "threads", "processor", "torch"]
-        rows = []
-        for index, record in ((index, self.record(index)) for index in splits):
-            if record is None:
-                continue
-            torch = record.get("versions", {}).get("torch", pd.NA)
-            rows.append(record | dict(split=index, torch=torch, commit=commit_in_words(record)))
-        return pd.DataFrame(rows).reindex(columns=[*columns, "commit"])
-
-    def finished(self, splits: Iterable[int]) -> list[int]:
-        """Those of some splits that have a finished run; raises as `record`."""
-        return [index for index in splits if self.record(index) is not None]
-
-    def predictions(self, splits: Iterable[int]) -> pd.DataFrame:
-        """Predictions of finished runs on their test parts: split, image, mos, pred, content, distortion.
-
-        Records without predictions have no rows. InputError: a split has no finished run.
-        """
-        parts = []
-        for index in splits:
-            record = self.record(index)
-            if record is None:
-                raise InputError(f"{self.folder(index)} holds no finished run: train it, or leave split {index} out")
-            if "predictions" in record:  # a row of the records
-                part = recorded_predictions(record, self.table, index)
-            else:
-                part = runs.read_predictions(self.folder(index))
-            parts += [part.assign(split=index)] if len(part) else []
-        if not parts:
-            return pd.DataFrame(columns=["split", "image", "mos", "pred", "content", "distortion"])
-        together = pd.concat(parts, ignore_index=True)
-        rows = rows_of(self.table, together["image"])
-        return together.assign(**{name: self.table[name].to_numpy()[rows] for name in ("content", "distortion")})
-
-
 def by_split(run_set: RunSet, splits: Iterable[int]) -> pd.DataFrame:
     """Results of finished runs, one row per split: the last epoch, and values that are optimistic.
 
-    Returns:
-        benchmark, split, srcc, plcc, plcc_low, plcc_high (95 % bootstrap interval over test contents; NaN below six
-        contents), rmse (MOS units), plcc_logistic_optimistic, srcc_best_epoch_optimistic, plcc_best_epoch_optimistic
-        (optimistic: chosen or fitted on the test labels), n (test images), seconds. ``.attrs`` holds the title of the
-        benchmark.
+    Returns benchmark, split, srcc, plcc, plcc_low, plcc_high (95 % bootstrap interval over test contents; NaN below six
+    contents), rmse (MOS units), plcc_logistic_optimistic, srcc_best_epoch_optimistic, plcc_best_epoch_optimistic
+    (optimistic: chosen or fitted on the test labels), n (test images), seconds. ``.attrs`` holds the title of the
+    benchmark.
     """
     predictions, rows = run_set.predictions(splits), []
-    for index in splits:
-        record = run_set.record(index)
+    for index, record in run_set.records(splits):
         row = record["metrics"] | dict(benchmark=run_set.table.attrs["benchmark"], split=index)
         row |= dict(seconds=record["seconds"], plcc_logistic_optimistic=record["metrics"]["plcc_logistic"])
         part = predictions[predictions["split"] == index]
@@ -123,23 +46,22 @@ def by_split(run_set: RunSet, splits: Iterable[int]) -> pd.DataFrame:
 def summarize_splits(results: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Medians over splits, their range and an interval, of results from `by_split` by benchmark.
 
-    Returns:
-        One row per benchmark (the demo and own data only if they are in `results`): benchmark, title, splits, then for
-        srcc and plcc the median, _min and _max over splits, _low and _high (95 % bootstrap interval of the median; NaN
-        below six splits) and the median of _best_epoch_optimistic, and the median of plcc_logistic_optimistic. Cells of
-        benchmarks without results are NaN.
+    Returns one row per benchmark (the demo and own data only if they are in `results`): benchmark, title, splits, then
+    for srcc and plcc the median, _min and _max over splits, _low and _high (95 % bootstrap interval of the median; NaN
+    below six splits) and the median of _best_epoch_optimistic, and the median of plcc_logistic_optimistic. Cells of
+    benchmarks without results are NaN.
     """
     rows = []
     for name in dict.fromkeys([*(name for name in BENCHMARKS if name != "demo"), *results]):
-        result = results.get(name)
+        result = results.get(name, pd.DataFrame())
         title = BENCHMARKS[name].title if name in BENCHMARKS else result.attrs["title"]
-        row = dict(benchmark=name, title=title, splits=0 if result is None else len(result))
-        for metric in ("srcc", "plcc") if row["splits"] else ():
+        row = dict(benchmark=name, title=title, splits=len(result))
+        for metric in ("srcc", "plcc") if len(result) else ():
             values = result[metric]
             row |= {metric: values.median(), f"{metric}_min": values.min(), f"{metric}_max": values.max()}
             row[f"{metric}_low"], row[f"{metric}_high"] = median_interval(values)
             row[f"{metric}_best_epoch_optimistic"] = result[f"{metric}_best_epoch_optimistic"].median()
-        if row["splits"]:
+        if len(result):
             row["plcc_logistic_optimistic"] = result["plcc_logistic_optimistic"].median()
         rows.append(row)
     return pd.DataFrame(rows)
@@ -199,15 +121,11 @@ def published_in_words(beside: pd.DataFrame) -> Table:
 
 
 def reporting_habits(result: pd.DataFrame) -> pd.DataFrame:
-    """The headline PLCC of the same runs under habits of reporting that are found in the field.
+    """The headline PLCC of the same runs, a result from `by_split` with n >= 4 splits, under habits of reporting.
 
-    Args:
-        result: from `by_split`, with n >= 4 splits.
-
-    Returns:
-        One row per habit: habit, plcc (the headline), difference (from the median of the last epochs), expected (the
-        difference that order statistics of a normal distribution, with the splits' standard deviation, predict for
-        reporting the best half of the splits; else NaN).
+    Returns one row per habit: habit, plcc (the headline), difference (from the median of the last epochs), expected
+    (the difference that order statistics of a normal distribution, with the splits' standard deviation, predict for
+    reporting the best half of the splits; else NaN).
     """
     kept, last, best = len(result) // 2, result["plcc"], result["plcc_best_epoch_optimistic"]
     half = f"the best {kept} of {len(result)} splits"
@@ -228,10 +146,9 @@ def reporting_habits(result: pd.DataFrame) -> pd.DataFrame:
 def paper_table(summary: pd.DataFrame) -> Table:
     """The paper's claims, our medians from `summarize_splits` and the best published result, for reading.
 
-    Returns:
-        One row per benchmark with runs: benchmark (title), splits; paper (PLCC claimed, and its version), ours (median
-        PLCC), difference, range (lowest to highest split), SRCC (our median), best published (PLCC and method). Notes
-        below: intervals and optimistic results, sources, and the benchmarks that were not run.
+    Returns one row per benchmark with runs: benchmark (title), splits; paper (PLCC claimed, and its version), ours
+    (median PLCC), difference, range (lowest to highest split), SRCC (our median), best published (PLCC and method).
+    Notes below: intervals and optimistic results, sources, and the benchmarks that were not run.
     """
     rows, notes, sources = [], [], []
     everything = published_results().dropna(subset=["plcc"])

@@ -26,7 +26,7 @@ from ..inference import Explanation, Scorer, load
 from ..losses import LocalManifoldContrastiveLoss
 from ..model import QualityModel
 from ..recipe import Recipe
-from . import layers
+from . import palette
 from .features import features_of_run
 from .figures import panels
 from .palette import BLUE, DOUBLE, SCREEN_DPI, VERMILION
@@ -44,38 +44,26 @@ class CropModel(NamedTuple):
 
 
 class CropView(NamedTuple):
-    """Random crops of one picture, and the manifold loss of a batch that it is in.
+    """Random crops of one picture, and the manifold loss of a batch that it is in."""
 
-    Attributes:
-        boxes: (K, 4) int64: top, left, height, width in pixels.
-        density: (K,) saliency of each crop (notebook 02, equation 2).
-        salient: index of the salient crop.
-        saliency: (h, w) map of the whole picture, summing to 1.
-        similarity: (K, K) cosine similarities of the embeddings.
-        terms: values of equations 4 to 6 by name, means over the batch.
-    """
-
-    boxes: np.ndarray
-    density: np.ndarray
-    salient: int
-    saliency: np.ndarray
-    similarity: np.ndarray
-    terms: dict[str, float]
+    boxes: np.ndarray  #: (K, 4) int64: top, left, height, width in pixels
+    density: np.ndarray  #: (K,) saliency of each crop (notebook 02, equation 2)
+    salient: int  #: index of the salient crop
+    saliency: np.ndarray  #: (h, w) map of the whole picture, summing to 1
+    similarity: np.ndarray  #: (K, K) cosine similarities of the embeddings
+    terms: dict[str, float]  #: values of equations 4 to 6 by name, means over the batch
 
     def table(self) -> pd.DataFrame:
         """One row per crop: crop, top, left, side, density, salient, similarity (to the salient crop)."""
-        top, left, side, _ = self.boxes.T
-        crop = np.arange(len(self.boxes))
-        similarity = self.similarity[:, self.salient]
+        (top, left, side, _), crop = self.boxes.T, np.arange(len(self.boxes))
         columns = dict(crop=crop, top=top, left=left, side=side, density=self.density, salient=crop == self.salient)
-        return pd.DataFrame(columns | dict(similarity=similarity))
+        return pd.DataFrame(columns | dict(similarity=self.similarity[:, self.salient]))
 
 
 def crop_model(run: str | Path, recipe: Recipe, device: str = "cpu") -> CropModel:
     """The model of a finished run; if its folder has no model, a new one with ImageNet weights and the given recipe.
 
-    Raises:
-        InputError: packed weights, which have no embedding head, or damaged ones.
+    InputError: packed weights, which have no embedding head, or damaged ones.
     """
     if not (Path(run) / "model.safetensors").is_file():
         with torch.random.fork_rng(devices=[]):
@@ -93,19 +81,11 @@ def crop_model(run: str | Path, recipe: Recipe, device: str = "cpu") -> CropMode
 def view_crops(
     model: CropModel, pictures: Sequence[np.ndarray], seed: int, crops: int, scales: Sequence[float]
 ) -> CropView:
-    """Draw random crops of pictures and compute saliency, embeddings and the manifold loss.
+    """Draw K = `crops` random crops of pictures and compute saliency, embeddings and the manifold loss.
 
-    A run keeps only the student, so it stands for the teacher too: z = t in equations 4 to 6.
-
-    Args:
-        model: from `crop_model`; its recipe gives sizes, temperature and intra_weight.
-        pictures: the picture to view, then the other pictures of the batch, whose crops are inter-image negatives.
-        seed: of the crops.
-        crops: K, >= 1.
-        scales: as in `CropSampler`.
-
-    Raises:
-        InputError: a number of crops or a scale out of range.
+    A run keeps only the student, so it stands for the teacher too: z = t in equations 4 to 6. `pictures` are the
+    picture to view, then the others of the batch, whose crops are inter-image negatives. InputError: a number of crops
+    or a scale that `CropSampler` refuses.
     """
     recipe, images = model.recipe, [torch.from_numpy(picture) for picture in pictures]
     sampler = CropSampler(recipe.crop_size, crops, scales)
@@ -123,8 +103,8 @@ def view_crops(
     z, saliency = of_crops.embedding.cpu().unflatten(0, (-1, crops)), of_views.saliency.cpu()  # (B, K, D), (B, h, w)
     density = crop_saliency(saliency, boxes, heights, widths)
     salient = salient_crop(density)
-    losses = {v: LocalManifoldContrastiveLoss(recipe.temperature, recipe.intra_weight, v) for v in ("v1", "v2")}
-    one, two = (loss(z, z, salient) for loss in losses.values())
+    losses = (LocalManifoldContrastiveLoss(recipe.temperature, recipe.intra_weight, v) for v in ("v1", "v2"))
+    one, two = (loss(z, z, salient) for loss in losses)
     terms = {"inter-image (4)": one.inter, "intra-image (5)": one.intra, "v1, (4) + λ·(5)": one.total}
     terms = {name: float(value) for name, value in (terms | {"v2 (6)": two.total}).items()}
     similarity = (z[0] @ z[0].T).numpy()
@@ -134,11 +114,9 @@ def view_crops(
 def draw_crops(picture: np.ndarray, view: CropView, title: str) -> Figure:
     """The crops on the picture, its saliency map, the similarity matrix and the loss terms of a `CropView`."""
     figure, (left, right, matrix, bars) = _panels(3.0, 4, 2, title)
-    left.imshow(picture)
+    _photograph(left, picture, "number: density of a crop; orange: salient")
     labels = [f"{k}: {density:.2f}" for k, density in enumerate(view.density)]
-    layers.draw_crops(left, view.boxes.tolist(), view.salient, labels)
-    left.set_title("number: density of a crop; orange: salient")
-    left.axis("off")
+    palette.draw_crops(left, view.boxes.tolist(), view.salient, labels)
     _overlay(right, picture, view.saliency)
     matrix.imshow(view.similarity, cmap="RdBu_r", vmin=-1, vmax=1)
     numbers = range(len(view.boxes))
@@ -159,8 +137,7 @@ def draw_crops(picture: np.ndarray, view: CropView, title: str) -> Figure:
 def explain_levels(scorer: Scorer, picture: np.ndarray, distortion: str) -> list[Explanation]:
     """Explanations of the picture at levels 0 (undistorted) to 5 of a distortion; noise is the same at all levels.
 
-    Raises:
-        InputError: unknown distortion.
+    InputError: unknown distortion.
     """
     if distortion not in ALL_DISTORTIONS:
         raise unknown("distortion", distortion, ALL_DISTORTIONS)
@@ -176,9 +153,7 @@ def draw_level(levels: Sequence[Explanation], distortion: str, level: int) -> Fi
     name = f"{distortion}, level {level}" if level else "undistorted"
     title = f"{name}: score {shown.score:.1f}, percentile {shown.percentile:.0f}"
     figure, (left, middle, curve) = _panels(2.7, 3, 3, title)
-    left.imshow(shown.pixels)
-    left.set_title("picture")
-    left.axis("off")
+    _photograph(left, shown.pixels, "picture")
     _overlay(middle, shown.pixels, shown.saliency)
     scores = [one.score for one in levels]
     curve.plot(range(len(levels)), scores, color=BLUE, marker="o", ms=4)
@@ -191,8 +166,7 @@ def draw_level(levels: Sequence[Explanation], distortion: str, level: int) -> Fi
 def feature_spaces(folders: Mapping[str, Path], table: pd.DataFrame, device: str = "cpu") -> dict[str, Features]:
     """Features of the test images of several finished runs of one split, by the names of their recipes.
 
-    Raises:
-        InputError: a run is missing; the message says how to make it.
+    InputError: a run is missing; the message says how to make it.
     """
     if missing := [name for name, folder in folders.items() if not (folder / "run.json").is_file()]:
         raise InputError(
@@ -203,17 +177,10 @@ def feature_spaces(folders: Mapping[str, Path], table: pd.DataFrame, device: str
 
 
 def mined_pairs(spaces: Mapping[str, Features], neighbours: int, gap: float, count: int) -> pd.DataFrame:
-    """The closest hard pairs of every feature space, with the rank of their distance in all of them.
+    """At most `count` closest hard pairs of each of the `feature_spaces`; `neighbours` and `gap` as in `hard_pairs`.
 
-    Args:
-        spaces: from `feature_spaces`.
-        neighbours: k of `hard_pairs`.
-        gap: of `hard_pairs`.
-        count: pairs per space, at most.
-
-    Returns:
-        One row per pair: a, b (positions, a < b), mined (names of the spaces it was found in), and rank_NAME of each
-        space (percentage of all pairs that are closer). Empty if there is no hard pair.
+    Returns one row per pair: a, b (positions, a < b), mined (names of the spaces that it was found in), and rank_NAME
+    of each space (percentage of all pairs that are closer). Empty if there is no hard pair.
     """
     found: dict[tuple[int, int], list[str]] = {}
     for name, features in spaces.items():
@@ -229,8 +196,7 @@ def mined_pairs(spaces: Mapping[str, Features], neighbours: int, gap: float, cou
 def partners(features: Features, neighbours: int, gap: float) -> pd.DataFrame:
     """The partner of every image in a feature space: its closest hard pair, else its nearest neighbour.
 
-    Returns:
-        n rows in the order of `features.image`: partner (name of an image) and hard (bool).
+    Returns n rows in the order of `features.image`: partner (name of an image) and hard (bool).
     """
     pairs = hard_pairs(features, neighbours, gap)
     both = pd.concat([pairs, pairs.rename(columns=dict(a="b", b="a"))])
@@ -247,18 +213,15 @@ def draw_pair(read: Read, spaces: Mapping[str, Features], pairs: pd.DataFrame, n
     figure, axes = _panels(3.8, 2, 2, title)
     first = next(iter(spaces.values()))
     for axis, at in zip(axes, (row["a"], row["b"])):
-        axis.imshow(read(first.image[at]))
-        axis.axis("off")
         predicted = ", ".join(f"{features.pred[at]:.1f} ({name})" for name, features in spaces.items())
-        axis.set_title(f"label {first.mos[at]:.1f}\npredicted {predicted}")
+        _photograph(axis, read(first.image[at]), f"label {first.mos[at]:.1f}\npredicted {predicted}")
     return figure
 
 
 def umap_table(spaces: Mapping[str, Features], neighbours: int, gap: float) -> pd.DataFrame:
     """UMAP coordinates and partners, for `draw_umap` and `explorers.umap_explorer`.
 
-    Returns:
-        One row per space and image: recipe (name of the space), image, x, y, mos, partner and hard (see `partners`).
+    Returns one row per space and image: recipe (name of the space), image, x, y, mos, partner, hard (see `partners`).
     """
     parts = []
     for name, features in spaces.items():
@@ -292,9 +255,7 @@ def draw_umap(read: Read, data: pd.DataFrame, label: str) -> Figure:
         axis.plot(pair["x"], pair["y"], color=VERMILION, marker="o", mfc="none", ms=11, mew=2)
         axis.set(title=name, xticks=[], yticks=[])
     for axis, (name, role) in zip(axes[count:], shown):
-        axis.imshow(read(name))
-        axis.axis("off")
-        axis.set_title(f"{role}\nlabel {mos[name]:.1f}")
+        _photograph(axis, read(name), f"{role}\nlabel {mos[name]:.1f}")
     figure.colorbar(dots, ax=axes[:count], label=label)
     return figure
 
@@ -309,7 +270,11 @@ def _panels(height: float, count: int, columns: int, title: str) -> tuple[Figure
 
 def _overlay(axes: Axes, picture: np.ndarray, saliency: np.ndarray) -> None:
     """Draw a saliency map over its picture."""
+    _photograph(axes, picture, f"saliency, density up to {saliency.max() * saliency.size:.1f}")
+    palette.draw_saliency(axes, saliency, *picture.shape[:2])
+
+
+def _photograph(axes: Axes, picture: np.ndarray, title: str) -> None:
     axes.imshow(picture)
-    layers.draw_saliency(axes, saliency, *picture.shape[:2])
-    axes.set_title(f"saliency, density up to {saliency.max() * saliency.size:.1f}")
     axes.axis("off")
+    axes.set_title(title)

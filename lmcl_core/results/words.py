@@ -65,12 +65,10 @@ def interval(low: float, high: float, digits: int = 3) -> str:
 
 
 def verdict(low: float, high: float, limit: float, higher: str = "higher", lower: str = "lower") -> str:
-    """What the interval of a difference says.
+    """What the interval of a difference says: `higher` or `lower` if it lies on one side of 0.
 
-    Returns:
-        `higher` or `lower` if the interval lies on one side of 0. Otherwise "no difference larger than X", where X is
-        the larger distance of an end from 0, rounded up to 3 digits, or "undecided" if X is larger than `limit`. "no
-        interval" if an end is NaN.
+    Otherwise "no difference larger than X", where X is the larger distance of an end from 0, rounded up to 3 digits, or
+    "undecided" if X is larger than `limit`. "no interval" if an end is NaN.
     """
     if pd.isna(low) or pd.isna(high):
         return "no interval"

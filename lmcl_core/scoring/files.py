@@ -21,23 +21,14 @@ if TYPE_CHECKING:  # wrong use is reported before torch is imported
 
 
 class FileScore(NamedTuple):
-    """The score of one image file. Of a file that cannot be read, only `image` and `fault` are set.
+    """The score of one image file. Of a file that cannot be read, only `image` and `fault` are set."""
 
-    Attributes:
-        image: path of the file.
-        score: MOS units, higher is better.
-        percentile: percentage of the training images with a lower MOS.
-        fault: why the file cannot be read; None if it was scored.
-        pixels: (H, W, 3) uint8 RGB as the model saw them.
-        prediction: the model's output for this image alone, n = 1.
-    """
-
-    image: str
-    score: float | None = None
-    percentile: float | None = None
-    fault: str | None = None
-    pixels: Tensor | None = None
-    prediction: Prediction | None = None
+    image: str  #: path of the file
+    score: float | None = None  #: MOS units, higher is better
+    percentile: float | None = None  #: percentage of the training images with a lower MOS
+    fault: str | None = None  #: why the file cannot be read; None if it was scored
+    pixels: Tensor | None = None  #: (H, W, 3) uint8 RGB as the model saw them
+    prediction: Prediction | None = None  #: the model's output for this image alone, n = 1
 
 
 def image_files(paths: Iterable[str | Path]) -> Iterator[Path]:
@@ -57,7 +48,7 @@ def score_files(
     readers: int = 2,
     open_file: Callable[[str | Path], str | Path | Image.Image] = lambda file: file,
 ) -> Iterator[FileScore]:
-    """Score image files in their order. A file that cannot be read or scored does not stop the others.
+    """Score image files in their order, and yield one `FileScore` per file; no file stops the others.
 
     Memory does not grow with the number of files: 3.5 GB at most, for the largest images that
     `data.formats.check_image` accepts.
@@ -68,9 +59,6 @@ def score_files(
         batch_size: images that the model predicts together, >= 1; else InputError.
         readers: threads that decode images, >= 1; else InputError.
         open_file: opens a file that is not a local path; it returns what `load_rgb` accepts or raises `InputError`.
-
-    Yields:
-        One `FileScore` per file.
     """
     for name, value in (("batch_size", batch_size), ("readers", readers)):
         if value < 1:

@@ -30,6 +30,23 @@ if TYPE_CHECKING:  # wrong use of the command is reported before torch and matpl
 DENSITY = 4  #: end of the colour scale of saliency, as a multiple of a uniform map
 
 
+def check_options(paths: Sequence[str], out: str | None, is_printed: bool, scheduler: str, workers: int) -> None:
+    """Raise `InputError` for options that exclude each other.
+
+    `is_printed` says whether an option of printed rows or overlays is given; the others are those of the command.
+    """
+    if not all(path.strip() for path in paths):
+        raise InputError("PATHS is empty: name a file or folder, or leave it out")
+    if out is not None:
+        if is_printed:
+            raise InputError("--overlays, --format and --batch-size do not work with --out: leave one of them out")
+        return
+    if scheduler or workers:
+        raise InputError("--scheduler and --workers need --out FOLDER, because they write the scores to files")
+    if address := next((path for path in paths if "://" in path), None):
+        raise InputError(f"{address} is an address: add --out FOLDER, or name files and folders")
+
+
 def _print(text: str) -> None:
     """Write to standard output and flush. A full disk raises RunError; the error of a closed pipe is passed on."""
     try:
@@ -83,10 +100,12 @@ def print_scores(
 
     `paths` are images, and folders at any depth; `weights` and `device` are as in `load`; `form` is a key of `WRITERS`,
     or None: "table" on a terminal, else "csv"; `overlays` is a folder for overlays, or None. A terminal also gets the
-    `meaning` of the scores, on stderr. InputError: a folder without images, or arguments that `Overlays`, `load` or
-    `score_files` refuse. RunError: a row or an overlay cannot be written.
+    `meaning` of the scores, on stderr. InputError: a folder without images, or arguments that `check_overlays`, `load`
+    or `score_files` refuse. RunError: a row or an overlay cannot be written.
     """
-    folder = None if overlays is None else Overlays(resolve_path(overlays), paths)
+    folder = None if overlays is None else resolve_path(overlays)
+    if folder is not None:
+        check_overlays(folder, paths)
     files, missing = _find(paths)
     for path in missing:
         print(f"no file or folder {' '.join(path.split())}: check the path", file=sys.stderr)
@@ -102,22 +121,11 @@ def print_scores(
                 continue
             write(dict(image=scored.image, score=round(scored.score, 4), percentile=round(scored.percentile, 2)))
             if folder is not None:
-                faults += not _saved(folder, scorer, scored, number)
+                faults += not save_overlay(folder, scorer, scored, number)
     if faults or on_terminal or sys.stderr.isatty():
         total = len(files) + len(missing)
         print(f"{counted(total - faults, 'image')} scored, {faults} could not be read", file=sys.stderr)
     return faults
-
-
-def _saved(folder: Overlays, scorer: Scorer, scored: FileScore, number: int) -> bool:
-    """Save an overlay; whether there was memory for it."""
-    try:
-        folder.save(scorer, scored, number)
-    except MemoryError:
-        with above_bar():
-            print(f"overlay of {scored.image} needs more memory than is free: save it smaller", file=sys.stderr)
-        return False
-    return True
 
 
 def _find(paths: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -125,11 +133,8 @@ def _find(paths: Sequence[str]) -> tuple[list[Path], list[str]]:
 
     InputError: a folder without images.
     """
-    files, missing = [], []
-    for path in dict.fromkeys(paths):
-        if _is_missing(path):
-            missing.append(path)
-            continue
+    files, missing = [], list(filter(_is_missing, dict.fromkeys(paths)))
+    for path in [path for path in dict.fromkeys(paths) if path not in missing]:
         found = list(image_files([path]))
         if not found:
             raise InputError(f"no images in {path}, apart from hidden ones: name image files, or folders of images")
@@ -169,30 +174,34 @@ def meaning(scorer: Scorer) -> str:
     )
 
 
-class Overlays:
-    """A folder of overlays, one PNG file per image. It is created if missing.
+def check_overlays(folder: Path, sources: Iterable[str | Path]) -> None:
+    """Create the folder of overlays if it is missing.
 
-    InputError: `folder` is a file or lies in one of the `sources` that are scored. RunError: it is not writable.
+    InputError: it is a file or lies in one of the `sources` that are scored. RunError: it is not writable.
     """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--overlays is {folder}, a file: name a folder")
+    for source in filter(os.path.isdir, sources):
+        if folder.resolve().is_relative_to(Path(source).resolve()):
+            problem = f"--overlays is {folder}, inside {source}, whose images are scored"
+            raise InputError(f"{problem}: name a folder elsewhere, or the next call scores the overlays too")
+    ensure_writable(folder)
 
-    def __init__(self, folder: Path, sources: Iterable[str | Path]) -> None:
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"--overlays is {folder}, a file: name a folder")
-        for source in filter(os.path.isdir, sources):
-            if folder.resolve().is_relative_to(Path(source).resolve()):
-                problem = f"--overlays is {folder}, inside {source}, whose images are scored"
-                raise InputError(f"{problem}: name a folder elsewhere, or the next call scores the overlays too")
-        ensure_writable(folder)
-        self.folder = folder
 
-    def save(self, scorer: Scorer, scored: FileScore, number: int) -> None:
-        """Save an overlay as ``NUMBER_STEM.png``, where STEM is the file name without suffix, cut to 60 characters.
+def save_overlay(folder: Path, scorer: Scorer, scored: FileScore, number: int) -> bool:
+    """Save an overlay as ``NUMBER_STEM.png``, where STEM is the file name without suffix, cut to 60 characters.
 
-        RunError: it cannot be saved.
-        """
+    Returns whether there was memory for it. RunError: it cannot be saved.
+    """
+    try:
         figure = score_overlay(scorer, scored)
-        with atomic_write(self.folder / f"{number:05d}_{Path(scored.image).stem[:60]}.png") as path:
+        with atomic_write(folder / f"{number:05d}_{Path(scored.image).stem[:60]}.png") as path:
             figure.savefig(path, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
+    except MemoryError:
+        with above_bar():
+            print(f"overlay of {scored.image} needs more memory than is free: save it smaller", file=sys.stderr)
+        return False
+    return True
 
 
 def score_overlay(scorer: Scorer, scored: FileScore) -> Figure:
@@ -203,8 +212,7 @@ def score_overlay(scorer: Scorer, scored: FileScore) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    from ..results.layers import draw_crops, draw_saliency
-    from ..results.palette import DOUBLE, DPI, TYPE
+    from ..results.palette import DOUBLE, DPI, TYPE, draw_crops, draw_saliency
 
     crop_scores = scorer.to_mos(scored.prediction.crop_scores[0])  # (K,)
     low, high = scorer.about["mos_range"]

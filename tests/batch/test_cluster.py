@@ -49,6 +49,7 @@ def client():
         yield client
 
 
+@pytest.mark.slow
 def test_a_notebook_that_ends_is_reported_with_its_epochs(client, tmp_path):
     lines, done = [], []
     work = job(tmp_path, "print('epoch 1/1  loss 0.5')")
@@ -57,31 +58,16 @@ def test_a_notebook_that_ends_is_reported_with_its_epochs(client, tmp_path):
     assert lines[0].endswith(": running") and lines[1].endswith(": epoch 1/1  loss 0.5") and lines[2].endswith(" s")
 
 
-def test_a_failing_training_is_tried_again(client, tmp_path):
-    done = []
-    work = job(tmp_path, FIRST_TIME + "assert not first")
-    assert run_jobs(client, [work], done.append, lambda line: None) == {} and done == [work]
-
-
 @pytest.mark.slow
-def test_one_that_fails_twice_is_listed_and_the_rest_goes_on(client, tmp_path):
+def test_a_failed_or_killed_training_is_tried_again_and_one_that_fails_twice_is_listed(client, tmp_path):
     done, lines = [], []
-    bad, good = job(tmp_path, "1 / 0", "bad"), job(tmp_path, "1 + 1", "good")
-    failed = run_jobs(client, [bad, good], done.append, lines.append)
-    assert done == [good] and list(failed) == [bad.title]
-    assert isinstance(failed[bad.title], RunError) and "ZeroDivisionError" in str(failed[bad.title])
+    kill = "import os, signal, time\nif first:\n    os.kill(os.getppid(), signal.SIGKILL)\n    time.sleep(60)"
+    once, killed = job(tmp_path, FIRST_TIME + "assert not first", "once"), job(tmp_path, FIRST_TIME + kill, "killed")
+    twice = job(tmp_path, "1 / 0", "twice")
+    failed = run_jobs(client, [once, killed, twice], done.append, lines.append)
+    assert done == [once, killed] and list(failed) == [twice.title]
+    assert isinstance(failed[twice.title], RunError) and "ZeroDivisionError" in str(failed[twice.title])
     assert any("FAILED" in line for line in lines)
-
-
-@pytest.mark.slow
-def test_a_killed_worker_loses_its_notebook_to_another_try(client, tmp_path):
-    done = []
-    source = (
-        FIRST_TIME
-        + "import os, signal\nif first:\n    os.kill(os.getppid(), signal.SIGKILL)\n    import time; time.sleep(60)"
-    )
-    work = job(tmp_path, source)
-    assert run_jobs(client, [work], done.append, lambda line: None) == {} and done == [work]
 
 
 @pytest.mark.slow
@@ -99,13 +85,12 @@ def test_a_notebook_that_kills_every_worker_is_given_up_and_the_rest_is_run_once
 
 def test_each_local_worker_has_its_gpu_or_its_share_of_the_cores():
     assert worker_environments(0, [], 8) == 4 * [dict(OMP_NUM_THREADS="2", MKL_NUM_THREADS="2")]
-    assert len(worker_environments(0, [], 2)) == 2
-    assert [worker["OMP_NUM_THREADS"] for worker in worker_environments(3, [], 8)] == ["2", "2", "2"]
     assert [worker["CUDA_VISIBLE_DEVICES"] for worker in worker_environments(0, ["2", "3"], 8)] == ["2", "3"]
     assert [worker["CUDA_VISIBLE_DEVICES"] for worker in worker_environments(4, ["0", "1"], 8)] == ["0", "1", "0", "1"]
     assert worker_environments(9, [], 2)[0]["OMP_NUM_THREADS"] == "1"
 
 
+@pytest.mark.slow
 def test_a_running_scheduler_is_used_by_its_address(tmp_path):
     done = []
     work = job(tmp_path, "1 + 1")
@@ -121,10 +106,7 @@ def test_a_running_scheduler_is_used_by_its_address(tmp_path):
     "scheduler, workers, message",
     [
         ("10.0.0.1:8786", 0, "write tcp://HOST:PORT"),
-        ("tcp://127.0.0.1:9", 0, "no Dask scheduler answers"),
-        ("tls://", 0, "no Dask scheduler answers at tls://"),
         ("zip://127.0.0.1", 0, "no Dask scheduler answers at zip://127.0.0.1"),
-        ("", -1, "workers is -1"),
         ("slurm", 10**20, "workers is 1" + 20 * "0"),
         ("", 100_000, "workers is 100000: this machine has cores for at most"),
     ],
@@ -199,16 +181,16 @@ def test_a_script_without_a_main_guard_is_told_about_it(tmp_path, guard, code):
     """Each process that it starts would run it once more."""
     script = tmp_path / "mine.py"
     script.write_text(
-        "import sys\nfrom lmcl_core.common.command import exit_codes\n"
-        "from lmcl_core.common.tasks import check_main_guard\n"
+        "from lmcl_core.common.command import exit_codes\nfrom lmcl_core.common.tasks import check_main_guard\n"
         f"def work():\n    check_main_guard()\n{guard}\n    with exit_codes('mine'):\n        work()\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
     assert done.returncode == code and len(done.stderr.splitlines()) == (code != 0), done.stderr
-    assert code == 0 or "mine.py, line 8, starts processes, which run this script again: put the lines" in done.stderr
+    assert code == 0 or "mine.py, line 7, starts processes, which run this script again: put the lines" in done.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_still_ends_as_interrupted_once_slurm_is_there():
     """In a process of its own, since the handler is set by the first import."""
     code = "import signal, lmcl_core.batch.cluster as b, dask, contextlib; was = signal.getsignal(signal.SIGINT)\n"
@@ -236,13 +218,14 @@ def test_the_slurm_job_script_asks_for_what_the_configuration_says():
     assert "OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}" in script
 
 
-@pytest.mark.parametrize("settings", [{}, {"job-cpu": 4}, {"memory": "16GB"}])
+@pytest.mark.parametrize("settings", [{}, {"job-cpu": 4}])
 def test_incomplete_slurm_settings_are_an_error(settings):
     with dask.config.set({f"jobqueue.slurm.{key}": value for key, value in settings.items()}):
         with pytest.raises(InputError, match="SLURM settings are incomplete: write job-cpu, memory"):
             slurm_cluster()
 
 
+@pytest.mark.slow
 def test_workers_that_nobody_starts_again_end_the_batch(tmp_path, monkeypatch):
     monkeypatch.setattr("lmcl_core.common.tasks._SECONDS_TO_LOOK", 0.2)
     with connect(workers=1) as client:
@@ -253,19 +236,16 @@ def test_workers_that_nobody_starts_again_end_the_batch(tmp_path, monkeypatch):
             run_jobs(client, [job(tmp_path, "1 + 1")], lambda job: None, lambda line: None)
 
 
+@pytest.mark.slow
 def test_all_that_is_started_here_listens_on_the_loopback_interface_only(client):
     """Whoever can connect to a worker, a nanny or the scheduler can run code there."""
-    this = psutil.Process()
-    listening = [
-        connection
-        for process in [this, *this.children(recursive=True)]
-        for connection in process.net_connections(kind="inet")
-        if connection.status == psutil.CONN_LISTEN
-    ]
-    assert len(listening) >= 3  # scheduler, nanny, worker
-    assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    connections = [connection for process in processes for connection in process.net_connections(kind="inet")]
+    listening = [connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN]
+    assert len(listening) >= 3 and set(listening) == {"127.0.0.1"}  # scheduler, nanny, worker
 
 
+@pytest.mark.slow
 def test_no_one_without_the_certificate_of_this_call_can_connect(client):
     """Neither to the scheduler nor to a worker or its nanny; not with TLS and a certificate of one's own either."""
     information = client.scheduler_info()["workers"]

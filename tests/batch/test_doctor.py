@@ -6,13 +6,14 @@ import subprocess
 import sys
 from importlib import metadata
 
+import pytest
 
 from lmcl_core.batch import doctor
 from lmcl_core.common import paths
 
 
 def levels(findings, word: str) -> list[str]:
-    return [finding.level for finding in findings if word in finding.text]
+    return [level for level, text in findings if word in text]
 
 
 def test_a_missing_package_is_a_fault_and_another_version_a_note(monkeypatch):
@@ -45,6 +46,7 @@ def test_benchmarks_in_a_folder_are_named(livec, tmp_path):
     assert levels(doctor._data(str(livec)), "no benchmark can be read") == ["note"]
 
 
+@pytest.mark.slow
 def test_a_broken_torch_is_a_fault_and_the_other_checks_go_on(tmp_path):
     (tmp_path / "torch.py").write_text("raise ImportError('libgomp is missing')")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from lmcl_core.cli import main; main(['doctor'])"

@@ -40,6 +40,7 @@ def test_time_grows_with_epochs_and_the_size_of_the_view(table):
     assert three == pytest.approx(3 * once - 2 * testing)
 
 
+@pytest.mark.slow
 def test_a_crop_costs_more_in_training_than_at_test():
     train, test = module.crop_seconds(Recipe(pretrained=False, crop_size=64, crops=2), "cpu")
     assert train > test > 0
@@ -60,16 +61,9 @@ def test_recipes_whose_crops_cost_the_same_are_timed_once(tmp_path, livec, monke
     timed = []
     monkeypatch.setattr(module, "crop_seconds", lambda recipe, device: timed.append(recipe) or (1.0, 1.0))
     changes = dict(crop_size=32, crops=2, pretrained=False)
-    options = dict(benchmark="livec", data_root=str(livec), runs_dir=str(tmp_path / "runs"), changes=changes)
-    row = forecast(ReproduceOptions(splits=2, **options)).iloc[0]
-    assert len(timed) == 1 and (row["runs"], row["finished"], row["basis"]) == (4, 0, "timed now")
-    assert row["minutes"] > 0 and not (tmp_path / "runs").exists()
-
-
-def test_all_takes_the_benchmarks_that_can_be_read_and_reports_the_others(tmp_path, livec, monkeypatch):
-    monkeypatch.setattr(module, "crop_seconds", lambda recipe, device: (1.0, 1.0))
+    options = ReproduceOptions("all", str(livec), 2, str(tmp_path / "runs"), changes=changes)
     lines: list[str] = []
-    rows = forecast(ReproduceOptions("all", data_root=str(livec), runs_dir=str(tmp_path)), log=lines.append)
-    assert list(rows["benchmark"]) == ["livec"]
-    absent = "live, csiq, tid2013, kadid10k, koniq10k, livefb, spaq"
-    assert lines == [f"left out, their folders are missing: {absent}"]
+    [row] = forecast(options, lines.append).itertuples()
+    assert row.benchmark == "livec" and lines[0].startswith("left out, their folders are missing: live, csiq, ")
+    assert len(timed) == 1 and (row.runs, row.finished, row.basis) == (4, 0, "timed now")
+    assert row.minutes > 0 and not (tmp_path / "runs").exists()

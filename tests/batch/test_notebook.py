@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -25,16 +24,10 @@ def notebooks(tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_failing_notebook_and_cell_are_named_and_its_copy_is_kept(notebooks, tmp_path):
-    job = Job("raises.ipynb", tmp_path / "out" / "raises.ipynb", {"number": 0})
+    job = Job("raises.ipynb", tmp_path / "out {number} {" / "raises.ipynb", {"number": 0})
     with pytest.raises(RunError, match=r"raises.ipynb failed in cell In \[3\], '1 / number' \(ZeroDivisionError: div"):
-        run_notebook(job)
-    assert job.output.is_file()
-
-
-def test_braces_in_the_name_of_a_folder_are_part_of_the_name(notebooks, tmp_path):
-    job = Job("raises.ipynb", tmp_path / "out {number} {" / "raises.ipynb", {"number": 1})
-    with contextlib.suppress(RunError):
         run_notebook(job)
     assert job.output.is_file()
 
@@ -44,12 +37,6 @@ def test_wrong_parameters_are_refused_before_the_notebook_runs(notebooks, tmp_pa
     with pytest.raises(InputError, match="unknown parameter of raises.ipynb 'numbr': did you mean 'number'"):
         run_notebook(job)
     assert not job.output.exists()
-
-
-def test_the_message_shows_the_first_statement_of_a_cell():
-    cell = "\n%matplotlib inline\nimport os\nfrom a import b\n\ntable = load()"
-    assert module._first_statement(cell) == "table = load()"
-    assert module._first_statement("import os") == "import os"
 
 
 def test_a_notebook_shows_our_errors_in_one_line():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -40,41 +41,34 @@ def test_types_come_from_the_annotations_and_else_from_the_defaults(notebook):
     assert parameter_kinds(notebook) == kinds
 
 
-def test_every_notebook_states_known_types_and_its_defaults_have_them():
+def test_papermill_s_help_shows_name_known_type_default_and_meaning_of_every_parameter():
     for path in NOTEBOOKS:
-        assert {part for kind in parameter_kinds(path).values() for part in kind.split(" or ")} <= {
-            *("str", "int", "float", "bool", "dict")
+        shown, kinds = inspect_notebook(path), parameter_kinds(path)
+        assert {name: one["inferred_type_name"] for name, one in shown.items()} == kinds
+        assert {part for kind in kinds.values() for part in kind.split(" or ")} <= {
+            "str",
+            "int",
+            "float",
+            "bool",
+            "dict",
         }
-        source = next(c.source for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", []))
-        defaults: dict = {}
-        exec(source, defaults)
-        check_parameters(path.stem, {name: value for name, value in defaults.items() if not name.startswith("__")})
+        assert all(one["default"] and one["help"] for one in shown.values())
+        check_parameters(path.stem, {name: ast.literal_eval(one["default"]) for name, one in shown.items()})
 
 
 def test_an_unknown_name_is_refused_with_the_closest_known_one(notebook):
+    check_parameters(notebook, dict(name="", split="official", gap=2, overwrite=True, count=0, anything=[1]))
+    check_parameters(notebook, dict(split=3, changes='{"epochs": 1}'))
     with pytest.raises(InputError, match="unknown parameter of a.ipynb 'spilt': did you mean 'split'"):
         check_parameters(notebook, {"spilt": 1})
 
 
 def test_a_value_of_another_type_is_refused(notebook):
-    for name, values in [
-        ("name", [3, None]),
-        ("split", [0.5, True, None]),
-        ("gap", ["1", True]),
-        ("overwrite", ["false", 0]),
-        ("changes", [3, ["a"], None]),
-        ("count", ["0", 0.5, True, np.int64(3)]),
-    ]:
-        for value in values:
-            shown = re.escape(repr(value))
-            with pytest.raises(InputError, match=f"parameter {name} of a.ipynb is {shown} of type .*: it must be"):
-                check_parameters(notebook, {name: value})
-
-
-def test_good_values_pass(notebook):
-    check_parameters(notebook, dict(name="", split="official", gap=2, overwrite=True, count=0, anything=[1]))
-    check_parameters(notebook, dict(split=3, changes={"epochs": 1}))
-    check_parameters(notebook, dict(changes='{"epochs": 1}'))
+    wrong = dict(name=None, split=0.5, gap=True, overwrite=0, changes=["a"], count=np.int64(3))
+    for name, value in wrong.items():
+        shown = re.escape(repr(value))
+        with pytest.raises(InputError, match=f"parameter {name} of a.ipynb is {shown} of type .*: it must be"):
+            check_parameters(notebook, {name: value})
 
 
 def test_a_running_notebook_passes_all_its_variables_and_papermill_s_cell_is_checked_for_unknown_names(notebook):
@@ -84,28 +78,6 @@ def test_a_running_notebook_passes_all_its_variables_and_papermill_s_cell_is_che
         check_parameters(notebook, dict(variables, In=["", CELL, "# Parameters\noverwirte = True\n"], overwirte=True))
     with pytest.raises(InputError, match="parameter overwrite .*'false'.*write True or False"):
         check_parameters(notebook, dict(variables, overwrite="false"))
-
-
-def test_two_inserted_cells_are_both_checked_and_a_corrected_one_replaces_the_one_before(notebook):
-    for cells, refused in [
-        (["# Parameters\nspilt = 1\n", "# Parameters\ngap = 1.0\n", "check"], True),
-        (["# Parameters\nspilt = 1\n", "check", "# Parameters\nsplit = 1\n", "check"], False),
-        (["# Parameters\nspilt = 1\n", "check", "check"], True),
-        (["# Parameters\ngap = spilt = 1\n", "check"], True),
-    ]:
-        values = dict(In=["", CELL, *cells])
-        if refused:
-            with pytest.raises(InputError, match="'spilt': did you mean 'split'"):
-                check_parameters(notebook, values)
-        else:
-            check_parameters(notebook, values)
-
-
-def test_papermill_s_help_shows_name_type_default_and_meaning_of_every_parameter():
-    for path in NOTEBOOKS:
-        shown = inspect_notebook(path)
-        assert {name: one["inferred_type_name"] for name, one in shown.items()} == parameter_kinds(path)
-        assert all(one["default"] and one["help"] for one in shown.values())
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 from lmcl_core.results import audit
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -24,7 +25,6 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.slow
 def test_committed_results_agree_with_each_other(checkout):
     lines = []
     assert audit.audit(log=lines.append) == []
@@ -37,10 +37,7 @@ def test_committed_results_agree_with_each_other(checkout):
         (audit._check_rows, "livec/05_results.csv", "0.826321", "0.926321", "PLCC 0.926321: no such run"),
         (audit._check_derived, "livec/05_against_quality.csv", "quality loss alone", "quality", "title: quality, and"),
         (audit._check_derived, "livec/03_published.csv", "0.8", "0.9", ": 0.9.*, and 0.8.* when computed from"),
-        pytest.param(
-            *(audit._check_pages, "../README.md", "# ", "PLCC is 0.98765. # ", "README.md: 0.98765 is in no table"),
-            marks=pytest.mark.slow,
-        ),
+        (audit._check_pages, "../README.md", "# ", "PLCC is 0.98765. # ", "README.md: 0.98765 is in no table"),
     ],
 )
 def test_what_was_altered_is_found(check, file, old, new, problem, checkout):

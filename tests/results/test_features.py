@@ -52,18 +52,13 @@ def test_features_are_kept_until_the_model_or_its_test_part_changes(run, monkeyp
     assert len(calls) == 4
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04"])
-def test_damaged_features_are_named(run, content):
-    folder, table = run
-    (folder / FEATURES).write_bytes(content)
-    with pytest.raises(InputError, match="features.npz is damaged .*delete that file"):
-        features_of_run(folder, table)
-
-
-def test_unfinished_runs_and_runs_of_another_table_are_refused(run):
+def test_damaged_features_unfinished_runs_and_runs_of_another_table_are_refused(run):
     folder, table = run
     with pytest.raises(InputError, match="is not in this table"):
         features_of_run(folder, table.drop(index=table.index[5]))
+    (folder / FEATURES).write_bytes(b"PK\x03\x04")
+    with pytest.raises(InputError, match="features.npz is damaged .*delete that file"):
+        features_of_run(folder, table)
     (folder / "predictions.csv").unlink()
     with pytest.raises(InputError, match="is not a finished run, it lacks predictions.csv"):
         features_of_run(folder, table)

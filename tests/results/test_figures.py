@@ -11,25 +11,20 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from lmcl_core import RunError
-from lmcl_core.results import figures
+from lmcl_core.results import figures, palette
 
 HISTORY = "epoch loss quality inter intra mutual_score mutual_saliency test_srcc test_plcc"
 RNG = np.random.default_rng(0)
 SCORES = pd.DataFrame(dict(split=np.repeat([0, 1], 20), mos=RNG.uniform(0, 100, 40), pred=RNG.uniform(0, 100, 40)))
 
 
-def test_save_writes_csv_pdf_and_png(tmp_path):
-    saved = figures.save(figures.mos_histogram(SCORES, "MOS"), SCORES, tmp_path / "new", "name", "A caption.", "a note")
-    assert [text.get_text() for text in saved.figure.texts] == ["a note"]
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["name.csv", "name.pdf", "name.png"]
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new" / "name.csv"), SCORES, rtol=1e-5)
-
-
 def test_the_alternative_text_is_in_the_file_and_in_the_output_of_a_notebook(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda *objects, **options: shown.append((objects, options)))
     saved = figures.save(figures.mos_histogram(SCORES, "MOS"), SCORES, tmp_path, "name", "A caption.", "a note")
+    assert [text.get_text() for text in saved.figure.texts] == ["a note"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["name.csv", "name.pdf", "name.png"]
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "name.csv"), SCORES, rtol=1e-5)
     assert Image.open(tmp_path / "name.png").info["Description"] == "A caption. A note."
     saved._ipython_display_()
     ((bundle,), options), ((caption,), _) = shown
@@ -37,6 +32,7 @@ def test_the_alternative_text_is_in_the_file_and_in_the_output_of_a_notebook(tmp
     assert set(bundle) == {"image/png", "text/plain"} and caption.data == "*name:* A caption."
 
 
+@pytest.mark.slow
 def test_a_figure_has_the_size_of_a_column_and_no_smaller_type_than_9_points(tmp_path):
     data = SCORES.assign(distortion=np.tile([f"type {n}" for n in range(20)], 2))
     for number, figure in enumerate((figures.mos_histogram(SCORES, "MOS"), figures.scores_against_mos(data, "MOS"))):
@@ -45,6 +41,7 @@ def test_a_figure_has_the_size_of_a_column_and_no_smaller_type_than_9_points(tmp
         assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 9
 
 
+@pytest.mark.slow
 def test_saving_a_figure_twice_gives_identical_files(tmp_path):
     for name in ("a", "b"):
         figures.save(figures.scores_against_mos(SCORES, "MOS"), SCORES, tmp_path, name, "A caption.")
@@ -52,35 +49,21 @@ def test_saving_a_figure_twice_gives_identical_files(tmp_path):
     assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
 
 
-def test_a_full_disk_leaves_no_partial_file(tmp_path, monkeypatch):
-    def full(*args, **options):
-        raise OSError(28, "No space left on device")
-
-    figure = figures.mos_histogram(SCORES, "MOS")
-    monkeypatch.setattr(figure, "savefig", full)
-    with pytest.raises(RunError, match="disk full while saving .*name.png"):
-        figures.save(figure, SCORES, tmp_path, "name", "A caption.")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["name.csv"]
-
-
-def test_scores_are_drawn_at_their_values_in_one_panel_a_split():
-    figure = figures.scores_against_mos(SCORES, "MOS")
-    assert len(figure.axes) == 2
-    drawn = figure.axes[1].collections[0].get_offsets()
-    np.testing.assert_allclose(np.asarray(drawn), SCORES.loc[SCORES["split"] == 1, ["pred", "mos"]].to_numpy())
-
-
 def test_distortions_give_colours_markers_and_the_legend():
     figure = figures.scores_against_mos(SCORES.assign(distortion=np.tile(["blur", "noise"], 20)), "MOS")
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["blur", "noise"]
     blur, noise = figure.axes[1].collections
+    drawn = SCORES[SCORES["split"] == 1].iloc[::2]
+    np.testing.assert_allclose(np.asarray(blur.get_offsets()), drawn[["pred", "mos"]].to_numpy())
     assert not np.array_equal(blur.get_facecolor(), noise.get_facecolor())
     assert len(blur.get_paths()[0].vertices) != len(noise.get_paths()[0].vertices)
 
 
-def test_an_incomplete_row_of_splits_has_no_empty_panel():
-    data = pd.concat([SCORES[SCORES["split"] == 0].assign(split=n) for n in range(6)])
-    assert len(figures.scores_against_mos(data, "MOS").axes) == 6
+def test_groups_differ_without_colour():
+    styles = palette.group_styles(map(str, range(25)))
+    assert len({tuple(style.values()) for style in styles.values()}) == 25
+    for one, other in ((palette.WITH, palette.WITHOUT), (palette.OURS, palette.PAPER), (palette.PAPER, palette.OTHERS)):
+        assert one["color"] != other["color"] and one["marker"] != other["marker"]
 
 
 def test_only_the_salient_crop_has_a_thick_frame():
@@ -104,6 +87,7 @@ def test_a_drawing_function_returns_a_figure_with_data():
         assert isinstance(figure, Figure) and any(axes.has_data() for axes in figure.axes)
 
 
+@pytest.mark.slow
 def test_drawing_does_not_import_torch():
     code = "import lmcl_core.results.plots, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

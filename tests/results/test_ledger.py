@@ -11,7 +11,7 @@ import pytest
 from lmcl_core import InputError, Recipe
 from lmcl_core.cli import parse_changes
 from lmcl_core.results.ablation import on_validation_parts
-from lmcl_core.results.ledger import COLUMNS, command, compare_configurations, ledger_path, read_ledger, summarize
+from lmcl_core.results.ledger import COLUMNS, command, ledger_path, read_ledger, summarize
 
 
 def rows(*runs) -> pd.DataFrame:
@@ -34,45 +34,16 @@ def test_a_ledger_is_read_as_it_was_written(tmp_path):
     assert missing.empty and list(missing) == COLUMNS
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"\xff\xd8\xff\xe0",
-        b"image,mos\na.png,3\n",
-    ],
-)
-def test_another_or_damaged_file_is_not_a_ledger(tmp_path, content):
-    (tmp_path / "ledger.csv").write_bytes(content)
-    with pytest.raises(InputError, match="ledger.csv is not a ledger"):
-        read_ledger(tmp_path / "ledger.csv")
-
-
-def test_configurations_are_compared_on_shared_splits():
-    table = rows(
-        ("base", "00-val", 0.80, {}),
-        ("base", "01-val", 0.90, {}),
-        ("better", "00-val", 0.82, dict(lr=1e-4)),
-        ("better", "01-val", 0.93, dict(lr=1e-4)),
-        ("elsewhere", "02-val", 0.99, dict(lr=5e-4)),
-    )
-    compared = compare_configurations(table, "base")
-    columns = ["name", "changes", "splits", "plcc", "srcc", "difference", "seconds"]
-    assert list(compared) == columns and compared["name"].tolist() == ["better", "base", "elsewhere"]
-    assert compared["splits"].tolist() == [2, 2, 1] and compared["plcc"].tolist() == pytest.approx([0.875, 0.85, 0.99])
-    assert compared["difference"].tolist()[:2] == pytest.approx([0.025, 0.0]) and pd.isna(compared["difference"][2])
-    assert compared["changes"][0] == "{'lr': 0.0001}" and compared["seconds"].tolist() == [60.5] * 3
-
-
 def test_an_ambiguous_or_unknown_baseline_is_refused():
     table = rows(("a", "00-val", 0.8, {}), ("a", "00-val", 0.8, dict(lr=1e-3)), ("b", "00-val", 0.8, dict(lr=1e-4)))
-    assert len(compare_configurations(table, "b")) == 3, "two recipes of one name are two configurations"
+    assert summarize(table, "b")["configurations"].sum() == 2, "two recipes of one name are two configurations"
     with pytest.raises(InputError, match="'a' names several runs of a split"):
-        compare_configurations(table, "a")
+        summarize(table, "a")
     with pytest.raises(InputError, match="unknown configuration 'nothing': choose one of: a, b"):
-        compare_configurations(table, "nothing")
+        summarize(table, "nothing")
 
 
-@pytest.mark.parametrize("compare", [compare_configurations, on_validation_parts])
+@pytest.mark.parametrize("compare", [summarize, on_validation_parts])
 def test_repeated_rows_and_rows_of_several_benchmarks_are_named(compare):
     table = rows(("a", "00-val", 0.8, {}), ("b", "00-val", 0.8, dict(lr=1e-4)), ("b", "01-val", 0.8, dict(lr=1e-4)))
     with pytest.raises(InputError, match="several rows of 'b', split 01-val: remove all but one"):
@@ -81,14 +52,7 @@ def test_repeated_rows_and_rows_of_several_benchmarks_are_named(compare):
         compare(pd.concat([table, table.assign(benchmark="csiq")]), "a")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "two words",
-        "1",
-        "it's",
-    ],
-)
+@pytest.mark.parametrize("name", ["two words", "1"])
 def test_the_command_trains_the_same_recipe_again(name):
     changed = dict(lr=1e-4, variant="v2", scales=(1.0, 2.0), flip=False, view_size=112, quality_sigma=None)
     row = rows((name, "03-val", 0.8, changed)).iloc[0]
@@ -97,13 +61,6 @@ def test_the_command_trains_the_same_recipe_again(name):
     assert words[7:9] == ["3", "--validation"] and words[9::2] == ["--set"] * (len(changed) + 1)
     recipe = Recipe.for_benchmark("livec", **parse_changes(words[10::2]))
     assert recipe.hash == row["recipe_hash"] and recipe.name == name
-
-
-def test_a_row_with_an_unusable_recipe_is_named():
-    row = rows(("a", "00-val", 0.8, {})).iloc[0]
-    for recipe in ("{", "3", row["recipe"].replace('"lr"', '"learning_rate"')):
-        with pytest.raises(InputError, match=f"recipe of 'a', split 00-val, cannot be used .* commit {'c' * 40}"):
-            command(pd.Series({**row, "recipe": recipe}))
 
 
 def test_every_row_of_the_project_can_be_trained_again_or_names_its_commit():
@@ -124,16 +81,17 @@ def test_every_row_of_the_project_can_be_trained_again_or_names_its_commit():
 def test_the_search_is_told_in_at_most_ten_rows_that_hold_every_configuration():
     tried = read_ledger(ledger_path())
     tried = tried[tried["benchmark"] == "livec"]
-    told, compared = summarize(tried, "sigma1-w02"), compare_configurations(tried, "sigma1-w02").set_index("name")
-    assert len(told) <= 10 and "other" not in set(told["tried"])
+    told = summarize(tried, "sigma1-w02")
+    assert len(told) <= 10 and "other" not in set(told["tried"]) and told["difference"].is_monotonic_decreasing
     assert told["configurations"].sum() == tried["name"].nunique() - 1
-    assert told["difference"].tolist() == compared["difference"][told["best"]].tolist()
-    assert told["difference"].iloc[0] == compared["difference"].drop("sigma1-w02").max()
 
 
-def test_the_decision_follows_from_the_difference():
+def test_the_decision_follows_from_the_mean_difference_on_shared_splits():
     changed = [("lr", 0.81, dict(lr=1e-4)), ("batch", 0.797, dict(batch_images=8)), ("v2", 0.7, dict(variant="v2"))]
-    told = summarize(rows(("base", "00-val", 0.80, {}), *((n, "00-val", p, c) for n, p, c in changed)), "base")
+    base = [("base", "00-val", 0.80, {}), ("base", "01-val", 0.90, {})]
+    more = [("lr", "01-val", 0.93, dict(lr=1e-4)), ("lr", "02-val", 0.99, dict(lr=1e-4))]
+    told = summarize(rows(*base, *((n, "00-val", p, c) for n, p, c in changed), *more), "base")
+    assert told["difference"].tolist() == pytest.approx([0.02, -0.003, -0.1])
     assert told["tried"].tolist() == ["number of epochs, learning rate", "batch size", "manifold loss v2"]
     assert [text.split(":")[-1].strip() for text in told["decision"]] == [
         "better, not adopted",

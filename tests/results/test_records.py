@@ -12,17 +12,8 @@ from layouts import write_csiq, write_results
 from lmcl_core import InputError, Recipe, load_benchmark, make_split, metrics
 from lmcl_core.recipe import variants_of
 from lmcl_core.results import ablation, records, tables
-from lmcl_core.results.records import (
-    describe_records,
-    find_record,
-    load_records,
-    main,
-    read_records,
-    recorded_predictions,
-    records_path,
-    update_records,
-)
-from lmcl_core.results.tables import RunSet
+from lmcl_core.results.records import RunSet, describe_records, find_record, load_records, main, read_records
+from lmcl_core.results.records import recorded_predictions, records_path, update_records
 from lmcl_core.runs.folder import run_folder, write_run
 
 
@@ -83,9 +74,8 @@ def test_records_are_named_by_file_or_benchmark_and_the_last_row_of_a_run_counts
 
 
 def test_unknown_names_and_other_tables_are_refused(file):
-    for name in ("livc", "LIVEC", "live-c"):
-        with pytest.raises(InputError, match=f"unknown benchmark or table of records '{name}': did you mean 'livec'"):
-            load_records(name)
+    with pytest.raises(InputError, match="unknown benchmark or table of records 'livc': did you mean 'livec'"):
+        load_records("livc")
     with pytest.raises(InputError, match="nowhere.csv does not exist"):
         load_records("livec, nowhere.csv")
     file.write_text("a,b\n1,2\n")
@@ -99,8 +89,7 @@ def test_recorded_predictions_find_their_images_in_another_layout_of_the_folder(
     def half(table, index):  # because a fifth of two contents is none
         return make_split(table, index, test=0.5)
 
-    for module in (records, tables):
-        monkeypatch.setattr(module, "make_split", half)
+    monkeypatch.setattr(records, "make_split", half)
     folders = [write_csiq(tmp_path / "a"), write_csiq(tmp_path / "b", flat="dst_imgs_all")]
     official, flat = (load_benchmark("csiq", folder) for folder in folders)
     order = [[image.rpartition("/")[2] for image in table["image"]] for table in (official, flat)]
@@ -120,11 +109,7 @@ def test_recorded_predictions_find_their_images_in_another_layout_of_the_folder(
         assert found["image"].tolist() == table["image"].iloc[half(table, 0).test].tolist()
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [lambda text: text[:-1], lambda text: "[1.0]", lambda text: json.dumps(json.loads(text)[::-1])],
-    ids=["cut", "too few", "another order"],
-)
+@pytest.mark.parametrize("damage", [lambda text: text[:-1], lambda text: json.dumps(json.loads(text)[::-1])])
 def test_damaged_predictions_are_named(missing, known, damage):
     known["predictions"] = known["predictions"].map(damage)
     with pytest.raises(InputError, match="recorded predictions of lmcl, split 0, are damaged"):
@@ -172,45 +157,14 @@ def test_rows_stay_and_a_repeated_run_replaces_its_row(table, file, tmp_path, pu
     assert rows["plcc"].tolist() == pytest.approx([0.7, 0.6], abs=1e-4)
 
 
-@pytest.mark.parametrize("place", ["split-00-val", "split-official"])
-def test_validation_and_official_runs_are_not_recorded(table, file, tmp_path, put_run, place):
+def test_a_run_that_cannot_be_recorded_is_named_and_validation_runs_are_left_out(table, file, tmp_path, put_run):
     put_run(tmp_path / "runs", table, 0)
     folder = run_folder(tmp_path / "runs", "livec", "lmcl", 0)
-    folder.rename(folder.parent / place)
-    assert update_records(file, tmp_path / "runs", table)[0].empty and not file.exists()
-
-
-def cut(folder, record):
-    (folder / "predictions.csv").write_text("")
-
-
-def without_metrics(folder, record):
-    write_run(folder, {**record, "metrics": {"plcc": 0.5}})
-
-
-def of_another_version(folder, record):
-    write_run(folder, {**record, "recipe": {**record["recipe"], "gone": 1}})
-
-
-def of_other_data(folder, record):
-    write_run(folder, {**record, "data_hash": "other"})
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        cut,
-        of_another_version,
-        of_other_data,
-    ],
-)
-def test_a_run_that_cannot_be_recorded_is_named(table, file, tmp_path, put_run, damage):
-    put_run(tmp_path / "runs", table, 0)
-    folder = run_folder(tmp_path / "runs", "livec", "lmcl", 0)
-    damage(folder, json.loads((folder / "run.json").read_text()))
+    write_run(folder, json.loads((folder / "run.json").read_text()) | dict(data_hash="other"))
     with pytest.raises(InputError, match=r"split-00 cannot be recorded .*move it out"):
         update_records(file, tmp_path / "runs", table)
-    assert not file.exists()
+    folder.rename(folder.parent / "split-00-val")
+    assert update_records(file, tmp_path / "runs", table)[0].empty and not file.exists()
 
 
 def test_the_command_adds_the_runs_of_a_folder(table, tmp_path, put_run, monkeypatch, capsys):
@@ -218,30 +172,13 @@ def test_the_command_adds_the_runs_of_a_folder(table, tmp_path, put_run, monkeyp
     monkeypatch.setattr(records, "load_benchmark", lambda name, root: table)
     monkeypatch.setattr(records, "records_path", lambda benchmark: tmp_path / f"{benchmark}.csv")
     arguments = ["livec", "root", str(tmp_path / "runs")]
-    main(arguments)
-    assert "livec.csv: 1 row, 1 added or replaced" in capsys.readouterr().out
-    main(arguments)
-    assert "replaced: lmcl, split 0: PLCC 0.8000 (32-true), was 0.8000 (32-true)" in capsys.readouterr().out
+    for _ in range(2):
+        main(arguments)
+    added, again, replaced = capsys.readouterr().out.splitlines()
+    assert added.endswith("livec.csv: 1 row, 1 added or replaced") and again == added
+    assert replaced == "replaced: lmcl, split 0: PLCC 0.8000 (32-true), was 0.8000 (32-true)"
     main([*arguments, str(tmp_path / "again.csv")])
-    assert "again.csv: 1 row, 1 added or replaced" in capsys.readouterr().out
     assert len(read_records(tmp_path / "again.csv")) == 1
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["livec"], "arguments are required: data_root; usage: python -m lmcl_core.results.records [-h] [--debug]"),
-        (["livc", "{livec}"], "did you mean 'livec'?"),
-        (["livec", "{livec}", "{livec}", "{livec}"], "is a folder: name a CSV file"),
-        (["livec", "{livec}", "{livec}/nowhere"], "no finished run of livec"),
-    ],
-)
-def test_wrong_use_of_the_command_is_code_2(livec, capsys, arguments, message):
-    with pytest.raises(SystemExit) as ended:
-        main([argument.format(livec=livec) for argument in arguments])
-    printed = capsys.readouterr()
-    assert ended.value.code == 2 and printed.out == "" and len(printed.err.splitlines()) == 1
-    assert printed.err.startswith("records: ") and message in printed.err
 
 
 def check_metrics(row, mos, pred):

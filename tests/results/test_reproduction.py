@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from lmcl_core import InputError, RunError
+from lmcl_core import InputError
 from lmcl_core.cli import main
 from lmcl_core.results import reproduction
 from lmcl_core.results.reproduction import compare, measure_tolerances, quantities, report
@@ -58,11 +59,6 @@ def test_tolerances_hold_for_repetitions_of_the_same_spread():
     assert found["tolerance"] < 0.08  # and not by being huge
 
 
-def test_one_repetition_gives_no_tolerance(tmp_path):
-    with pytest.raises(InputError, match="at least two repetitions"):
-        measure_tolerances([quantities(write(tmp_path / "demo"))])
-
-
 def test_a_difference_above_the_tolerance_is_outside(tmp_path):
     base = reference(tmp_path / "reference" / "demo")
     found = compare(write(tmp_path / "own" / "demo", plcc=(0.84, 0.6), precision="bf16-mixed"), base)
@@ -92,19 +88,8 @@ def test_rows_from_records_are_told_apart_from_a_reproduction(tmp_path):
     assert "nothing was trained: splits 0, 1" in (own / "reproduction.html").read_text()
 
 
-def test_what_lies_outside_is_named(tmp_path):
-    base = reference(tmp_path / "reference" / "demo")
-    with pytest.raises(RunError, match="missing or outside tolerance: PLCC, lmcl, split 1[.]"):
-        report(write(tmp_path / "own" / "demo", plcc=(0.8, 0.6)), base, lambda line: None)
-
-
 @pytest.mark.parametrize(
-    "changed, message",
-    [
-        (dict(recipe_hash="x"), "made with another recipe"),
-        (dict(data_hash="x"), "made with another data"),
-        (dict(first=2), "no split in common"),
-    ],
+    "changed, message", [(dict(recipe_hash="x"), "made with another recipe"), (dict(first=2), "no split in common")]
 )
 def test_results_of_another_version_are_not_compared(tmp_path, changed, message):
     base = reference(tmp_path / "reference" / "demo")
@@ -112,43 +97,39 @@ def test_results_of_another_version_are_not_compared(tmp_path, changed, message)
         compare(write(tmp_path / "own" / "demo", **changed), base)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "03_runs.csv",
-        "tolerances.csv",
-    ],
-)
-@pytest.mark.parametrize("content", [None, ""])
-def test_the_command_tells_a_missing_or_damaged_table(tmp_path, name, content, capsys):
-    base, own = reference(tmp_path / "reference" / "demo"), write(tmp_path / "own" / "demo")
-    (base / name).unlink()
-    if content is not None:
-        (base / name).write_text(content)
-    with pytest.raises(SystemExit) as stopped:
-        main(["compare", "--figures-dir", str(own.parent), "--reference", str(base.parent)])
-    assert stopped.value.code == 2
-    said = capsys.readouterr().err
-    assert name in said and said.count("\n") == 1
-
-
-def test_the_command_finds_the_figures_of_a_folder_of_runs(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """A function that runs ``lmcl compare`` on a folder of runs, and returns its exit code and what it printed."""
     monkeypatch.delenv("LMCL_FIGURES")
+
+    def run() -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            main(["compare", "--runs-dir", str(tmp_path / "runs"), "--reference", str(tmp_path / "reference")])
+        return stopped.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("content", [None, "", "kind,tolerance\nplcc,abc\n"])
+def test_the_command_tells_a_missing_or_damaged_table(tmp_path, command, content):
     base = reference(tmp_path / "reference" / "demo")
     write(tmp_path / "runs" / "figures" / "demo")
-    with pytest.raises(SystemExit) as stopped:
-        main(["compare", "--runs-dir", str(tmp_path / "runs"), "--reference", str(base.parent)])
-    assert stopped.value.code == 0 and "8 of 8" in capsys.readouterr().out
+    (base / "tolerances.csv").unlink()
+    if content is not None:
+        (base / "tolerances.csv").write_text(content)
+    code, _, said = command()
+    assert code == 2 and "tolerances.csv" in said and said.count("\n") == 1
 
 
-def test_the_command_exits_with_the_verdict(tmp_path, capsys):
-    base = reference(tmp_path / "reference" / "demo")
-    for plcc, code in (((0.8, 0.7), 0), ((0.8, 0.1), 1)):
-        own = write(tmp_path / f"own-{code}" / "demo", plcc=plcc)
-        with pytest.raises(SystemExit) as stopped:
-            main(["compare", "--figures-dir", str(own.parent), "--reference", str(base.parent)])
-        assert stopped.value.code == code
-    assert "7 of 8" in capsys.readouterr().out
+def test_the_command_finds_the_figures_of_a_folder_of_runs_and_exits_with_the_verdict(tmp_path, command):
+    reference(tmp_path / "reference" / "demo")
+    own = write(tmp_path / "runs" / "figures" / "demo")
+    code, printed, _ = command()
+    assert code == 0 and "8 of 8" in printed
+    shutil.rmtree(own)
+    write(own, plcc=(0.8, 0.1))
+    code, printed, said = command()
+    assert code == 1 and "7 of 8" in printed and "missing or outside tolerance: PLCC, lmcl, split 1." in said
 
 
 def test_a_quantity_that_is_missing_or_no_number_is_outside(tmp_path):
@@ -157,21 +138,6 @@ def test_a_quantity_that_is_missing_or_no_number_is_outside(tmp_path):
     found = compare(own, base)
     assert found.outside == 2 and len(found.table) == 8  # the neighbours' error and the order of levels
     assert set(found.table["verdict"]) == {"within", "missing"} and "nan" in found.to_text().lower()
-
-
-def test_a_cell_that_is_no_number_is_named(tmp_path):
-    own = write(tmp_path / "own" / "demo")
-    (own / "03_results.csv").write_text("split,plcc,srcc,rmse\n0,0.8,0.5,3\n1,abc,0.5,3\n")
-    with pytest.raises(
-        InputError, match=r"03_results.csv is damaged \(plcc is 'abc' in row 2, expected a number in -1..1\)"
-    ):
-        compare(own, reference(tmp_path / "reference" / "demo"))
-
-
-def test_results_are_not_compared_with_themselves(tmp_path):
-    base = reference(tmp_path / "reference" / "demo")
-    with pytest.raises(InputError, match="is the reference itself"):
-        compare(base, base)
 
 
 def test_only_common_splits_are_expected(tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lmcl_core import InputError, Scorer, load
+from lmcl_core import Scorer, load
 from lmcl_core.data import colour, images
 from lmcl_core.scoring import files as files_module
 from lmcl_core.scoring.files import image_files, score_files
@@ -42,15 +40,8 @@ def test_a_file_gets_the_same_score_in_any_batch(scorer, folder):
     assert np.ptp([row.score for row in scored]) > 0
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        [3],
-        [0, 1, 2],
-    ],
-)
-def test_unreadable_files_are_reported_in_place_and_the_others_are_scored(scorer, folder, bad):
-    files = sorted(folder.iterdir())
+def test_unreadable_files_are_reported_in_place_and_the_others_are_scored(scorer, folder):
+    files, bad = sorted(folder.iterdir()), [0, 1, 2, 5]
     before = [row.score for row in score_files(scorer, files, batch_size=3)]
     for n in bad:
         files[n].write_bytes(b"no image")
@@ -77,9 +68,11 @@ def test_only_a_few_files_are_read_in_advance(scorer, folder):
     assert list(score_files(scorer, [])) == []
 
 
-@pytest.mark.parametrize("large, at_once", [(0, 1), (10**6, 2)])
-def test_large_images_are_decoded_one_at_a_time(scorer, folder, monkeypatch, large, at_once):
-    monkeypatch.setattr(images, "_LARGE", large)
+def test_large_images_are_decoded_one_at_a_time_and_make_small_batches(scorer, folder, monkeypatch):
+    sizes, predict = [], Scorer.predict
+    monkeypatch.setattr(images, "_LARGE", 0)
+    monkeypatch.setattr(files_module, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(Scorer, "predict", lambda self, some, n=8: sizes.append(len(some)) or predict(self, some, n))
     real, running, most = images.to_srgb, [], []
 
     def slow(image, name):
@@ -91,19 +84,11 @@ def test_large_images_are_decoded_one_at_a_time(scorer, folder, monkeypatch, lar
         return pixels
 
     monkeypatch.setattr(images, "to_srgb", slow)
-    assert len(list(score_files(scorer, image_files([folder]), batch_size=2, readers=2))) == 7
-    assert max(most) == at_once
+    assert len(list(score_files(scorer, image_files([folder]), batch_size=8, readers=2))) == 7
+    assert max(most) == 1 and max(sizes) == 3
 
 
-def test_large_images_are_shrunk_to_the_size_of_the_training_images(scorer, tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (300, 240, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "large.png")
-    (scored,) = score_files(scorer, [tmp_path / "large.png"])
-    assert tuple(scored.pixels.shape) == (150, 120, 3)
-    assert int(scored.prediction.boxes[..., 1].max()) < 120
-
-
-@pytest.mark.parametrize("error", [MemoryError(), RecursionError("deep"), KeyError("odd"), AssertionError()])
+@pytest.mark.parametrize("error", [MemoryError(), KeyError("odd")])
 def test_whatever_one_file_does_to_a_decoder_is_the_fault_of_this_file(scorer, folder, monkeypatch, error):
     real = images.to_srgb
 
@@ -132,13 +117,6 @@ def test_an_image_that_the_model_cannot_predict_does_not_stop_its_batch(scorer, 
     assert "3.png cannot be scored (RuntimeError" in scored[3].fault and "\n" not in scored[3].fault
 
 
-def test_large_images_make_small_batches(scorer, folder, monkeypatch):
-    sizes, real = [], Scorer.predict
-    monkeypatch.setattr(files_module, "MOST_BYTES", 20_000)
-    monkeypatch.setattr(Scorer, "predict", lambda self, pixels, n=8: sizes.append(len(pixels)) or real(self, pixels, n))
-    assert len(list(score_files(scorer, sorted(folder.iterdir()), batch_size=8))) == 7 and max(sizes) == 3
-
-
 @pytest.mark.slow
 def test_the_largest_image_that_is_accepted_takes_at_most_3_and_a_half_gb(weights, tmp_path):
     """A progressive JPEG file of 178 megapixels, with full chroma, a profile and a rotation, in its own process."""
@@ -158,12 +136,6 @@ def test_the_largest_image_that_is_accepted_takes_at_most_3_and_a_half_gb(weight
     assert fault == "None" and int(peak) < 3.5e9, peak
 
 
-def test_a_number_below_one_is_refused_immediately(scorer):
-    for name in ["batch_size", "readers"]:
-        with pytest.raises(InputError, match=f"{name} is 0"):
-            score_files(scorer, [], **{name: 0})
-
-
 def test_folders_are_searched_at_any_depth_and_every_file_is_listed_once(folder):
     (folder / "deep").mkdir()
     (folder / "deep" / "a.JPG").touch()
@@ -171,32 +143,3 @@ def test_folders_are_searched_at_any_depth_and_every_file_is_listed_once(folder)
     found = list(image_files([folder / "3.png", folder, folder / "deep"]))
     assert found[0] == folder / "3.png" and len(found) == len(set(found)) == 8
     assert folder / "deep" / "a.JPG" in found and folder / "notes.txt" not in found
-
-
-def test_links_are_followed_once_and_dangling_ones_are_reported(folder, tmp_path_factory, scorer):
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    shutil.copy(folder / "3.png", elsewhere / "far.png")
-    (folder / "linked").symlink_to(elsewhere)
-    (folder / "round").symlink_to(folder)
-    (folder / "lost.png").symlink_to(folder / "nowhere.png")
-    found = list(image_files([folder]))
-    assert folder / "linked" / "far.png" in found and folder / "lost.png" in found
-    assert not any("round" in path.parts for path in found)
-    faults = [Path(scored.image).name for scored in score_files(scorer, found) if scored.fault]
-    assert faults == ["lost.png"]
-
-
-def test_a_folder_without_permission_is_reported(folder, scorer, monkeypatch):
-    (folder / "closed").mkdir()
-    real = os.scandir
-
-    def scandir(path):
-        if Path(path).name == "closed":
-            raise PermissionError(13, "Permission denied", str(path))
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    found = list(image_files([folder]))
-    assert folder / "closed" in found and len(found) > 1
-    (scored,) = score_files(scorer, [folder / "closed"])
-    assert scored.score is None and "closed" in scored.fault

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 from contextlib import nullcontext
-from itertools import chain, repeat
 
 import fsspec
 import numpy as np
 import pandas as pd
 import pytest
 from distributed import Client
-from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from lmcl_core import InputError, RunError, load
@@ -92,41 +87,18 @@ def test_a_repeated_call_scores_only_the_missing_chunks(folder, tmp_path, score)
     assert score([folder], out) == (4, 0) and len(score.lines) == 1
 
 
-def test_a_repeated_call_tries_unreadable_images_again(folder, tmp_path, score, monkeypatch):
-    out = tmp_path / "out"
-    real, closed = Image.open, [str(folder / "2.png")]
-
-    def open_image(path, *rest):
-        if str(path) in closed:
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return real(path, *rest)
-
-    monkeypatch.setattr(Image, "open", open_image)
-    assert score([folder], out) == (3, 2)
-    before = scores(out)
-    assert before["fault"].str.contains("2.png").sum() == 1
-    closed.clear()
-    assert score([folder], out) == (4, 1)
-    after, same = scores(out), before["score"].notna()
-    assert after["image"].tolist() == before["image"].tolist()
-    assert same.sum() == 3 and np.allclose(before[same]["score"], after[same]["score"], atol=1e-3)
-
-
+@pytest.mark.slow
 def test_a_damaged_chunk_is_scored_again(folder, tmp_path, score):
     out = tmp_path / "out"
     score([folder / "0.png", folder / "1.png"], out)
     before, content = scores(out), (out / FIRST).read_bytes()
-    foreign = pd.DataFrame(dict(image=["a.png"]))
-    for damage in (
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(content[:-100]),
-        foreign.to_parquet,
-    ):
+    for damage in (lambda path: path.write_bytes(content[:-100]), pd.DataFrame(dict(image=["a.png"])).to_parquet):
         damage(out / FIRST)
         score([folder / "0.png", folder / "1.png"], out)
         assert scores(out).equals(before)
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_scores_or_files_is_refused(folder, tmp_path, score, monkeypatch):
     out = tmp_path / "out"
     score([folder], out)
@@ -136,23 +108,12 @@ def test_a_folder_of_other_scores_or_files_is_refused(folder, tmp_path, score, m
         patch.setattr(many, "CHUNK", 3)
         with pytest.raises(InputError, match="of other weights and in chunks of another size"):
             score([folder], out, "livec")
-    for damaged in ("{", "[]"):
-        (out / "_order.json").write_text(damaged)
-        with pytest.raises(InputError, match="_order.json is damaged"):
-            score([folder], out)
+    (out / "_order.json").write_text("{")
+    with pytest.raises(InputError, match="_order.json is damaged"):
+        score([folder], out)
     (out / "_order.json").unlink()
     with pytest.raises(InputError, match=f"holds other files, such as {FIRST}: name an empty folder"):
         score([folder], out)
-    with pytest.raises(InputError, match="0.png, a file: name a folder"):
-        score([folder], folder / "0.png")
-
-
-def test_a_call_without_images_writes_nothing(tmp_path, score):
-    missing = tmp_path / "missing"
-    for source, message in ((tmp_path, f"no images in {tmp_path}"), (missing, f"{missing} does not exist: name")):
-        with pytest.raises(InputError, match=message):
-            score([source], tmp_path / "out")
-    assert os.listdir(tmp_path) == []
 
 
 def test_a_failed_chunk_is_named_and_the_others_are_kept(folder, tmp_path, score, monkeypatch):
@@ -167,28 +128,6 @@ def test_a_failed_chunk_is_named_and_the_others_are_kept(folder, tmp_path, score
     with pytest.raises(RunError, match="1 of 3 chunks failed .disk full."):
         score([folder], tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").glob("part*")} == {FIRST, "part-00002.parquet"}
-
-
-def test_chunks_that_this_machine_does_not_see_are_reported(folder, tmp_path, score, monkeypatch):
-    monkeypatch.setattr(many, "_score_chunk", lambda *rest: 0)
-    with pytest.raises(RunError, match=f"lacks {FIRST}, which a worker wrote"):
-        score([folder], tmp_path / "out")
-
-
-def test_a_worker_with_other_weights_refuses_to_score(folder, tmp_path, score, monkeypatch):
-    digests = chain(["digest here"], repeat("digest of the worker"))
-    monkeypatch.setattr(many, "_digest", lambda weights: next(digests))
-    with pytest.raises(RunError, match="finds other weights at .*model.safetensors"):
-        score([folder / "0.png"], tmp_path / "out")
-
-
-def test_odd_names_of_images_and_folders_are_supported(folder, tmp_path, score):
-    shutil.copyfile(folder / "0.png", folder / "caf\udce9.png")  # not valid UTF-8
-    (folder / "broken.jpg").unlink()
-    (folder / "broken.jpg").symlink_to("missing.jpg")
-    out = tmp_path / "a::b"  # not a chained address of fsspec
-    assert score([folder], out) == (5, 1) and score([folder], out) == (5, 1)
-    assert str(folder / "caf\\udce9.png") in scores(out)["image"].tolist()
 
 
 @pytest.fixture
@@ -213,55 +152,13 @@ def test_images_and_scores_in_an_object_store(folder, store, score, weights):
     assert score(["memory://bucket"], "memory://scores") == (5, 0) and "2 finished before" in score.lines[0]
 
 
-def test_an_image_that_left_an_object_store_is_a_row_with_a_fault(store, score, monkeypatch):
-    monkeypatch.setattr(many, "_list_images", lambda source: ["memory://gone/1.png"])
-    assert score(["memory://gone"], "memory://scores") == (0, 1)
-    assert "image memory://gone/1.png is missing" in pd.read_parquet(f"memory://scores/{FIRST}")["fault"][0]
-
-
-def test_a_store_that_does_not_answer_fails_the_chunk(folder, store, score, monkeypatch):
-    store.put(str(folder / "0.png"), "/bucket/0.png")
-    real = MemoryFileSystem.cat_file
-
-    def cat_file(self, path, *rest, **options):
-        if path.endswith(".png"):
-            raise TimeoutError("no answer")
-        return real(self, path, *rest, **options)
-
-    monkeypatch.setattr(MemoryFileSystem, "cat_file", cat_file)
-    with pytest.raises(RunError, match="1 of 1 chunk failed .no answer."):
-        score(["memory://bucket"], "memory://scores")
-    assert not store.exists(f"/scores/{FIRST}")
-
-
-def test_a_store_that_refuses_to_list_or_write_is_named(folder, tmp_path, store, score, monkeypatch):
-    def refuse(self, *rest, **options):
-        raise PermissionError("no credentials")
-
-    store.put(str(folder / "0.png"), "/bucket/0.png")
-    monkeypatch.setattr(MemoryFileSystem, "pipe_file", refuse)
-    with pytest.raises(RunError, match="cannot write memory://scores/_order.json .no credentials."):
-        score(["memory://bucket"], "memory://scores")
-    monkeypatch.setattr(MemoryFileSystem, "find", refuse)
-    with pytest.raises(InputError, match="memory://bucket cannot be listed .no credentials."):
-        score(["memory://bucket"], tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    "address", ["nonsense://bucket", "abfs://bucket/images", "memory://nowhere", "zip://", "ftp://", "tls://", "s3://"]
-)
+@pytest.mark.parametrize("address", ["nonsense://bucket", "memory://nowhere", "s3://"])
 def test_an_address_that_cannot_be_reached_or_holds_nothing_is_named(address, folder, tmp_path, score):
     with pytest.raises(InputError, match=address.split(":")[0]):
         score([folder, address], tmp_path / "out")
     if address != "memory://nowhere":
         with pytest.raises(InputError, match=address.split(":")[0]):
             score([folder], address)
-
-
-def test_a_store_may_list_a_folder_among_its_files(monkeypatch):
-    monkeypatch.setattr(MemoryFileSystem, "exists", lambda self, path: True)
-    monkeypatch.setattr(MemoryFileSystem, "ls", lambda self, path, detail: [f"{path}/"])
-    assert many._check_folder("memory://bucket/out", {}) == set()
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from PIL import Image
 from lmcl_core import InputError
 from lmcl_core.inference import Prediction
 from lmcl_core.scoring.files import FileScore
-from lmcl_core.scoring.output import DENSITY, WRITERS, Overlays, meaning, score_overlay
+from lmcl_core.scoring.output import DENSITY, WRITERS, check_overlays, save_overlay, score_overlay
 
 ROWS = [dict(image='a "b",\r\n.png', score=51.5, percentile=40.0), dict(image="c.png", score=1.0, percentile=0.0)]
 
@@ -74,23 +74,10 @@ def test_overlays_of_a_model_share_one_scale_of_scores_and_one_of_saliency(score
     assert [axes.get_xlabel() for axes in figure.axes[3:5]] == ["density, 1 = uniform", "MOS of LIVEC"]
 
 
-def test_an_overlay_frames_every_test_crop_and_the_salient_one_thickly(scored):
-    frames = score_overlay(Scorer(), scored).axes[0].patches
-    assert len(frames) == scored.prediction.boxes.shape[1]
-    widest = max(range(len(frames)), key=lambda n: frames[n].get_linewidth())
-    assert widest == int(scored.prediction.weights[0].argmax())
-
-
-def test_a_model_says_its_scale_training_data_and_limits():
-    scale, model, percentile, limits = meaning(Scorer()).splitlines()
-    assert "0 to 100" in scale and "higher is better" in scale and "3.42 to 92.43" in scale
-    assert "resnet, trained on LIVEC" in model and "percentage of the training images" in percentile
-    assert "other kinds than those of LIVEC" in limits
-
-
 def test_overlays_are_numbered_and_not_saved_among_the_scored_images(scored, tmp_path):
-    Overlays(tmp_path / "new", [tmp_path / "images"]).save(Scorer(), scored, 7)
+    check_overlays(tmp_path / "new", [tmp_path / "images"])
+    assert save_overlay(tmp_path / "new", Scorer(), scored, 7)
     assert Image.open(tmp_path / "new" / "00007_a.png").width > 100
     for folder, message in ((tmp_path / "new" / "below", "inside"), (tmp_path / "new" / "00007_a.png", "a file")):
         with pytest.raises(InputError, match=message):
-            Overlays(folder, [tmp_path / "new"])
+            check_overlays(folder, [tmp_path / "new"])
