@@ -181,6 +181,8 @@ def correlation_loss(scores: Tensor, mos: Tensor) -> Tensor:
     The scalar is 1 without a gradient if either input is constant, as with B = 1, and NaN if a value is NaN. Source:
     last term of notebook 02, equation 7.
     """
+    if scores.ndim != 1 or scores.shape != mos.shape:
+        raise InputError(f"scores are {tuple(scores.shape)}, mos {tuple(mos.shape)}: both must be (B,)")
     a, b = (values.float() - values.float().mean() for values in (scores, mos))
     norm = a.norm() * b.norm()
     return torch.ones_like(norm) if norm <= 1e-6 else 1 - (a * b).sum() / norm
@@ -255,6 +257,8 @@ def _check_embeddings(student: Tensor, teacher: Tensor, salient: Tensor) -> None
     if student.ndim != 3 or student.shape != teacher.shape or 0 in student.shape:
         shapes = f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)}"
         raise InputError(f"{shapes}: both must be (B, K, D), equal and not empty")
+    if not (student.is_floating_point() and teacher.is_floating_point()):
+        raise InputError(f"student is {student.dtype} and teacher is {teacher.dtype}: both must be floating point")
     if salient.shape != student.shape[:1] or salient.dtype != torch.int64:
         raise InputError(f"salient is {tuple(salient.shape)} {salient.dtype}: it must be ({student.shape[0]},) int64")
     if not salient.is_cuda and (salient.min() < 0 or salient.max() >= student.shape[1]):

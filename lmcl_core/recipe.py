@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -138,8 +139,9 @@ class Recipe:
             check_range(one, value)
         if not self.scales:
             raise InputError("recipe field scales is (): it must hold at least one number")
-        if not self.name or any(c in self.name for c in "/\\\0") or self.name.startswith("."):
-            raise InputError(f"recipe field name is {self.name!r}: it needs a first letter other than . and no slash")
+        if not re.fullmatch(r"[^./\\\0-\x1f][^/\\\0-\x1f]{,99}", self.name):
+            rule = "it needs 1 to 100 characters, a first one other than ., no slash and no control character"
+            raise InputError(f"recipe field name is {self.name!r}: {rule}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], base: Recipe | None = None) -> Recipe:

@@ -88,7 +88,7 @@ def test_a_value_of_the_wrong_type_is_named(field, value):
         *(("seed", v) for v in (-1, 2**64)),
         *(("view_size", 7), ("intra_weight", -0.1), ("train_share", 1.1), ("ema_momentum", 1.0), ("variant", "v3")),
         *(("scales", v) for v in ((), (1.0, 0.0))),
-        *(("name", v) for v in ("", "a/b", ".hidden")),
+        *(("name", v) for v in ("", "a/b", ".hidden", "a\nb", "a" * 101)),
     ],
 )
 def test_a_value_out_of_range_is_named(field, value):

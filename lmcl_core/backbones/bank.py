@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ..common.devices import autocast, usable_precision
+from ..common.devices import autocast, keep_freed_memory, usable_precision
 from ..common.errors import InputError, RunError, save_failed
 from ..common.files import LockedError, file_lock
 from ..common.paths import cache_folder
@@ -167,6 +167,8 @@ def _build(path: Path, store: Any, boxes: Tensor, backbone: tuple, device: torch
             raise RunError(f"features of image {image} are not finite: check the weights of the backbone")
         return image, *(values.cpu().numpy().astype(np.float16) for values in (features, tokens[-1]))
 
+    if device.type == "cpu":
+        keep_freed_memory()
     try:
         torch.set_num_threads(1 if device.type == "cpu" else before)
         _, features, tokens = compute(0)  # the first call takes longer

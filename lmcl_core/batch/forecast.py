@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..backbones.bank import FrozenBackbone
+from ..common.devices import resolve_device
 from ..common.distributed import make_fabric
 from ..common.paths import runs_folder
 from ..crops import crops_by_scale
@@ -59,15 +61,22 @@ def _seconds_to_do(recipe: Recipe, table: pd.DataFrame, runs: int, device: str, 
 
     `costs` keeps what was measured, once for all recipes whose crops cost the same.
     """
-    kind = (recipe.backbone, recipe.embedding_dim, recipe.crop_size, recipe.crops, recipe.precision)
-    cost = costs[kind] = costs.get(kind) or crop_seconds(recipe, device)
     if not recipe.frozen:
+        kind = (recipe.backbone, recipe.embedding_dim, recipe.crop_size, recipe.crops, recipe.precision)
+        cost = costs[kind] = costs.get(kind) or crop_seconds(recipe, device)
         return runs * run_seconds(recipe, table, cost)
+    if (bank := (table.attrs["benchmark"], recipe.backbone)) in costs:
+        return 0.0
+    costs[bank] = feature_seconds(recipe, device)
     tests = sum(crops_by_scale(recipe.scales[: recipe.crops], recipe.test_crops).values())
-    bank = (table.attrs["benchmark"], recipe.backbone)
-    is_counted = bank in costs
-    costs[bank] = recipe.name
-    return 0.0 if is_counted else len(table) * (recipe.bank_crops + tests + 1) * cost[1]
+    return len(table) * (recipe.bank_crops + tests + 1) * costs[bank]
+
+
+def feature_seconds(recipe: Recipe, device: str) -> float:
+    """Seconds per crop of a frozen backbone."""
+    backbone = FrozenBackbone(recipe.backbone, recipe.crop_size, False).to(resolve_device(device))
+    crops = torch.zeros(_TIMED_IMAGES, 3, recipe.crop_size, recipe.crop_size, dtype=torch.uint8)
+    return _seconds(lambda: backbone(crops)) / len(crops)
 
 
 def crop_seconds(recipe: Recipe, device: str) -> tuple[float, float]:

@@ -114,6 +114,8 @@ def parse_changes(pairs: list[str] | None) -> dict[str, Any]:
         field, equals, text = pair.partition("=")
         if not equals:
             raise InputError(f"--set {pair!r}: write FIELD=VALUE, for example --set epochs=3")
+        if field in changes:
+            raise InputError(f"--set {field} is given twice: leave one out")
         if text.count("[") + text.count("{") > 10:
             raise InputError(f"--set {pair[:40]!r} ... is nested too deeply: no field is more than a list")
         try:

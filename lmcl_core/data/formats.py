@@ -6,6 +6,7 @@ import importlib
 import warnings
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, features
 
@@ -106,8 +107,19 @@ def check_image(image: Image.Image, name: object) -> None:
     if width * height * cost > MOST_BYTES:
         problem = f"has more than {MOST_BYTES // cost // 10**6} megapixels"
         raise ImageError(name, problem, "save it in a smaller size")
+    if image.format == "PNG" and _is_hdr(image.fp):
+        raise ImageError(name, "is an HDR picture (PQ or HLG)", "save it as SDR, in sRGB")
     if image.format == "TIFF" and (layout := _odd_layout(image.tag_v2)):
         raise _refused_layout(name, layout)
+
+
+def _is_hdr(file: BinaryIO) -> bool:
+    """Whether the cICP chunk of a PNG file, which Pillow does not read, names the transfer function of PQ or HLG."""
+    place = file.tell()
+    file.seek(0)
+    chunk = file.read(4096).partition(b"IDAT")[0].partition(b"cICP")[2]
+    file.seek(place)
+    return chunk[1:2] in (b"\x10", b"\x12")
 
 
 def check_bytes(count: int, name: object) -> None:

@@ -22,7 +22,7 @@ from .catalogue import BENCHMARKS, Benchmark
 from .faults import Fault, FaultError, first_few
 from .labels import numbers
 from .own_rows import read_rows
-from .readers import Reading, images_beside, label_table, leads_outside
+from .readers import Reading, folded, images_beside, label_table, leads_outside
 
 FILE = "benchmark.toml"  #: the file that makes a folder a benchmark
 HELP = 'notebooks/README.md, "Your own data", shows one'
@@ -87,7 +87,7 @@ def read_toml(folder: Path) -> dict[str, Any]:
     for key, (kind, example) in _KEYS.items():
         if key not in about and key != "columns":
             raise InputError(f"{path}: the key {key} is missing: write {example}")
-        if not isinstance(about.setdefault(key, {}), kind) or about[key] == "":
+        if not isinstance(about.setdefault(key, {}), kind) or str(about[key]).strip() == "":
             raise InputError(f"{path}: {key} is {about[key]!r}: write for example {example}")
     _check_name(path, about["name"])
     about["mos_range"] = _range(path, about["mos_range"])
@@ -104,8 +104,8 @@ def read_toml(folder: Path) -> dict[str, Any]:
 def _check_name(path: Path, name: str) -> None:
     if name in _RESERVED:
         raise InputError(f"{path}: the name {name!r} is taken: choose another one")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-        rule = "use lower-case letters a-z, digits, _ and -, with a letter or digit first"
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{,63}", name):
+        rule = "use at most 64 lower-case letters a-z, digits, _ and -, with a letter or digit first"
         raise InputError(f"{path}: name is {name!r}: {rule}")
 
 
@@ -126,6 +126,8 @@ def read_own(folder: Path) -> Reading:
     """
     about = read_toml(folder)
     path, named = folder / about["labels"], about["columns"]
+    if not Path(os.path.realpath(path)).is_relative_to(folder):
+        raise FaultError(Fault("missing_label_file", str(path), f"it is a link out of the folder of {FILE}: copy it"))
     needed = {"image", "mos", *named}
     rows = read_rows(path, {key: named.get(key, key) for key in COLUMNS}, needed)
     rows["image"] = [name if leads_outside(name) else _normal(name) for name in rows["image"]]
@@ -146,7 +148,7 @@ def read_own(folder: Path) -> Reading:
 
 def _facts(rows: pd.DataFrame) -> dict[str, list]:
     """Content of each row, and distortion, level and official part as far as the labels have them."""
-    found = dict(content=rows["content" if "content" in rows else "image"].str.lower().tolist())
+    found = dict(content=rows["content" if "content" in rows else "image"].map(folded).tolist())
     if "distortion" in rows:
         found["distortion"] = [text or pd.NA for text in rows["distortion"]]
     if "level" in rows:
@@ -165,7 +167,7 @@ def _row_faults(rows: pd.DataFrame, places: dict[int, str], about: dict[str, Any
     for number, row in zip(rows.index, checked.to_dict("records")):
         for problem in _problems(row, columns):
             yield Fault("bad_label_row", places[number], f"{problem}: correct or remove the row")
-        key = row["image"].lower()
+        key = folded(row["image"])
         if key and key in first_place:
             problem = f"{row['image']!r} is also in {first_place[key]}: remove one of the two rows"
             yield Fault("bad_label_row", places[number], problem)
@@ -180,7 +182,7 @@ def _split_faults(rows: pd.DataFrame, path: Path) -> Iterator[Fault]:
     """Contents with images in several parts of the official split."""
     if "official_split" not in rows:
         return
-    content = rows["content" if "content" in rows else "image"].str.lower()
+    content = rows["content" if "content" in rows else "image"].map(folded)
     parts = rows["official_split"].str.lower()
     parts = parts[parts.isin(_PARTS)]
     for name, found in parts.groupby(content):
@@ -223,10 +225,10 @@ def _link_faults(folder: Path, images: Iterable[str], places: dict[int, str]) ->
 
 
 def _spelled(folder: Path, images: list[str]) -> list[str]:
-    """Paths as spelled on disk, if the case of a file name differs; paths of missing images stay as they are."""
+    """Paths as spelled on disk, if case or Unicode form of a file name differ; missing ones stay as they are."""
     existing = images_beside(folder, images)
-    by_lower = {image.lower(): image for image in existing}
-    return [image if image in existing else by_lower.get(image.lower(), image) for image in images]
+    spelled = {folded(image): image for image in existing}
+    return [image if image in existing else spelled.get(folded(image), image) for image in images]
 
 
 def _normal(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -55,6 +56,11 @@ def outside_faults(path: Path, names: Iterable[str]) -> list[Fault]:
     """The fault of a label file at `path` whose image names lead out of the benchmark's folder; [] if none does."""
     odd = [repr(name) for name in names if leads_outside(name)]
     return [bad_row(path, odd, f"{len(odd)} names lead out of the folder: {AGAIN}")] if odd else []
+
+
+def folded(name: str) -> str:
+    """A name for comparisons: in lower case, and in one Unicode form (file systems store é in two)."""
+    return unicodedata.normalize("NFC", name).lower()
 
 
 def leads_outside(name: str) -> bool:

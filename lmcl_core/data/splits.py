@@ -46,6 +46,8 @@ def make_split(table: pd.DataFrame, index: int | str, test: float = TEST_SHARE, 
         InputError: no table of `load_benchmark`, invalid index or shares, no official split, or too few contents.
     """
     check_columns(table, "content")
+    if (missing := table["content"].isna()).any():
+        raise InputError(f"row {missing.argmax()} of the table has no content: name the scene of every image")
     if isinstance(index, str) and index == "official":
         return _official_split(table)
     if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or index < 0:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..common.errors import InputError, RunError
 from ..common.paths import reference_folder, resolve_path
-from ..data.benchmarks import load_benchmark
+from ..data.benchmarks import BENCHMARKS, load_benchmark
 from ..data.identity import rows_of
 from ..data.splits import Split, make_split, validation_split
 from ..recipe import Recipe
@@ -53,6 +53,8 @@ def rerun(
     if recipe.hash != record["recipe_hash"]:
         raise InputError(f"{folder / 'run.json'} is damaged (its recipe is not that of its recipe_hash): restore it")
     place = _check_place(out, folder)
+    if record["benchmark"] not in BENCHMARKS and not data_root:
+        raise InputError(f"{folder} was trained on own data, {record['benchmark']!r}: name its folder with --data-root")
     table = load_benchmark(record["benchmark"], data_root or None)
     split = _recorded_split(table, record["split_index"], folder)
     found = recipe.identity(table, split)

@@ -23,7 +23,8 @@ from .provenance import provenance
 RESULTS = ("history.csv", "predictions.csv", "model.safetensors")  # files of a finished run beside run.json
 IDENTITY = ("benchmark", "recipe_hash", "data_hash", "split_hash")  # two runs that agree in these are the same run
 _STATE = ("run.json", "checkpoint.pt")  # either file shows that a folder holds a run
-_ROUNDING = 1e-4  # of a PLCC that is computed again from a CSV file
+#: Differences of numbers that are computed again from a CSV file. Rounding makes ties, which change ranks.
+_ROUNDING = dict(plcc=1e-4, srcc=1e-3, krcc=1e-3)
 
 
 def run_folder(runs: str | Path, benchmark: str, recipe: str, index: int | str) -> Path:
@@ -124,8 +125,9 @@ def check_results(
 ) -> pd.DataFrame:
     """Check the files of a run against its ``run.json``, and return its predictions.
 
-    The files must have the recorded SHA-256, which earlier versions did not record; the predictions must have the
-    recorded PLCC and, if a table and a split are given, be those of its test images. InputError: a file is damaged.
+    The files must have the recorded SHA-256, which earlier versions did not record. The predictions must give the
+    recorded correlations and RMSE and, if a table and a split are given, be those of its test images with their mos.
+    InputError: a file is damaged.
     """
     for name, expected in record.get("files", {}).items():
         if (folder / name).is_file() and digest(folder / name) != expected:
@@ -134,13 +136,30 @@ def check_results(
     if len(predictions) != metrics["n"]:
         raise _damaged(path, f"expected {metrics['n']} predictions, found {len(predictions)}")
     if table is not None:
-        test = table["image"].iloc[split.test]
-        if sorted(image_keys(table, predictions["image"])) != sorted(image_keys(table, test)):
-            raise _damaged(path, "its images are not those of the split")
-    plcc = predictions["pred"].corr(predictions["mos"])
-    if not abs(plcc - metrics["plcc"]) < _ROUNDING:
-        raise _damaged(path, f"its PLCC is {plcc:.4f}, but {metrics['plcc']:.4f} is recorded in run.json")
+        _check_test_part(path, predictions, record, table, split)
+    pred, mos = predictions["pred"], predictions["mos"]
+    methods = dict(plcc="pearson", srcc="spearman", krcc="kendall")
+    found = {name: (pred.corr(mos, method), _ROUNDING[name]) for name, method in methods.items()}
+    found["rmse"] = float(np.sqrt(((pred - mos) ** 2).mean())), 1e-3 * metrics.get("rmse", 0)
+    for name, (value, rounding) in found.items():
+        if name in metrics and not abs(value - metrics[name]) <= rounding:
+            raise _damaged(path, f"its {name} is {value:.4f}, but {metrics[name]:.4f} is recorded in run.json")
     return predictions
+
+
+def _check_test_part(
+    path: Path, predictions: pd.DataFrame, record: dict[str, Any], table: pd.DataFrame, split: Split
+) -> None:
+    """Raise InputError if predictions are not those of the split's test images, or have other mos."""
+    test = table.iloc[split.test]
+    wanted = dict(zip(image_keys(table, test["image"]), test["mos"]))
+    found = dict(zip(image_keys(table, predictions["image"]), predictions["mos"]))
+    if len(predictions) != len(test) or set(found) != set(wanted):
+        raise _damaged(path, "its images are not those of the split")
+    if not np.allclose([found[key] for key in wanted], list(wanted.values()), rtol=1e-4, atol=1e-4):
+        raise _damaged(path, "its mos are not those of the benchmark")
+    if record.get("split_index", split.index) != split.index:
+        raise _damaged(path.with_name("run.json"), f"its split_index is not {split.index}")
 
 
 def missing_files(folder: Path) -> list[str]:

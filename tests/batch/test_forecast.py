@@ -67,3 +67,11 @@ def test_recipes_whose_crops_cost_the_same_are_timed_once(tmp_path, livec, monke
     assert row.benchmark == "livec" and lines[0].startswith("left out, their folders are missing: live, csiq, ")
     assert len(timed) == 1 and (row.runs, row.finished, row.basis) == (4, 0, "timed now")
     assert row.minutes > 0 and not (tmp_path / "runs").exists()
+
+
+def test_features_of_a_frozen_backbone_are_counted_once_in_the_precision_of_the_backbone(table, monkeypatch):
+    monkeypatch.setattr(module, "feature_seconds", lambda recipe, device: 0.5)
+    monkeypatch.setattr(module, "crop_seconds", None)  # fails if it is called
+    recipe, costs = Recipe.for_benchmark(table, network="clip-b16-frozen", bank_crops=6, test_crops=9), {}
+    assert module._seconds_to_do(recipe, table, 2, "cpu", costs) == 12 * (6 + 9 + 4 + 1) * 0.5
+    assert module._seconds_to_do(recipe, table, 2, "cpu", costs) == 0

@@ -39,6 +39,11 @@ def test_a_deeply_nested_change_is_refused(value):
         Recipe.parse_changes(value)
 
 
+def test_a_field_that_is_set_twice_is_refused():
+    with pytest.raises(InputError, match="--set epochs is given twice"):
+        parse_changes(["epochs=1", "lr=0.1", "epochs=2"])
+
+
 def test_an_error_that_the_user_cannot_fix_is_passed_on():
     with pytest.raises(OSError), exit_codes("bundle"):
         raise OSError("of an unknown kind")

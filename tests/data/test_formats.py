@@ -143,3 +143,14 @@ def test_warnings_of_pillow_are_silent(tmp_path):
         assert decode(tmp_path / "a.png").shape == RGB.shape
         with pytest.raises(UserWarning):
             warnings.warn("of somebody else", stacklevel=1)
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_an_hdr_picture_is_refused_by_name(tmp_path, transfer):
+    for named, bad in ((transfer, True), (13, False)):
+        (tmp_path / "b.png").write_bytes(png_with(RGB, (b"cICP", bytes([9, named, 0, 1]))))
+        if bad:
+            with pytest.raises(ImageError, match="b.png is an HDR picture"):
+                decode(tmp_path / "b.png")
+        else:
+            np.testing.assert_array_equal(decode(tmp_path / "b.png"), RGB)

@@ -110,7 +110,7 @@ def test_without_content_every_image_is_its_own(own):
         ("[0, 100]", "[100, 0]", "the first value must be the lower one"),
         ("[0, 100]", "[0, nan]", "the lowest and the highest value"),
         ('"mine"', '"livec"', "the name 'livec' is taken"),
-        ('"mine"', '"My data"', "use lower-case letters"),
+        ('"mine"', '"My data"', "use at most 64 lower-case letters"),
         ('"labels.csv"', '"../labels.csv"', "write a path inside this folder"),
         ('"labels.csv"', '"labels.txt"', "save them as .csv, .xlsx, .parquet"),
         ("= true", "= True", r"not a TOML file in UTF-8 \(.*line 5"),
@@ -210,7 +210,7 @@ def test_all_finds_own_data_beside_named_benchmarks(own, livec):
     other = write_own(root / "other", TOML.replace('"mine"', '"a-second"'))
     broken = write_own(root / "broken", TOML.replace('"mine"', '"Not good"'))
     found, reasons = choose_benchmarks("all", root)
-    assert list(found) == ["livec", "a-second", "mine"] and "use lower-case" in reasons[str(broken)]
+    assert list(found) == ["livec", "a-second", "mine"] and "64 lower-case" in reasons[str(broken)]
     found, _ = choose_benchmarks(f"{other}, livec", root)
     assert list(found) == ["a-second", "livec"] and found["a-second"].attrs["root"] == str(other)
     with pytest.raises(InputError, match="two of these are called the same"):
@@ -240,3 +240,21 @@ def test_it_is_trained_summed_up_and_its_weights_score_without_it(own, tmp_path)
     scorer = load(run_set.folder(0))
     assert (scorer.about["title"], scorer.about["label_kind"]) == ("My pictures", "opinion of three raters")
     assert np.isfinite(scorer.score(tmp_path / "alone.png")["score"][0])
+
+
+def test_names_that_differ_in_their_unicode_form_alone_are_the_same(own):
+    """é is one letter or two, as in archives of macOS."""
+    change_label(own, "images/2.png", "images/caf\u00e9.png")
+    (own / "images" / "2.png").rename(own / "images" / "cafe\u0301.png")
+    text = (own / "labels.csv").read_text().replace("Ref0", "R\u00e9f", 1).replace("Ref0", "re\u0301f", 1)
+    (own / "labels.csv").write_text(text.replace("Ref0", "R\u00c9F", 1))
+    table = load_benchmark(own)
+    assert "images/cafe\u0301.png" in set(table["image"]) and table["content"].nunique() == 4
+
+
+def test_a_label_file_that_is_a_link_out_of_the_folder_is_not_read(own, tmp_path):
+    (tmp_path / "secret.csv").write_text((own / "labels.csv").read_text())
+    (own / "labels.csv").unlink()
+    (own / "labels.csv").symlink_to(tmp_path / "secret.csv")
+    [fault] = verify_benchmark(str(own), None)
+    assert fault.kind == "missing_label_file" and "link out of the folder" in fault.fix

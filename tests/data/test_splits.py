@@ -42,6 +42,12 @@ def test_the_official_split_is_that_of_the_table_and_rows_without_a_part_are_lef
         make_split(table, "official")
 
 
+def test_an_image_without_a_content_is_refused():
+    table = pd.DataFrame(dict(image=list("abcdef"), content=["a", "b", None, "d", "e", "f"]))
+    with pytest.raises(InputError, match="row 2 of the table has no content"):
+        make_split(table, 0)
+
+
 @pytest.mark.parametrize("index", ["Official", "0", -1, 1.0, True])
 def test_another_index_is_refused(index):
     with pytest.raises(InputError, match=f"split index is {index!r}: .*or 'official'"):

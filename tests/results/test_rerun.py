@@ -112,3 +112,8 @@ def test_official_and_validation_splits_are_made_again(run, own_module, monkeypa
         with pytest.raises(KeyboardInterrupt):
             rerun(run, own_module.parent)
         assert asked[-1].test.tolist() == split.test.tolist() and asked[-1].index == split.index
+
+
+def test_a_run_of_own_data_asks_for_its_folder(run):
+    with pytest.raises(InputError, match="was trained on own data, 'mine': name its folder with --data-root"):
+        rerun(run)

@@ -110,16 +110,17 @@ def test_an_altered_file_is_damaged(finished, name):
     "text, message",
     [
         ("", "expected 3 predictions, found 0"),
-        ("a,1,1\nb,2,3,4\n", "Error tokenizing data. C error: Expected 3 fields in line 3, saw 4\n"),
+        ("a,1,1\nb,2,3,4\n", "Error tokenizing data. C error: Expected 3 fields in line 3, saw 4"),
         ("a.png,1,1\nb.png,2,good\nc.png,3,2\n", "pred is not a finite number in every row"),
         ("a.png,1,1\nb.png,2,inf\nc.png,3,2\n", "pred is not a finite number in every row"),
         ("a.png,1,1\nb.png,2,3\nd.png,3,2\n", "its images are not those of the split"),
-        ("a.png,1,1\nb.png,2,2\nc.png,3,3\n", "its PLCC is 1.0000, but 0.5000 is recorded in run.json"),
+        ("a.png,10,1\nb.png,20,3\nc.png,30,2\n", "its mos are not those of the benchmark"),
+        ("a.png,1,1\nb.png,2,2\nc.png,3,3\n", "its plcc is 1.0000, but 0.5000 is recorded in run.json"),
     ],
 )
 def test_predictions_that_are_not_those_of_the_run_are_damaged(finished, text, message):
     record = json.loads((finished / "run.json").read_text())
-    del record["files"]  # as in runs of earlier versions
+    del record["files"], record["sha256"]  # as in runs of earlier versions
     (finished / "run.json").write_text(json.dumps(record))
     (finished / "predictions.csv").write_text(f"image,mos,pred\n{text}")
     with pytest.raises(InputError, match=re.escape(f"predictions.csv is damaged ({message}): delete the folder")):
@@ -127,6 +128,27 @@ def test_predictions_that_are_not_those_of_the_run_are_damaged(finished, text, m
     (finished / "predictions.csv").write_text("image,mos\na.png,1\n")
     with pytest.raises(InputError, match="predictions.csv is damaged .*pred.* not in index"):
         read_predictions(finished)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(metrics=dict(plcc=0.5, srcc=0.9, n=3)), "predictions.csv is damaged (its srcc is 0.5000, but 0.9000"),
+        (
+            dict(metrics=dict(plcc=0.5, srcc=0.5, krcc=0.9, n=3)),
+            "predictions.csv is damaged (its krcc is 0.3333, but 0.9000",
+        ),
+        (
+            dict(metrics=dict(plcc=0.5, srcc=0.5, rmse=0.1, n=3)),
+            "predictions.csv is damaged (its rmse is 0.8165, but 0.1000",
+        ),
+        (dict(split_index=7), "run.json is damaged (its split_index is not 0)"),
+    ],
+)
+def test_recorded_numbers_that_do_not_follow_from_the_predictions_are_damaged(tmp_path, changes, message):
+    write_finished(tmp_path, **changes)
+    with pytest.raises(InputError, match=re.escape(message)):
+        finished_run(tmp_path, WANTED, TABLE, SPLIT)
 
 
 def test_a_recipe_that_is_not_that_of_its_hash_is_damaged(tmp_path):
