@@ -107,7 +107,7 @@ def check_image(image: Image.Image, name: object) -> None:
     if width * height * cost > MOST_BYTES:
         problem = f"has more than {MOST_BYTES // cost // 10**6} megapixels"
         raise ImageError(name, problem, "save it in a smaller size")
-    if image.format == "PNG" and _is_hdr(image.fp):
+    if image.format == "PNG" and image.fp and _is_hdr(image.fp):
         raise ImageError(name, "is an HDR picture (PQ or HLG)", "save it as SDR, in sRGB")
     if image.format == "TIFF" and (layout := _odd_layout(image.tag_v2)):
         raise _refused_layout(name, layout)
