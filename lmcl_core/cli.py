@@ -217,7 +217,7 @@ def score(
     paths: Annotated[list[str], typer.Argument(help="images, or folders of images; with --out also s3://...")],
     weights: Annotated[
         str, typer.Option(help="bundled name, model.safetensors, or a run folder", autocompletion=_weights)
-    ] = "livec",
+    ] = "general",
     form: Annotated[Literal["csv", "json"] | None, typer.Option("--format", help="of rows; default: csv")] = None,
     overlays: Annotated[str | None, typer.Option(help="folder for overlays of saliency and crop scores")] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=2**16, help="images per forward pass")] = _BATCH_SIZE,

@@ -443,7 +443,7 @@ def test_scores_from_a_cluster_are_counted_and_faults_exit_with_1(lmcl, images, 
     monkeypatch.setattr("lmcl_core.scoring.many.score_many", score_many)
     code, out, err = lmcl("score", images, "s3://bucket", "--out", "scores", "--workers", 2)
     assert code == 1 and "3 images scored, 1 could not be read" in out and "column fault" in err
-    assert calls == [([str(images), "s3://bucket"], "scores", "livec", ("", 2))]
+    assert calls == [([str(images), "s3://bucket"], "scores", "general", ("", 2))]
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from lmcl_core import CropSampler, InputError, QualityModel, Recipe, Scorer, Spl
 from lmcl_core.data.images import load_rgb, resize_crop
 from lmcl_core.inference import Prediction, predict_images
 from lmcl_core.model import ModelOutput
-from lmcl_core.runs.model_file import pack, save_model
+from lmcl_core.runs.model_file import BUNDLED, pack, save_model
 
 MEAN, STD = 55.0, 12.0
 ABOUT = dict(mos_mean=MEAN, mos_std=STD, largest_short_side=100)
@@ -112,11 +112,12 @@ def test_the_forward_pass_runs_in_the_recipe_s_precision_and_without_gradients(m
 
 
 @pytest.mark.slow
-def test_the_bundled_model_gives_the_golden_scores():
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_bundled_model_gives_the_golden_scores(name):
     """In float32 on any machine to 1e-4 MOS: other weights, another resize or another grid are noticed."""
-    scorer = load("livec")
+    scorer = load(name)
     scorer.recipe = replace(scorer.recipe, precision="32-true")
-    golden = Path(__file__).parent / "fixtures" / "golden_livec.csv"
+    golden = Path(__file__).parent / "fixtures" / f"golden_{name}.csv"
     expected = {row["image"]: float(row["score"]) for row in csv.DictReader(golden.open())}
     images = golden_images()
     assert scorer.score(list(images.values()))["score"].tolist() == pytest.approx(

@@ -51,7 +51,7 @@ _MODEL_LOCK = threading.Lock()  # threads of a worker share one model
 def score_many(
     sources: Iterable[str | Path],
     out: str | Path,
-    weights: str | Path = "livec",
+    weights: str | Path = "general",
     *,
     cluster: AbstractContextManager[Client],
     device: str = "auto",

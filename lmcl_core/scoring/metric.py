@@ -23,7 +23,7 @@ class QualityMetric(nn.Module):
 
     metric_mode, lower_better = "NR", False
 
-    def __init__(self, weights: str | Path = "livec", device: str = "auto") -> None:
+    def __init__(self, weights: str | Path = "general", device: str = "auto") -> None:
         super().__init__()
         self.scorer = load(weights, device)
         self.net = self.scorer.model
@@ -56,7 +56,7 @@ class QualityMetric(nn.Module):
         return torch.from_numpy(self.scorer.to_mos(scores)).float().to(weight.device)
 
 
-def register(weights: str | Path = "livec", name: str | None = None) -> str:
+def register(weights: str | Path = "general", name: str | None = None) -> str:
     """Register a model with pyiqa, so that ``pyiqa.create_metric(name)`` creates it, and return the name.
 
     `name` is by default the `metric_name` of `QualityMetric`; a metric that is registered under it is replaced.

@@ -55,7 +55,7 @@ def test_weights_and_metadata_come_back(run, model):
 
 
 def test_the_bundled_weights_load():
-    assert list(BUNDLED) == ["livec"]
+    assert list(BUNDLED) == ["general", "livec"]
     scorer = load("livec")
     assert scorer.about["packed"] and scorer.about["benchmark"] == "livec"
     assert scorer.recipe.hash == Recipe.for_benchmark("livec").hash

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from lmcl_core import InputError, load
+from lmcl_core.data.demo import load_photographs
+from lmcl_core.data.distortions import DISTORTIONS, LEVELS
 from lmcl_core.runs.model_file import BUNDLED
 from lmcl_core.scoring import bundle
 from lmcl_core.scoring.bundle import main
+from lmcl_core.scoring.mixture import TYPES
 
 
 @pytest.fixture
@@ -64,6 +67,20 @@ def test_bundled_weights_are_small_and_have_a_card_with_their_hash(name):
     card, content = path.with_suffix(".md").read_text(), path.read_bytes()
     hashes = re.findall(r"`" + path.name + r"`.*SHA-256 `([0-9a-f]{64})`", card)
     assert len(content) < 12e6 and hashes == [hashlib.sha256(content).hexdigest()]
+
+
+@pytest.mark.slow
+def test_general_ranks_levels_of_distortion_of_photographs_that_it_never_saw():
+    scorer, kept = load("general"), {name: [] for name in TYPES}
+    lower, higher = np.triu_indices(LEVELS, 1)
+    for number, photograph in enumerate(load_photographs().values()):
+        for name, kept_of_type in kept.items():
+            versions = [DISTORTIONS[name](photograph, n, np.random.default_rng(number)) for n in range(LEVELS)]
+            scores = scorer.score(versions)["score"].to_numpy()
+            kept_of_type.append((scores[lower] > scores[higher]).mean())
+    shares = {name: float(np.mean(values)) for name, values in kept.items()}
+    print(shares)
+    assert np.mean(list(shares.values())) >= 0.97
 
 
 def test_bundled_weights_work_offline():
