@@ -38,7 +38,7 @@ LEAST_MOS = 45.0
 
 TOML = """\
 name = "general"
-title = "LIVEC, LIVE re-rated and distorted photographs"
+title = "LIVEC, extended"
 labels = "labels.csv"
 mos_range = [0, 100]
 higher_is_better = true

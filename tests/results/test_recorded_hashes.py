@@ -16,7 +16,12 @@ NEUTRAL = dict(stages=None, frozen_stages=0, probe=False, backbone_lr=None, batc
 NEUTRAL |= dict(freeze_batchnorm=True, tested="student")
 #: Tables with a recipe and its hash in every row, and the number of rows that the present version can repeat.
 COUNTS = {"demo/records.csv": 30, "livec/records.csv": 63, "livec/records_again.csv": 3, "ledger.csv": 23}
-COUNTS |= {"biq2021/records_frozen.csv": 80, "livec/records_frozen.csv": 636, "live_rerated/records_frozen.csv": 370, "ledger_frozen.csv": 63}
+COUNTS |= {
+    "biq2021/records_frozen.csv": 80,
+    "livec/records_frozen.csv": 636,
+    "live_rerated/records_frozen.csv": 370,
+    "ledger_frozen.csv": 63,
+}
 
 
 def recipes(name: str) -> list[tuple[dict, str]]:
