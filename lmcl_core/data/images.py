@@ -34,6 +34,7 @@ DAMAGED = (*_ERRORS, Image.DecompressionBombError)  #: exceptions that Pillow ra
 
 _TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))  # by EXIF orientation
 _LARGE = 16_000_000  # pixels; threads decode images above this size one at a time, to limit memory
+_BAND = 1024  # rows
 _LARGE_IMAGE_LOCK = threading.Lock()
 
 
@@ -96,7 +97,7 @@ def to_rgb(image: Image.Image, name: object = "image", short_side: int | None = 
             image = to_srgb(_in_8_bits(image, name), name)
             if orientation in _TURNS:
                 image = image.transpose(_TURNS[orientation])
-            return np.array(_resized(image, *shrunk(image.height, image.width, short_side)))
+            return _array(_resized(image, *shrunk(image.height, image.width, short_side)))
     except InputError:
         raise
     except Exception as error:  # plugins and damaged files raise almost any
@@ -108,12 +109,23 @@ def _in_8_bits(image: Image.Image, name: object) -> Image.Image:
     if image.mode == "F":
         raise ImageError(name, "has floating-point pixels of unknown range", "save it with 8 or 16 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        grey = np.clip(np.asarray(image), 0, 65535)
-        if image.mode != "I" or grey.max() > 255:  # mode "I" may also hold 8-bit values
-            grey = (grey.astype(np.int32) + 128) // 257  # rounded
-        info, image = image.info, Image.fromarray(grey.astype(np.uint8))
+        grey = np.asarray(image)
+        deep = image.mode != "I" or grey.max() > 255  # mode "I" may also hold 8-bit values
+        scaled = np.empty(grey.shape, dtype=np.uint8)
+        for row, values in enumerate(grey):  # by rows, because float64 takes eight bytes a pixel
+            scaled[row] = np.clip(np.rint(values / 257.0 if deep else values), 0, 255)
+        info, image = image.info, Image.fromarray(scaled)
         image.info = info
     return image.convert("LA") if image.mode == "La" else image  # Pillow converts La only to LA
+
+
+def _array(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 pixels, copied in bands, because a conversion at once takes twice the memory."""
+    pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    for top in range(0, image.height, _BAND):
+        bottom = min(top + _BAND, image.height)
+        pixels[top:bottom] = image.crop((0, top, image.width, bottom))
+    return pixels
 
 
 def open_image(path: str | Path) -> Image.Image:
