@@ -48,6 +48,7 @@ def test_quiet():
 """
 
 
+@pytest.mark.slow
 def test_a_refusal_that_the_code_catches_fails_the_test(tmp_path):
     (tmp_path / "test_quiet.py").write_text(QUIET)
     command = [sys.executable, "-m", "pytest", "-p", "offline.fixture", str(tmp_path)]

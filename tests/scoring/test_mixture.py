@@ -27,6 +27,7 @@ def test_labels_fall_with_the_level_and_start_below_the_photograph():
     assert LEAST_STEP == 2
 
 
+@pytest.mark.slow
 def test_the_folder_is_a_benchmark_whose_test_part_is_that_of_livec(runs, livec, own, tmp_path):
     labels = write_mixture(runs, livec, own, tmp_path / "general", photographs=3)
     assert verify_benchmark(str(tmp_path / "general"), None) == []
@@ -43,6 +44,7 @@ def test_the_folder_is_a_benchmark_whose_test_part_is_that_of_livec(runs, livec,
     assert set(distorted["content"]) <= set(labels.loc[labels["image"].str.contains("/livec-"), "content"])
 
 
+@pytest.mark.slow
 def test_other_runs_and_existing_folders_are_refused(runs, livec, own, tmp_path, capsys):
     with pytest.raises(InputError, match="own is not a finished run of split 0 of livec"):
         write_mixture(runs[::-1], livec, own, tmp_path / "general")
