@@ -29,7 +29,7 @@ class Page:
         self.driver, self.notebook, self.screenshots = driver, notebook, screenshots
         driver.get(f"{address}/lab/workspaces/{notebook}/tree/{notebook}.ipynb?token=secret")
         ready = f"return panel?.context.path === '{notebook}.ipynb'"
-        wait_for(lambda: self.script(f"{ready} && panel.sessionContext.session?.kernel?.status === 'idle'"), 60)
+        wait_for(lambda: self.script(f"{ready} && panel.sessionContext.session?.kernel?.status === 'idle'"), 180)
 
     def script(self, code: str, *arguments):
         """The result of JavaScript in which `panel` is the notebook."""

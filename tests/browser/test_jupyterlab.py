@@ -44,7 +44,7 @@ class Explorer:
         before = self.picture() or self.message()
         act()
         read = self.picture if shows_picture else self.message
-        wait_for(lambda: read() not in ("", before, "computing …"), 60, lambda: self.picture() or self.message())
+        wait_for(lambda: read() not in ("", before, "computing …"), 180, lambda: self.picture() or self.message())
         return read()
 
 
