@@ -79,7 +79,7 @@ def test_the_command_exits_with_1_for_another_result(run, own_module, capsys):
     with torch.random.fork_rng(devices=[]), pytest.raises(SystemExit) as stopped:
         main(["rerun", str(run), "--data-root", str(own_module.parent)])
     printed = capsys.readouterr()
-    assert stopped.value.code == 1 and "largest difference of a prediction" in printed.err
+    assert stopped.value.code == 1 and "outside: RMSE, largest difference of a prediction" in printed.err
     assert "outside" in printed.out and "Traceback" not in printed.err
 
 
