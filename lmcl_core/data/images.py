@@ -80,24 +80,29 @@ def load_rgb(item: str | Path | Image.Image | np.ndarray, short_side: int | None
 def decode(path: str | Path, short_side: int | None = None) -> np.ndarray:
     """Decode an image file as upright (H, W, 3) uint8 RGB; `InputError` if it is missing or cannot be decoded."""
     with open_image(path) as image:
-        return to_rgb(image, path, short_side)
+        return to_rgb(image, path, short_side, close=True)
 
 
-def to_rgb(image: Image.Image, name: object = "image", short_side: int | None = None) -> np.ndarray:
+def to_rgb(
+    image: Image.Image, name: object = "image", short_side: int | None = None, close: bool = False
+) -> np.ndarray:
     """Convert a PIL image of any mode to (H, W, 3) uint8 sRGB, resized by `shrink`; `name` stands in error messages.
 
-    16-bit grey is scaled to 8 bits, transparency is dropped, and colour profile and EXIF rotation are applied. An image
-    that cannot be decoded, is too large, or holds floating-point pixels raises `InputError`.
+    16-bit grey is scaled to 8 bits, transparency is dropped, and colour profile and EXIF rotation are applied. With
+    `close` the image is closed as early as possible, which limits memory. An image that cannot be decoded, is too
+    large, or holds floating-point pixels raises `InputError`.
     """
     check_image(image, name)
     try:
         with _LARGE_IMAGE_LOCK if image.width * image.height > _LARGE else nullcontext():
             image.load()  # the mode of some formats is known only after decoding
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            image = to_srgb(_in_8_bits(image, name), name)
+            rgb = to_srgb(_in_8_bits(image, name), name)
+            if close and rgb is not image:
+                image.close()
             if orientation in _TURNS:
-                image = image.transpose(_TURNS[orientation])
-            return _array(_resized(image, *shrunk(image.height, image.width, short_side)))
+                rgb = rgb.transpose(_TURNS[orientation])
+            return _array(_resized(rgb, *shrunk(rgb.height, rgb.width, short_side)))
     except InputError:
         raise
     except Exception as error:  # plugins and damaged files raise almost any
