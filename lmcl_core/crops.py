@@ -50,6 +50,8 @@ class CropSampler:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"CropSampler {name} is {value!r}: it must be a whole number of at least 1")
+        if not isinstance(self.flip, bool):
+            raise InputError(f"CropSampler flip is {self.flip!r}: it must be True or False")
         object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))
         if not self.scales or not all(math.isfinite(s) and s > 0 for s in self.scales):
             raise InputError(f"CropSampler scales is {self.scales!r}: it must be one or more numbers greater than 0")

@@ -135,6 +135,8 @@ def by_distortion(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pairs(pred: Sequence[float], mos: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    if np.iscomplexobj(pred) or np.iscomplexobj(mos):
+        raise InputError("pred and mos must be real numbers: they hold complex ones")
     pred, mos = np.asarray(pred, dtype=float), np.asarray(mos, dtype=float)
     if pred.shape != mos.shape or pred.ndim != 1:
         raise InputError(f"pred {pred.shape} and mos {mos.shape}: both must hold one number per image")

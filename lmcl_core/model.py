@@ -110,7 +110,8 @@ class QualityModel(nn.Module):
     @torch.no_grad()
     def normalise(self, images: Tensor) -> Tensor:
         """(N, 3, S, S) uint8 crops -> (images - mean) / std, in the autocast dtype on a CPU, else float32."""
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        square = images.ndim == 4 and images.shape[1] == 3 and images.shape[2] == images.shape[3]
+        if images.dtype != torch.uint8 or not square:
             raise InputError(f"images are {tuple(images.shape)} {images.dtype}: they must be (N, 3, S, S) uint8 RGB")
         if images.device.type != "cpu" or self.mean.dtype != torch.float32:
             return (images.float() - self.mean) / self.std

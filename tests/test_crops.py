@@ -147,6 +147,7 @@ def test_the_first_of_equally_salient_crops_is_chosen():
         (lambda: CropSampler(0), "CropSampler size is 0"),
         (lambda: CropSampler(crops=True), "CropSampler crops is True"),
         (lambda: CropSampler(scales=(1.0, 0.0)), "CropSampler scales is "),
+        (lambda: CropSampler(flip="no"), "CropSampler flip is 'no'"),
         (lambda: CropSampler(4).sample([5, 6], [7], seeded()), "both must hold one number per image"),
         (lambda: CropSampler(4).sample([5], [-3], seeded()), "every height and width must be at least 1"),
         (lambda: CropSampler(4).grid(9, 9, 2.0), "it must be a whole number of at least 1"),

@@ -169,6 +169,7 @@ def test_the_saliency_of_a_transformer_is_the_attention_of_its_cls_token_in_the_
         torch.zeros(2, 3, 64, 64),
         torch.zeros(3, 64, 64, dtype=torch.uint8),
         torch.zeros(2, 64, 64, 3, dtype=torch.uint8),
+        torch.zeros(2, 3, 64, 48, dtype=torch.uint8),
     ],
 )
 def test_images_of_another_type_or_shape_are_refused(convolutional, images):

@@ -30,7 +30,7 @@ def to_srgb(image: Image.Image, name: object) -> Image.Image:
     made for another kind of pixels, is ignored as viewers do, and a warning names the file.
     """
     profile = image.info.get("icc_profile") or _png_profile(image.info)
-    if not profile:
+    if not profile or image.mode == "LAB":  # Pillow converts these device-independent colours itself
         return _in(image, "RGB")
     mode = _MODES.get(profile[16:20].decode("latin-1").strip())
     fits = mode and (image.mode == "CMYK") == (mode == "CMYK") and (mode != "L" or image.mode in _GREY)

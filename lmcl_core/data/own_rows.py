@@ -46,6 +46,9 @@ def read_rows(path: Path, columns: Mapping[str, str], needed: set[str]) -> pd.Da
         raise FaultError(*faults)
     values = [[row[position] for position in positions.values()] for _, row in cells[1:]]
     rows = pd.DataFrame(values, [number for number, _ in cells[1:]], list(positions), dtype=str)
+    if bare := [columns[key] for key in rows if key in needed and not rows[key].any()]:
+        fix = "fill it; if it holds formulas, save the file once in a spreadsheet program, which computes them"
+        raise FaultError(Fault("bad_label_column", f"{path}: {', '.join(bare)}", f"every cell is empty: {fix}"))
     check_decimals(path, rows[rows.columns.intersection(["mos", "level"])])
     rows.attrs = dict(unit=unit)
     return rows

@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..common.errors import InputError, first_line
 from ..common.files import atomic_write, digest
+from ..common.paths import resolve_path
 from ..common.progress import bar
 from .benchmarks import locate, read
 from .catalogue import Benchmark
@@ -22,6 +23,7 @@ from .faults import Fault, FaultError, bad_scores
 from .formats import ImageError
 from .identity import split_hash
 from .images import DAMAGED, decode, open_image
+from .own import own_folder
 from .readers import Reading, images_beside
 from .splits import make_split, shared_contents
 
@@ -45,9 +47,11 @@ def verify_benchmark(
         hashes: a list of `write_known_good`, with which every image is compared.
 
     Raises:
-        InputError: unknown benchmark, no root, several copies of the benchmark, a missing library, or a list of hashes
-            or a ``benchmark.toml`` that cannot be used.
+        InputError: unknown benchmark, no root, or a root that does not hold the path `name`; several copies of the
+            benchmark, a missing library, or a list of hashes or a ``benchmark.toml`` that cannot be used.
     """
+    if root is not None and (own := own_folder(name)) and not own.is_relative_to(resolve_path(root)):
+        raise InputError(f"{own} does not lie in {root}: give the path alone")
     try:
         benchmark, _, folder = locate(name, root)
         reading = read(benchmark, folder)
@@ -195,8 +199,22 @@ def _label_faults(benchmark: Benchmark, reading: Reading) -> Iterator[Fault]:
     if len(mos) and (mos.min() < low - slack or mos.max() > high + slack or np.ptp(mos) < 10 * slack):
         fix = f"scores span {mos.min():.2f}..{mos.max():.2f}, {benchmark.title} spans {low}..{high}"
         yield Fault("wrong_range", where, f"{fix}: {benchmark.label_fix}")
+    if not benchmark.count:  # own data
+        yield from _split_faults(reading)
     if reason := _wrong_direction(reading):
         yield Fault("wrong_direction", where, f"{reason}: {benchmark.label_fix}")
+
+
+def _split_faults(reading: Reading) -> Iterator[Fault]:
+    """Labels with which no split, or no official split, can be made."""
+    table, where = reading.table, f"{reading.label_file}: "
+    if (count := table["content"].nunique()) < 3:
+        problem = f"{count} different contents in all, and a split needs at least 3"
+        yield Fault("bad_label_column", f"{where}content", f"{problem}: correct the contents, or add images")
+    parts = set(table["official_split"].dropna()) if "official_split" in table else set()
+    if parts and (lacking := sorted({"train", "test"} - parts)):
+        fix = "name the part of every image, or remove the column"
+        yield Fault("bad_label_column", f"{where}official_split", f"no image is in {' or '.join(lacking)}: {fix}")
 
 
 def _wrong_direction(reading: Reading) -> str | None:

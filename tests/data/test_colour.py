@@ -82,6 +82,13 @@ def test_an_unusable_profile_is_ignored_as_viewers_do_and_the_file_is_named(tmp_
         assert np.array_equal(decode(tmp_path / "a.tif"), np.asarray(image.convert("RGB")))
 
 
+def test_lab_colours_are_shown_whatever_their_profile(tmp_path, recwarn):
+    smooth = Image.linear_gradient("L").convert("RGB")
+    lab = ImageCms.profileToProfile(smooth, *map(ImageCms.createProfile, ("sRGB", "LAB")), outputMode="LAB")
+    lab.save(tmp_path / "a.tif", icc_profile=SRGB)
+    assert np.abs(decode(tmp_path / "a.tif").astype(int) - np.asarray(smooth)).max() <= 2 and not recwarn.list
+
+
 def chunks(gamma: float | None, points: tuple[float, ...] | None, *others: tuple[bytes, bytes]) -> bytes:
     found = [(b"gAMA", struct.pack(">I", round(gamma * 1e5)))] if gamma is not None else []
     found += [(b"cHRM", struct.pack(">8I", *(round(value * 1e5) for value in points)))] if points else []

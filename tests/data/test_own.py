@@ -170,6 +170,29 @@ def test_an_export_of_excel_is_named_as_what_it_is(own, change, encoding, kind, 
     assert fault.kind == kind and fix in fault.fix and "CSV UTF-8" in fault.fix and str(path) in fault.where
 
 
+@pytest.mark.parametrize(
+    "pattern, new, column, fix",
+    [
+        (r"png,\d+", "png,", "score", "every cell is empty: fill it; if it holds formulas"),
+        (r"Ref\d", "Ref0", "content", "1 different contents in all, and a split needs at least 3"),
+        (r"test$", "train", "official_split", "no image is in test"),
+        (r"train$", "val", "official_split", "no image is in train"),
+    ],
+)
+def test_a_column_from_which_no_split_can_be_made_is_a_fault(own, pattern, new, column, fix):
+    path = own / "labels.csv"
+    text = path.read_text() if column == "official_split" else path.read_text().replace(",test", ",train")
+    path.write_text(re.sub(pattern, new, text, flags=re.MULTILINE))
+    fault = verify_benchmark(own, None)[0]
+    assert fault.kind == "bad_label_column" and fault.where == f"{path}: {column}" and fix in fault.fix
+
+
+def test_a_root_that_does_not_hold_the_path_is_refused(own, tmp_path):
+    assert verify_benchmark(own, own.parent) == [] == verify_benchmark(own, own)
+    with pytest.raises(InputError, match=f"{own} does not lie in {tmp_path}/other: give the path alone"):
+        verify_benchmark(own, tmp_path / "other")
+
+
 def test_the_parts_of_the_official_split_share_no_content(own):
     change_label(own, "Ref0,blur,2,train", "REF0,blur,2,test")
     (fault,) = verify_benchmark(own, None)
