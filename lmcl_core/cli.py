@@ -260,7 +260,7 @@ def _score_on_cluster(paths: list[str], out: str, weights: str, scheduler: str, 
 def bench(
     benchmark: Name = "demo",
     data_root: Root = "",
-    parts: Annotated[str, typer.Option(help="of store,training,scoring,loss,growth; default: all")] = "",
+    parts: Annotated[str, typer.Option(help="of store,features,training,scoring,loss,growth; default: all")] = "",
     repeats: Annotated[int, typer.Option(min=1, max=1000, help="repetitions of each measurement")] = 5,
     images: Annotated[int, typer.Option(min=8, max=10**6, help="number of images; scoring uses at most 32")] = 64,
     against: Annotated[str, typer.Option(help="with LIVEC: a checkout of DEIQT to time as well")] = "",
@@ -268,7 +268,7 @@ def bench(
     device: Device = "auto",
     changes: Set = None,
 ) -> None:
-    """Time store, training, scoring and loss on this machine against plain loops, and how their costs grow."""
+    """Time store, features, training, scoring and loss on this machine against plain loops, and how costs grow."""
     from .bench.options import check_options
     from .common.devices import check_device_name
     from .common.paths import figures_folder

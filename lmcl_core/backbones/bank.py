@@ -87,7 +87,9 @@ class FeatureBank(NamedTuple):
     tokens: np.ndarray  # (n, h, w, C) of the whole view
 
 
-def open_bank(store: Any, boxes: Tensor, backbone: tuple, device: torch.device, log: Log) -> FeatureBank:
+def open_bank(
+    store: Any, boxes: Tensor, backbone: tuple, device: torch.device, log: Log, cache: Path | None = None
+) -> FeatureBank:
     """Open the features of crops; on first use they are computed, with one thread a core, or on the GPU.
 
     A killed computation goes on where it stopped. Features of other images, boxes, weights or precision lie in files
@@ -99,6 +101,7 @@ def open_bank(store: Any, boxes: Tensor, backbone: tuple, device: torch.device, 
         backbone: name, crop size and pretrained, the arguments of `FrozenBackbone`.
         device: where the backbone runs.
         log: called with the size and the estimated time before features are computed.
+        cache: folder that holds the folder ``features``; None: the package's cache.
 
     Raises:
         InputError: weights that cannot be loaded. RunError: a full disk, or features that are not finite.
@@ -106,7 +109,7 @@ def open_bank(store: Any, boxes: Tensor, backbone: tuple, device: torch.device, 
     name, size, pretrained = backbone
     digest = [VERSION, store.path.stem, backbone, weights_digest(name) if pretrained else None]
     digest += [usable_precision(device.type, PRECISION), hashlib.sha256(boxes.numpy().tobytes()).hexdigest()]
-    path = cache_folder() / "features" / hashlib.sha256(json.dumps(digest).encode()).hexdigest()[:16]
+    path = (cache or cache_folder()) / "features" / hashlib.sha256(json.dumps(digest).encode()).hexdigest()[:16]
     if not _complete(path, len(boxes)):
         with _only_builder(path, log):
             if not _complete(path, len(boxes)):  # another process may have built it meanwhile

@@ -1,4 +1,4 @@
-"""Time store, training, scoring and the loss against baselines, and how time grows with size, in tables and figures."""
+"""Time store, features, training, scoring and loss against baselines, and how time grows with size."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..backbones.networks import NETWORKS
 from ..common.devices import device_name, resolve_device
 from ..common.errors import InputError
 from ..common.files import ensure_writable
@@ -53,9 +54,9 @@ def bench(
     """Measure the chosen parts on a benchmark's images and write the files of `write` to a folder.
 
     Each measurement is repeated `repeats` (>= 1) times on `images` (>= 8) images. `parts` are keys of `PARTS`, empty
-    for all. `against` is a checkout of DEIQT to time in "training". `changes` are recipe fields for "store", "training"
-    and "growth". Finished parts are kept in ``repetitions*_unfinished.csv`` until all are done. Returns the results of
-    `summary` and `exponents`. InputError: an option or the data cannot be used. RunError: the folder
+    for all. `against` is a checkout of DEIQT to time in "training". `changes` are recipe fields for all parts
+    but "scoring" and "loss". Finished parts are kept in ``repetitions*_unfinished.csv`` until all are done. Returns the
+    results of `summary` and `exponents`. InputError: an option or the data cannot be used. RunError: the folder
     cannot be written.
     """
     changes = changes or {}
@@ -147,6 +148,13 @@ def _store(table: pd.DataFrame, recipe: Recipe, device: str, against: str) -> It
     yield f"{len(table)} images, in parallel into a store, and one by one", makers, 1, dict(unit="images")
 
 
+def _features(table: pd.DataFrame, recipe: Recipe, device: str, against: str) -> Iterator[Measurement]:
+    if not recipe.frozen:
+        recipe = replace(recipe, **{**NETWORKS["clip-b16-frozen"], "pretrained": False})
+    makers = {name: partial(rivals.features, table, recipe, device, name) for name in ("ours", "one at a time")}
+    yield f"{recipe.backbone}, into a bank, and one view at a time", makers, 1, dict(unit="views")
+
+
 def _training(table: pd.DataFrame, recipe: Recipe, device: str, against: str) -> Iterator[Measurement]:
     ways = {"ours": rivals.our_training, "plain loop": rivals.plain_training}
     makers = {name: partial(way, table, recipe, device) for name, way in ways.items()}
@@ -194,7 +202,7 @@ def _growth(table: pd.DataFrame, recipe: Recipe, device: str, against: str) -> I
         yield f"{name} {', '.join(map(str, makers))}", makers, 1, columns
 
 
-PARTS = dict(zip(options.PARTS, (_store, _training, _scoring, _loss, _growth)))
+PARTS = dict(zip(options.PARTS, (_store, _features, _training, _scoring, _loss, _growth)))
 
 
 def machine(device: str) -> str:

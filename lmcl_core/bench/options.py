@@ -9,7 +9,7 @@ from ..common.errors import InputError, unknown
 from ..data.benchmarks import load_benchmark
 from ..recipe import Recipe
 
-PARTS = ("store", "training", "scoring", "loss", "growth")
+PARTS = ("store", "features", "training", "scoring", "loss", "growth")
 
 
 def check_options(
@@ -19,7 +19,8 @@ def check_options(
     for part in parts:
         if part not in PARTS:
             raise unknown("part", part, PARTS)
-    for option, value, users in (("against", against, ["training"]), ("set", changes, ["growth", "store", "training"])):
+    by_recipe = ["features", "growth", "store", "training"]
+    for option, value, users in (("against", against, ["training"]), ("set", changes, by_recipe)):
         if value and parts and not set(users) & set(parts):
             raise InputError(f"--{option} has no effect on {', '.join(parts)}: add {' or '.join(users)}")
     if against and benchmark != "livec":

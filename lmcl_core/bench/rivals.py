@@ -27,9 +27,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
+from ..backbones.bank import FrozenBackbone, open_bank
 from ..common.devices import computes_in_bfloat16
 from ..common.errors import InputError
 from ..common.paths import resolve_path
+from ..crops import bank_boxes, sampler_of
 from ..data.images import decode, shrink
 from ..data.splits import Split
 from ..data.store import ImageStore
@@ -56,6 +58,30 @@ def build_store(table: pd.DataFrame, short_side: int | None) -> int:
 def decode_all(table: pd.DataFrame, short_side: int | None) -> int:
     """Decode a table's images one by one and keep nothing."""
     return len([shrink(decode(file), short_side).shape for file in image_files(table)])
+
+
+def features(table: pd.DataFrame, recipe: Recipe, device: str, way: str) -> Contender:
+    """Features of a frozen backbone for the whole view and a crop at each scale of a table's images.
+
+    They are kept in an empty cache as in training if `way` is "ours", else computed one view at a time and not kept.
+    """
+    store, backbone = ImageStore.open(table, recipe.short_side), (recipe.backbone, recipe.crop_size, recipe.pretrained)
+    boxes = bank_boxes(sampler_of(recipe), store.heights, store.widths, 0, 1)  # (n, K, 4)
+    images, size, where = len(table), recipe.crop_size, torch.device(device)
+
+    def bank() -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            return open_bank(store, boxes, backbone, where, lambda line: None, Path(folder)).crops[..., 0].size
+
+    if way == "ours":
+        return bank
+    model = FrozenBackbone(*backbone).to(device)
+
+    def one_by_one() -> int:
+        views = [(store.crops([n], boxes[n : n + 1], size), store.whole([n], size)) for n in range(images)]
+        return sum(len(model(view[None])[0]) for parts in views for view in torch.cat(parts))
+
+    return one_by_one
 
 
 def our_training(table: pd.DataFrame, recipe: Recipe, device: str) -> Contender:

@@ -47,6 +47,14 @@ def test_training_and_store_are_timed_beside_plain_loops(bench):
 
 
 @pytest.mark.slow
+def test_features_of_a_frozen_backbone_are_timed(bench):
+    frozen = dict(backbone="test_vit", crop_size=64, scales=(1.0, 1.5), frozen=True)
+    found = bench("features", changes=frozen).set_index("contender")
+    assert found.index.tolist() == ["ours", "one at a time"] and set(found["unit"]) == {"views"}
+    assert found["items"].tolist() == [24, 24]  # of each of 8 images the whole view and a crop at both scales
+
+
+@pytest.mark.slow
 def test_losses_are_timed_at_every_size_and_scoring_one_image_at_a_time_too(bench, monkeypatch):
     monkeypatch.setattr(measure, "LOSS_SIZES", (16, 32))
     found = bench("scoring", "loss").set_index("part")
