@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import timm
 import torch
+from huggingface_hub import constants
 from torch import Tensor, nn
 
 from ..common.errors import InputError, first_line, unknown
@@ -101,6 +106,23 @@ def _load_in_order(network: nn.Module, state: dict[str, Tensor], name: str) -> N
     network.load_state_dict(dict(zip(target, tensors)), strict=False)
 
 
+@contextmanager
+def _offline_unless_reachable() -> Iterator[None]:
+    """Use only the hub client's cache where the hub does not answer; the client would try again for a minute."""
+    before = constants.HF_HUB_OFFLINE
+    try:
+        if not before:
+            urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=10).close()
+    except HTTPError:  # an answer
+        pass
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
 def _create_pretrained(name: str, options: dict[str, Any]) -> nn.Module:
     """Build with weights from the local file if there is one, else from the hub.
 
@@ -115,8 +137,8 @@ def _create_pretrained(name: str, options: dict[str, Any]) -> nn.Module:
         where = f"weights of {name!r} from the model hub"
         fix = f"connect to the network once, save them as {path}, or use {next(iter(PACKAGED))}, which is installed"
     try:
-        for seed in (0, 1):
-            with torch.random.fork_rng(devices=[]):
+        with nullcontext() if path.is_file() else _offline_unless_reachable(), torch.random.fork_rng(devices=[]):
+            for seed in (0, 1):
                 torch.manual_seed(seed)
                 networks.append(timm.create_model(name, pretrained=True, **options))
     except Exception as error:  # timm and the hub client raise many unrelated types

@@ -151,6 +151,17 @@ def test_hub_weights_are_loaded_exactly_and_from_its_cache_the_second_time(hub, 
 
 
 @pytest.mark.network
+def test_a_hub_that_does_not_answer_is_asked_once_and_its_cache_is_used(hub, vit_state, monkeypatch, capfd):
+    hub.files["model.safetensors"] = save(vit_state)
+    build(VIT)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the discard port, on which nothing listens
+    hub.asked.clear()
+    assert_loaded(build(VIT), vit_state)
+    assert_refused("convnext_atto_rms")
+    assert hub.asked == [] and constants.HF_HUB_OFFLINE is False and "Retry" not in capfd.readouterr().err
+
+
+@pytest.mark.network
 def test_at_another_crop_size_only_the_position_embedding_is_resampled(hub, vit_state):
     hub.files["model.safetensors"] = save(vit_state)
     ours = build(VIT, crop_size=64).state_dict()
