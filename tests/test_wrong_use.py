@@ -29,7 +29,7 @@ SCORER.about, SCORER.recipe, SCORER.model = dict(largest_short_side=100), RECIPE
         (lambda: lmcl.train(TABLE, SPLIT, "lmcl", "runs"), "recipe is 'lmcl': pass a Recipe"),
         (lambda: lmcl.load(None), "None is not a path"),
         (lambda: lmcl.load(""), "weights is empty"),
-        (lambda: SCORER.score([""]), "the path of an image is empty"),
+        (lambda: SCORER.score([""]), "the path of an image is ''"),
         (lambda: SCORER.score([None]), "cannot read NoneType"),
         (lambda: SCORER.score(["a.png"], batch_size="8"), "batch_size is '8'"),
         (lambda: bundle("", "mine"), "run is empty"),

@@ -135,8 +135,12 @@ def _array(image: Image.Image) -> np.ndarray:
 
 def open_image(path: str | Path) -> Image.Image:
     """Open an image file and read its header. InputError: it is missing, unreadable, no image or too large."""
-    if not str(path):
-        raise InputError("the path of an image is empty: name an image file")
+    try:
+        named = str(path) and b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        named = False
+    if not named:
+        raise InputError(f"the path of an image is {str(path)!r}: name an image file")
     if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
         raise InputError(f"folder {path} is not readable: give yourself permission to read it")
     if os.path.exists(path):

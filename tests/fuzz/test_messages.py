@@ -47,6 +47,8 @@ def is_short(text: str) -> bool:
 @examples(1)
 @given(st.sampled_from(sorted(CALLS)), NAMES)
 @example("root", "9" * 5000)
+@example("picture", "x\0y")
+@example("picture", "\ud800")
 @example("picture", "x\r\ny.png")
 def test_an_error_has_at_most_two_lines(call, name):
     tried["messages"] += 1
