@@ -245,10 +245,11 @@ def score(
 
 
 def _score_on_cluster(paths: list[str], out: str, weights: str, scheduler: str, workers: int, device: str) -> None:
-    from .batch.cluster import check_cluster, connect
+    from .batch.cluster import check_cluster, check_scheduler, connect
     from .scoring.many import score_many
 
     check_cluster(scheduler, workers)
+    check_scheduler(scheduler)
     scored, faults = score_many(paths, out, weights, cluster=connect(scheduler, workers), device=device, log=_log)
     print(f"{counted(scored, 'image')} scored, {faults} could not be read; scores in {out}")
     if faults:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _TOPIC = "lmcl"  # Dask events that carry the epoch lines of a worker
 _LOOPBACK = "127.0.0.1"
-_SECONDS_TO_ANSWER = 10
+_SECONDS_TO_ANSWER = 5
 _SECONDS_TO_JOIN = 60
 _MOST_WORKERS = 4  # by default, on a machine without GPU
 _MOST_JOBS = 100_000
@@ -71,11 +71,9 @@ def connect(scheduler: str = "", workers: int = 0) -> Iterator[Client]:
     from distributed import Client
 
     check_cluster(scheduler, workers)
+    check_scheduler(scheduler)
     check_main_guard()
     if scheduler not in ("", "slurm"):
-        for name in ("distributed.client", "distributed.core", "distributed.comm"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost scheduler is reported by `as_finished`
-        _check_scheduler(scheduler)
         with Client(scheduler, timeout=_SECONDS_TO_ANSWER) as client:
             _wait_for_worker(client, scheduler)
             yield client
@@ -223,11 +221,19 @@ def _visible_gpus() -> list[str]:
     return named[:count] if named else [str(n) for n in range(count)]
 
 
-def _check_scheduler(address: str) -> None:
-    """Raise `InputError` unless a Dask scheduler answers; `Client` itself waits for ever for a silent server."""
+def check_scheduler(address: str) -> None:
+    """Raise `InputError` if no Dask scheduler answers at an address within 5 seconds; "" and "slurm" are none.
+
+    `Client` itself waits for ever for a silent server.
+    """
+    if address in ("", "slurm"):
+        return
     from distributed.core import rpc
     from distributed.security import Security
     from distributed.utils import LoopRunner
+
+    for name in ("distributed.client", "distributed.core", "distributed.comm"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost scheduler is reported by `as_finished`
 
     async def ask() -> str:
         async with rpc(address, connection_args=Security().get_connection_args("client")) as server:
@@ -238,7 +244,9 @@ def _check_scheduler(address: str) -> None:
         if kind != "Scheduler":
             raise ValueError(f"it is a {kind}")
     except Exception as error:  # what Dask raises depends on the bytes that an unknown server sends
-        problem = f"no Dask scheduler answers at {address} ({first_line(error)})"
+        foreign = isinstance(error, MemoryError)  # of bytes that Dask takes for a length
+        reason = "it speaks another protocol" if foreign else first_line(error.__cause__ or error)
+        problem = f"no Dask scheduler answers at {address} ({reason})"
         raise InputError(f"{problem}: start one with `dask scheduler`") from error
 
 

@@ -24,7 +24,7 @@ from ..results.ledger import ledger_path
 from ..results.records import RunSet
 from ..results.words import left_out
 from ..runs import folder as runs
-from .cluster import check_cluster, connect, run_jobs, slurm_cluster
+from .cluster import check_cluster, check_scheduler, connect, run_jobs, slurm_cluster
 from .notebook import Job, is_finished, mark_finished
 
 
@@ -87,6 +87,8 @@ def reproduce(options: ReproduceOptions, log: Callable[[str], None] = print) -> 
     InputError: bad options or data, found before anything runs; or results that cannot be compared. RunError: notebooks
     failed (the message gives notebook, cell and error), or a quantity is outside its tolerance.
     """
+    check_cluster(options.scheduler, options.workers)
+    check_scheduler(options.scheduler)  # before the demo is built
     tables, recipes = check_options(options, log)
     if "demo" in tables:
         log(f"labels of the demo: {BENCHMARKS['demo'].label_kind}")

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 Task = TypeVar("Task")
 
-_SECONDS_TO_LOOK = 5  # how often the number of workers is checked
+_SECONDS_TO_LOOK = 5  # how often the workers are checked
+REPEAT = "run the same command again; what is finished is kept"  #: end of the message of a batch that stops early
 
 
 def as_finished(
@@ -26,9 +27,9 @@ def as_finished(
     """Submit tasks and yield them as they finish, in any order, with their results or their errors for the user.
 
     At most one task per thread is on the cluster at a time, so that a worker that dies loses only the task it runs.
-    RunError: all workers started on this machine are lost, or the scheduler is.
+    RunError: all workers started on this machine are lost, all workers are paused, or the scheduler is lost.
     """
-    from distributed import Nanny, wait
+    from distributed import wait
     from distributed import TimeoutError as NothingYet
 
     waiting, running = deque(tasks), {}
@@ -42,15 +43,36 @@ def as_finished(
                 finished = [(future, future.exception()) for future in done]
                 results = [None if error else future.result() for future, error in finished]
         except NothingYet:
-            kinds = {kind["cls"] for kind in getattr(client.cluster, "worker_spec", {}).values()}
-            if kinds == {Nanny} and not client.cluster.workers:  # all nannies have stopped: no worker comes back
-                message = "every worker was lost and none could be restarted: free memory and run the command again"
-                raise RunError(message) from None
+            with _scheduler_answers():
+                _check_workers(client)
             continue  # workers may have joined
         tasks = [running.pop(future) for future, _ in finished]
         for task, result, (future, error) in zip(tasks, results, finished):
             future.release()
             yield task, result, error and _task_error(error)
+
+
+def _check_workers(client: Client) -> None:
+    """Raise `RunError` if no worker will run the tasks that wait."""
+    from distributed import Nanny
+
+    kinds = {kind["cls"] for kind in getattr(client.cluster, "worker_spec", {}).values()}
+    if kinds == {Nanny} and not client.cluster.workers:  # all nannies have stopped: no worker comes back
+        raise RunError(f"every worker was lost and none could be restarted: free memory, then {REPEAT}")
+    workers = client.scheduler_info()["workers"].values()
+    paused = [worker for worker in workers if worker["status"] == "paused"]
+    if paused and len(paused) == len(workers) and not any(client.processing().values()):
+        # Dask pauses a worker whose process holds most of the memory limit; a loaded model is never freed
+        problem = "every worker is paused, because its memory is nearly full"
+        raise RunError(f"{problem}: {_more_memory(paused[0]['memory_limit'])}, then {REPEAT}")
+
+
+def _more_memory(limit: int) -> str:
+    """How to give a worker more memory than its limit in bytes; 0 is no limit."""
+    if not limit:
+        return "free memory or use fewer workers"
+    size = limit / 1e9
+    return f"raise its memory limit of {size:.3g} GB, such as with `dask worker --memory-limit {2 * size:.3g}GB`"
 
 
 @contextmanager
@@ -66,9 +88,7 @@ def _scheduler_answers() -> Iterator[None]:
     except NothingYet:
         raise
     except (CancelledError, ClosedClientError, OSError) as error:
-        raise RunError(
-            "the Dask scheduler was lost: start it again, then run the same command again; what is finished is kept"
-        ) from error
+        raise RunError(f"the Dask scheduler was lost: start it again, then {REPEAT}") from error
 
 
 def check_main_guard() -> None:
@@ -95,5 +115,6 @@ def _task_error(error: BaseException) -> Exception:
     from distributed.scheduler import KilledWorker
 
     if isinstance(error, KilledWorker):
-        return RunError("the worker that ran it died repeatedly (out of memory?): free memory or use fewer workers")
+        fix = _more_memory(error.last_worker.memory_limit)
+        return RunError(f"the worker that ran it died repeatedly (out of memory?): {fix}")
     return error if isinstance(error, Exception) and str(error) else RunError(str(error) or type(error).__name__)

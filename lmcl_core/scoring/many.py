@@ -14,12 +14,11 @@ import os
 import re
 import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
@@ -30,7 +29,7 @@ from pyarrow import parquet
 from ..common.errors import InputError, RunError, counted
 from ..common.files import atomic_write
 from ..common.progress import above_bar, bar
-from ..common.tasks import as_finished
+from ..common.tasks import REPEAT, as_finished
 from ..data.formats import check_bytes
 from ..data.images import SCORED_SUFFIXES, from_bytes
 from ..runs.model_file import BUNDLED, find_model
@@ -66,7 +65,8 @@ def score_many(
 
     Raises:
         InputError: a source without images, an address that cannot be reached, or a folder of other files or scores.
-        RunError: some chunks failed twice, or nothing can be written to `out`; finished chunks are kept.
+        RunError: some chunks failed twice, the workers or the scheduler are lost, or nothing can be written to `out`;
+            finished chunks are kept. It stops when two more chunks have failed than succeeded.
     """
     images = list(dict.fromkeys(image for source in map(str, sources) for image in _list_images(source)))
     weights, out = weights if weights in BUNDLED else _absolute(weights), _absolute(out)
@@ -81,31 +81,40 @@ def score_many(
         return len(images), 0
     _write(out, _IDENTITY, json.dumps(identity).encode())
     with cluster as client:
-        faults = _run(client, missing, (out, weights, identity["weights"], device), log)
+        faults = _run(client, chunks, missing, (out, weights, identity["weights"], device), log)
     if lost := set(chunks) - _check_folder(out, identity):
         fix = "name a folder that this machine and all workers share"
         raise RunError(f"{out} lacks {min(lost)}, which a worker wrote: {fix}")
     return len(images) - faults, faults
 
 
-def _run(client: Client, chunks: dict[str, list[str]], settings: tuple, log: Callable[[str], None]) -> int:
-    """Score chunks on the cluster and return the number of unreadable images."""
-    call, failed, faults = uuid.uuid4().hex[:8], {}, 0  # several calls may share a scheduler
+def _run(
+    client: Client, chunks: dict[str, list[str]], missing: Collection[str], settings: tuple, log: Callable[[str], None]
+) -> int:
+    """Score the missing chunks on the cluster and return the number of unreadable images."""
+    call, failed, faults = uuid.uuid4().hex[:8], {}, {}  # several calls may share a scheduler
 
     def submit(name: str):
         return client.submit(_score_chunk, chunks[name], name, *settings, key=f"{name} {call}", retries=1, pure=False)
 
-    for name, found, error in bar(as_finished(client, chunks, submit), len(chunks), "scoring chunks"):
-        if error:
+    try:
+        for name, found, error in bar(as_finished(client, missing, submit), len(missing), "scoring chunks"):
+            if not error:
+                faults[name] = found
+                continue
             failed[name] = error
             with above_bar():
                 log(f"{name}: FAILED: {error}")
-        else:
-            faults += found
-    if failed:
-        count = f"{len(failed)} of {counted(len(chunks), 'chunk')} failed"
-        raise RunError(f"{count} ({next(iter(failed.values()))}); call again to score the missing ones")
-    return faults
+            if len(failed) > len(faults) + 1:  # the others would fail, too
+                break
+        if failed:
+            count = f"{len(failed)} of {counted(len(chunks), 'chunk')} failed"
+            raise RunError(f"{count} ({next(iter(failed.values()))}); {REPEAT}")
+    except RunError as error:
+        done = [chunk for name, chunk in chunks.items() if name in faults or name not in missing]
+        images = f"{sum(map(len, done))} of {counted(sum(map(len, chunks.values())), 'image')}"
+        raise RunError(f"{error} ({len(done)} of {counted(len(chunks), 'chunk')}, {images})") from error
+    return sum(faults.values())
 
 
 def _score_chunk(images: list[str], name: str, out: str, weights: str, digest: str, device: str) -> int:
@@ -124,8 +133,8 @@ def _is_finished(out: str, name: str, images: list[str]) -> bool:
     """Whether an existing chunk is whole and has a score for each of its images."""
     system, folder = _filesystem(out)
     try:
-        table = pd.read_parquet(io.BytesIO(system.cat_file(f"{folder}/{name}")))
-        return table["image"].tolist() == list(map(_text, images)) and bool(table["fault"].isna().all())
+        table = parquet.read_table(io.BytesIO(system.cat_file(f"{folder}/{name}")))
+        return table["image"].to_pylist() == list(map(_text, images)) and table["fault"].null_count == len(table)
     except (pyarrow.ArrowException, KeyError, OSError, ValueError):  # score a damaged chunk again
         return False
 

@@ -20,8 +20,16 @@ from distributed import Client, LocalCluster
 from distributed.security import Security
 
 from lmcl_core import InputError, RunError
-from lmcl_core.batch.cluster import _undisturbed, connect, run_jobs, slurm_cluster, worker_environments
+from lmcl_core.batch.cluster import (
+    _undisturbed,
+    check_scheduler,
+    connect,
+    run_jobs,
+    slurm_cluster,
+    worker_environments,
+)
 from lmcl_core.batch.notebook import Job
+from lmcl_core.common.tasks import as_finished
 
 FIRST_TIME = """
 from pathlib import Path
@@ -134,20 +142,37 @@ def test_workers_start_undisturbed_and_ignore_the_ctrl_c_of_a_terminal():
         signal.signal(signal.SIGTERM, before)
 
 
+HTTP = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
+
+
 @pytest.mark.network
-def test_a_server_that_is_no_scheduler_is_reported_within_15_seconds(monkeypatch):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "reply, reason",
+    [(b"SSH-2.0-OpenSSH_9.6\r\n", "it speaks another protocol"), (HTTP, "it speaks another protocol"), (b"", "5 s")],
+)
+def test_a_server_that_is_no_scheduler_is_reported_before_any_other_work(reply, reason):
     """Servers that speak another protocol, and one that accepts connections and says nothing."""
-    http = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
-    for reply, seconds in ((b"SSH-2.0-OpenSSH_9.6\r\n", 10), (http, 10), (b"", 1)):
-        monkeypatch.setattr("lmcl_core.batch.cluster._SECONDS_TO_ANSWER", seconds)
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            thread = threading.Thread(target=lambda: server.accept()[0].sendall(reply), daemon=True)  # noqa: B023
-            thread.start()
-            start = time.perf_counter()
-            address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
-            with pytest.raises(InputError, match=f"no Dask scheduler answers at {address}"), connect(address):
-                pass
-            assert time.perf_counter() - start < seconds + 4
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connections = []  # stay open
+
+        def answer():
+            connections.append(server.accept()[0])
+            connections[0].sendall(reply)
+
+        threading.Thread(target=answer, daemon=True).start()
+        start = time.perf_counter()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(InputError, match=f"no Dask scheduler answers at {address} .*{reason}"):
+            check_scheduler(address)
+        assert time.perf_counter() - start < 9
+
+
+@pytest.mark.slow
+def test_what_comes_before_the_scheduler_is_asked_is_imported_fast():
+    code = "import sys, lmcl_core.cli, lmcl_core.batch.cluster, lmcl_core.scoring.many; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "pandas", "distributed"} & set(modules)
 
 
 SCHEDULER = """
@@ -234,6 +259,25 @@ def test_workers_that_nobody_starts_again_end_the_batch(tmp_path, monkeypatch):
         client.cluster.sync(keeper.close)
         with pytest.raises(RunError, match="every worker was lost"):
             run_jobs(client, [job(tmp_path, "1 + 1")], lambda job: None, lambda line: None)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_at_its_memory_limit_is_reported_with_the_limit():
+    options = dict(n_workers=1, threads_per_worker=1, memory_limit="400MB", dashboard_address=":0", silence_logs=50)
+    with LocalCluster(**options) as cluster, Client(cluster) as client:
+        finished = as_finished(client, [10**9], lambda size: client.submit(lambda: (b"x" * size, time.sleep(60))))
+        [(_, _, error)] = finished
+    assert "died repeatedly" in str(error) and "its memory limit of 0.4 GB, such as with `dask worker" in str(error)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_paused_workers_end_the_batch(monkeypatch):
+    """The worker is this process, which needs more than the limit."""
+    monkeypatch.setattr("lmcl_core.common.tasks._SECONDS_TO_LOOK", 0.5)
+    options = dict(processes=False, n_workers=1, threads_per_worker=1, memory_limit="1MB", dashboard_address=None)
+    with Client(**options) as client, pytest.raises(RunError, match="paused.*raise its memory limit of 0.001 GB"):
+        list(as_finished(client, range(3), lambda number: client.submit(time.sleep, number)))
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import fsspec
@@ -128,6 +130,49 @@ def test_a_failed_chunk_is_named_and_the_others_are_kept(folder, tmp_path, score
     with pytest.raises(RunError, match="1 of 3 chunks failed .disk full."):
         score([folder], tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").glob("part*")} == {FIRST, "part-00002.parquet"}
+
+
+def test_a_call_whose_chunks_all_fail_stops_early(folder, tmp_path, score, monkeypatch):
+    def write(out, name, content):
+        if name.startswith("part-"):
+            raise RunError("disk full")
+
+    monkeypatch.setattr(many, "_write", write)
+    with pytest.raises(RunError, match="2 of 3 chunks failed .disk full.*0 of 3 chunks, 0 of 5 images"):
+        score([folder], tmp_path / "out")
+
+
+SCHEDULER = """
+import asyncio
+from distributed import Scheduler, Worker
+
+async def main():
+    async with Scheduler(port=0, dashboard=False) as scheduler, Worker(scheduler.address, nthreads=1):
+        print(scheduler.address, flush=True)
+        await asyncio.sleep(300)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_killed_ends_the_call_and_a_repeated_call_goes_on(
+    folder, tmp_path, score, weights, monkeypatch
+):
+    def bar(chunks, count, title):
+        for finished in chunks:
+            yield finished
+            scheduler.kill()
+
+    monkeypatch.setattr(many, "bar", bar)
+    with subprocess.Popen([sys.executable, "-c", SCHEDULER], stdout=subprocess.PIPE, text=True) as scheduler:
+        cluster = connect(scheduler.stdout.readline().strip())
+        message = "scheduler was lost.*run the same command again.*kept .1 of 3 chunks, 2 of 5 images."
+        with pytest.raises(RunError, match=message):
+            score_many([folder], tmp_path / "out", weights, cluster=cluster, device="cpu", log=str)
+    monkeypatch.undo()
+    monkeypatch.setattr(many, "CHUNK", 2)
+    assert score([folder], tmp_path / "out") == (4, 1) and "1 finished before" in score.lines[0]
 
 
 @pytest.fixture
