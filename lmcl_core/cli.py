@@ -38,7 +38,7 @@ _SEVERAL = f"{_ONE}; several with commas, or all: every benchmark found"
 Name = Annotated[str, typer.Option("--benchmark", help=_ONE, autocompletion=_benchmarks)]
 Names = Annotated[str, typer.Option("--benchmark", help=_SEVERAL, autocompletion=_benchmarks)]
 Root = Annotated[str, typer.Option("--data-root", help="the benchmark's folder, or its parent folder")]
-RunsDir = Annotated[str, typer.Option(help="folder of run folders; default: runs/ of the checkout")]
+RunsDir = Annotated[str, typer.Option(help="folder of run folders; default: $LMCL_RUNS, else runs/ of the checkout")]
 FiguresDir = Annotated[str, typer.Option(help="folder of figures and tables; default: figures/ in the folder of runs")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 Network = Annotated[str, typer.Option(help="lite0, clip-b16-frozen, clip-b16, deit3-s", autocompletion=_networks)]

@@ -150,6 +150,7 @@ def mutual_loss(student_score: Tensor, teacher_score: Tensor, student_map: Tenso
         `MutualTerms`: smooth-L1 of the scores, and KL(teacher || student) of the maps in nats, mean over B.
         Source: notebook 02, equation 8.
     """
+    # Equation 8
     teacher = teacher_map.detach().float().flatten(1)  # (B, h·w)
     student = student_map.float().flatten(1).clamp_min(1e-12).log()
     return MutualTerms(
@@ -169,6 +170,7 @@ def quality_loss(crop_scores: Tensor, weights: Tensor, mos: Tensor) -> Tensor:
     Returns:
         Scalar. Source: notebook 02, equation 7.
     """
+    # Equation 7
     scores = crop_scores.float()
     per_crop = F.smooth_l1_loss(scores, mos[:, None].expand_as(scores))
     per_image = F.smooth_l1_loss((scores * weights).sum(dim=1), mos)

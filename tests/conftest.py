@@ -34,12 +34,14 @@ def pytest_runtest_teardown(item):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """`make fuzz` ends with the number of inputs of each kind."""
+    """`make fuzz` ends with the number of inputs and results of each kind."""
     counts = Counter()
     for report in [one for reports in terminalreporter.stats.values() for one in reports if hasattr(one, "when")]:
         counts.update(dict(report.user_properties) if report.when == "teardown" else {})
     if counts and config.getoption("--hypothesis-profile", None) == "fuzz":
-        terminalreporter.write_line(f"inputs tried: {', '.join(f'{n} {kind}' for kind, n in sorted(counts.items()))}")
+        terminalreporter.write_line(
+            f"inputs and results: {', '.join(f'{n} {kind}' for kind, n in sorted(counts.items()))}"
+        )
 
 
 def pytest_collection_modifyitems(items):

@@ -8,6 +8,7 @@ counts; the exit code is 1 if a result differs, a file stays, or an error is not
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import random
@@ -170,7 +171,9 @@ def no_space(folder: Path, chance: random.Random) -> None:
 
 def main() -> None:
     """Print the counts of every phase, and exit with 1 if one of them is a fault."""
-    kills, seed = int(sys.argv[1]) if len(sys.argv) > 1 else 20, random.randrange(10**6)
+    parser = argparse.ArgumentParser(prog="python -m tests.kill", description=__doc__)
+    parser.add_argument("kills", nargs="?", type=int, default=20, help="kills of training and of the store")
+    kills, seed = parser.parse_args().kills, random.randrange(10**6)
     print(f"random moments from seed {seed}", flush=True)
     chance = random.Random(seed)
     training, store = lambda folder: Fork(train_demo, folder), lambda folder: Fork(build_store, folder)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from hypothesis import settings
 from hypothesis import strategies as st
 
-tried: Counter[str] = Counter()  #: inputs by kind
+tried: Counter[str] = Counter()  #: inputs and results by kind
 
 #: Names and cells that a person, a program or an attacker could write.
 HOSTILE = [

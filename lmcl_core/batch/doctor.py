@@ -36,6 +36,7 @@ def doctor(folders: Sequence[str] = (), log: Callable[[str], None] = print) -> N
         faults += level == "fault"
     if faults:
         raise RunError(f"{counted(faults, 'fault')} found: `make reproduce` would stop; fix them as stated above")
+    log("no fault found: `make reproduce` can start")
 
 
 def _python() -> Iterator[Finding]:

@@ -211,7 +211,7 @@ def print_forecast(options: ReproduceOptions, log: Callable[[str], None] = print
     log(table.round({"minutes": 1, "store_gb": 2}).to_string(index=False))
     log(
         f"in all {table['runs'].sum()} runs, {table['minutes'].sum():.0f} minutes of training on one worker, "
-        f"{table['store_gb'].sum():.1f} GB of decoded images"
+        f"{table['store_gb'].sum():.1f} GB of decoded images to keep"
     )
     if script:
         log(script)

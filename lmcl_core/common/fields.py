@@ -51,4 +51,5 @@ def typed(name: str, value: Any, hint: Any) -> Any:
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     wanted = hint.__name__ if isinstance(hint, type) else "a list of numbers, such as [1.0, 1.5]"
-    raise TypeError(f"recipe field {name} is {value!r} of type {type(value).__name__}: it must be {wanted}")
+    yaml = "; in YAML write 1.0e-4, because 1e-4 is text" if hint is float and isinstance(value, str) else ""
+    raise TypeError(f"recipe field {name} is {value!r} of type {type(value).__name__}: it must be {wanted}{yaml}")

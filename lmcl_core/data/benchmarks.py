@@ -94,8 +94,8 @@ def locate(name: str | Path, root: str | Path | None) -> tuple[Benchmark, Path, 
     if name not in BENCHMARKS:
         return _locate_own(str(name), root)
     if root is None and name != "demo":
-        commands = f"in a notebook data_root, on the command line --data-root DIR, or `lmcl verify {name} DIR`"
-        raise InputError(f"benchmark {name!r} needs the folder of its images: pass root ({commands})")
+        places = f"`lmcl verify {name} DIR`, --data-root DIR of other commands, data_root of a notebook"
+        raise InputError(f"benchmark {name!r} needs the folder of its images: name it ({places}, or root in Python)")
     root = resolve_path(demo.build_demo() if root is None else root)
     return BENCHMARKS[name], root, _find_folder(BENCHMARKS[name], root)
 

@@ -58,7 +58,7 @@ def make_split(table: pd.DataFrame, index: int | str, test: float = TEST_SHARE, 
     order = _hash_order(table["content"], index)
     n_test, n_val = round(test * len(order)), round(val * len(order))
     if n_test < 1 or (val and n_val < 1) or n_test + n_val >= len(order):
-        fix = "a part would be empty; choose other shares"
+        fix = "a part would be empty; add images, or choose other shares"
         raise InputError(f"{len(order)} contents cannot be split into test={test} and val={val}: {fix}")
     parts = order[n_test + n_val :], order[n_test : n_test + n_val], order[:n_test]
     return Split(*(np.flatnonzero(table["content"].isin(part)) for part in parts), index=int(index))

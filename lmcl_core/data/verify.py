@@ -209,8 +209,8 @@ def _split_faults(reading: Reading) -> Iterator[Fault]:
     """Labels with which no split, or no official split, can be made."""
     table, where = reading.table, f"{reading.label_file}: "
     if (count := table["content"].nunique()) < 3:
-        problem = f"{count} different contents in all, and a split needs at least 3"
-        yield Fault("bad_label_column", f"{where}content", f"{problem}: correct the contents, or add images")
+        problem = f"its images show {count} different contents, and a split needs at least 3"
+        yield Fault("bad_label_column", f"{where}content", f"{problem}: add images, or correct their contents")
     parts = set(table["official_split"].dropna()) if "official_split" in table else set()
     if parts and (lacking := sorted({"train", "test"} - parts)):
         fix = "name the part of every image, or remove the column"

@@ -89,7 +89,8 @@ def _check_records(folder: Path, data_root: str, log: Callable[[str], None]) -> 
                 if not np.isclose(row[key], again[key], rtol=_RELATIVE):
                     yield path, f"{which}: {key} is {row[key]:.6g}, and {again[key]:.6g} when computed again"
         where = "" if table is not None else ", images not at hand"
-        log(f"{path.parent.name}: {counted(len(records), 'record')}, {checked} computed again from predictions{where}")
+        count = f"{counted(len(records), 'record')}, {checked} computed again from predictions{where}"
+        log(f"{path.parent.name}/{path.name}: {count}")
 
 
 def _check_rows(folder: Path) -> Iterator[tuple[Path, str]]:

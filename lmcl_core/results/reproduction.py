@@ -32,7 +32,7 @@ KINDS = {
     "rmse": "RMSE",
     "hard_pair_share": "share of hard pairs",
     "very_hard_pair_share": "share of very hard pairs",
-    "knn_mos_error": "label error of nearest neighbours",
+    "knn_mos_error": "k-nearest-neighbour error",
     "intra_image_spread": "intra-image spread",
     "pairs_in_order": "share of level pairs in order",
 }
@@ -102,6 +102,13 @@ def measure_tolerances(repeats: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+#: What the verdicts mean.
+_MEANING = (
+    "Within tolerance: runs that differ only by rounding differ by no more, with a chance of at least 99 % "
+    "for all quantities together."
+)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Results beside the reference.
@@ -137,7 +144,7 @@ class Comparison:
     def to_text(self) -> str:
         """Table, machines and summary, for a terminal."""
         table = self.table.to_string(index=False, float_format="%.4f")
-        return "\n\n".join([table, self.machines.T.to_string(), *filter(None, [self.note]), self.summary])
+        return "\n\n".join([table, self.machines.T.to_string(), _MEANING, *filter(None, [self.note]), self.summary])
 
     def to_html(self, own: Path, reference: Path) -> str:
         """A self-contained page: summary, figures of both folders side by side, table, machines."""
@@ -149,7 +156,7 @@ class Comparison:
         title = html.escape(self.summary)
         table = self.table.to_html(index=False, float_format="%.4f", border=0)
         machines = self.machines.T.to_html(border=0)
-        head = f"{_HEAD}<title>{title}</title><h1>{title}</h1><p>{html.escape(self.note)}</p>"
+        head = f"{_HEAD}<title>{title}</title><h1>{title}</h1><p>{_MEANING} {html.escape(self.note)}</p>"
         return f"{head}{table}<h2>Machines</h2>{machines}<h2>Figures</h2>{rows}"
 
 

@@ -114,7 +114,7 @@ def read_model(weights: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, 
             metadata = json.loads((file.metadata() or {}).get("lmcl", "null"))
             state = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise InputError(f"weights at {path} are damaged ({error}): {fix}") from error
+        raise InputError(f"weights at {path} are damaged or no safetensors file ({error}): {fix}") from error
     if metadata is None:
         raise InputError(f"{path} was not written by lmcl_core (no recipe in it): name the model.safetensors of a run")
     schema.check(metadata, schema.MODEL, f"metadata of the weights at {path}", fix, _METADATA)

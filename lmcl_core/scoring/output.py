@@ -165,12 +165,11 @@ def _load(weights: str, device: str) -> Scorer:
 def meaning(scorer: Scorer) -> str:
     """Four lines about a model's scores: their scale, its training data, and what it does not know."""
     about, (low, high) = scorer.about, scorer.about["mos_range"]
-    title, scale = about["title"], f"{about['axis']} ({about['label_kind']})"
     return (
-        f"score: predicted {scale}; higher is better; {low:g} to {high:g} in {title}\n"
-        f"model: {scorer.recipe.backbone}, trained on {title}\n"
+        f"score: predicted {about['axis']}, {low:g} to {high:g}, higher is better\n"
+        f"model: {scorer.recipe.backbone}, trained on {about['title']} ({about['label_kind']})\n"
         "percentile: percentage of the training images with a lower MOS\n"
-        f"limits: it does not know images or distortions of other kinds than those of {title}"
+        "limits: scores of other kinds of images or distortions than in its training data are unreliable"
     )
 
 

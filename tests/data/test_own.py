@@ -174,7 +174,7 @@ def test_an_export_of_excel_is_named_as_what_it_is(own, change, encoding, kind, 
     "pattern, new, column, fix",
     [
         (r"png,\d+", "png,", "score", "every cell is empty: fill it; if it holds formulas"),
-        (r"Ref\d", "Ref0", "content", "1 different contents in all, and a split needs at least 3"),
+        (r"Ref\d", "Ref0", "content", "its images show 1 different contents, and a split needs at least 3"),
         (r"test$", "train", "official_split", "no image is in test"),
         (r"train$", "val", "official_split", "no image is in train"),
     ],

@@ -53,6 +53,7 @@ def check(name: str, folder: Path) -> None:
     except InputError as error:  # of the file that describes own data
         assert str(error) == refused and "benchmark.toml" in refused
         return
+    tried["faults found in labels"] += len(faults)
     assert all(len(str(fault).splitlines()) <= 2 for fault in faults)
     if table is None:
         assert faults
