@@ -28,7 +28,7 @@ def checkout(tmp_path, monkeypatch):
 def test_committed_results_agree_with_each_other(checkout):
     lines = []
     assert audit.audit(log=lines.append) == []
-    assert any(line.startswith("livec: ") and line.endswith("images not at hand") for line in lines)
+    assert any(line.startswith("livec/records.csv: ") and line.endswith("images not at hand") for line in lines)
 
 
 @pytest.mark.parametrize(
