@@ -85,9 +85,9 @@ class CropSampler:
         ``crops=1`` gives the whole image, since one smaller crop cannot reach four edges. ValueError: a size in pixels
         or the number is below 1.
         """
-        _extents([height], [width])
-        if isinstance(crops, bool) or not isinstance(crops, int) or crops < 1:
-            raise InputError(f"grid of {crops!r} crops: it must be a whole number of at least 1")
+        [[height, width]] = _extents([height], [width]).tolist()
+        if isinstance(crops, bool) or not isinstance(crops, int) or not 1 <= crops <= 65536:
+            raise InputError(f"grid of {crops!r} crops: it must be a whole number of at least 1 and at most 65536")
         if crops == 1:
             return torch.tensor([[0, 0, height, width]])
         side = min(max(1, round(self.size * self.scales[0])), height, width)

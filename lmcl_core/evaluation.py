@@ -146,6 +146,8 @@ def _pairs(pred: Sequence[float], mos: Sequence[float]) -> tuple[np.ndarray, np.
         if not np.isfinite(values).all():
             count = int((~np.isfinite(values)).sum())
             raise InputError(f"{name} holds {count} values that are not finite: leave these images out")
-        if np.ptp(values) == 0:
+        if np.abs(values).max() > 1e100:
+            raise InputError(f"{name} holds {values[np.abs(values).argmax()]}: beyond 1e100, metrics overflow")
+        if np.ptp(values) < 1e-100:
             raise InputError(f"{name} is constant ({values[0]}): its correlation is undefined; check the values")
     return pred, mos

@@ -150,6 +150,7 @@ def test_the_first_of_equally_salient_crops_is_chosen():
         (lambda: CropSampler(flip="no"), "CropSampler flip is 'no'"),
         (lambda: CropSampler(4).sample([5, 6], [7], seeded()), "both must hold one number per image"),
         (lambda: CropSampler(4).sample([5], [-3], seeded()), "every height and width must be at least 1"),
+        (lambda: CropSampler(4).grid(9, 9, 10**9), "at least 1 and at most 65536"),
         (lambda: CropSampler(4).grid(9, 9, 2.0), "it must be a whole number of at least 1"),
     ],
 )

@@ -64,6 +64,7 @@ def test_the_logistic_fit_does_not_harm_other_relations():
         ([1, 1, 1], [1, 2, 3], "pred is constant (1.0): its correlation is undefined; check the values"),
         ([1, math.nan, 3], [1, 2, 3], "pred holds 1 values that are not finite: leave these images out"),
         ([1, 2, 3], [1, 2], "pred (3,) and mos (2,): both must hold one number per image"),
+        ([1e308, -1e308, 0], [1, 2, 3], "pred holds 1e+308: beyond 1e100, metrics overflow"),
         ([1j, 2, 3], [1, 2, 3], "pred and mos must be real numbers: they hold complex ones"),
         ([1, 2], [1, 2], "only 2 pairs: a correlation needs at least 3"),
     ],

@@ -172,6 +172,8 @@ def test_a_part_of_equal_mos_is_refused_before_any_work(table, split, tmp_path, 
     table.loc[3, "mos"] = np.nan
     with pytest.raises(InputError, match="is not a finite number"):
         train(table, split, TINY, tmp_path / "run", "cpu", log=quiet)
+    with pytest.raises(InputError, match="no path inside its root"):
+        train(table.assign(image=["../a.png", *table["image"][1:]]), split, TINY, tmp_path / "run", "cpu", log=quiet)
     wrong = Split(np.array([-1, 2, 3]), np.arange(0), np.arange(5, 9))
     with pytest.raises(InputError, match="split does not fit"):
         train(table, wrong, TINY, tmp_path / "run", "cpu", log=quiet)

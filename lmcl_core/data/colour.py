@@ -71,6 +71,8 @@ def _png_profile(info: dict) -> bytes | None:
     if "srgb" in info or not {"gamma", "chromaticity"} & set(info):
         return None
     gamma = info.get("gamma") or 1 / 2.2
+    if not 16e-5 <= gamma <= 6250:  # as libpng
+        return None
     try:
         curve = _SRGB_CURVE if 0.45 <= gamma <= 0.46 else (1 / gamma,)
         return _icc(_to_d50(info.get("chromaticity") or _WHITE_AND_PRIMARIES), curve)

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ EXCEL = "in Excel, save it as CSV UTF-8 (comma delimited), with decimal points"
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 _HEADER_ROWS = 30  # the header of a table is searched for in its first rows
+_MOST_CELLS = 20_000_000  # of a sheet; a cell takes about 60 bytes
 
 
 def find(folder: Path, name: str) -> Path | None:
@@ -164,8 +165,19 @@ def _grids(path: Path, fix: str) -> list[list[list[object]]]:
     if importlib.util.find_spec("openpyxl") is None:
         raise InputError(f"reading {path} needs openpyxl: run `pip install openpyxl`")
     with _readable(path, "spreadsheet", fix):
-        sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=object, keep_default_na=False)
+        sheets = read_sheets(path, None)
     return [sheet.to_numpy(dtype=object).tolist() for sheet in sheets.values()]
+
+
+def read_sheets(path: Path, sheets: list[int] | None) -> dict[int | str, pd.DataFrame]:
+    """Cells of some sheets of an .xlsx file, or of all. ValueError: a stray cell makes a sheet too large for memory."""
+    from openpyxl import load_workbook
+
+    with closing(load_workbook(path, read_only=True)) as book:
+        for sheet in book.worksheets:
+            if (rows := sheet.max_row or 0) * (columns := sheet.max_column or 0) > _MOST_CELLS:
+                raise ValueError(f"sheet {sheet.title!r} has {rows} rows and {columns} columns, most of them empty")
+    return pd.read_excel(path, sheet_name=sheets, header=None, dtype=object, keep_default_na=False)
 
 
 def _read_lines(path: Path, fix: str) -> list[str]:

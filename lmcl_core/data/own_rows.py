@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..common.errors import InputError, first_line
 from .faults import Fault, FaultError, first_few
-from .labels import EXCEL, cell_text, check_decimals, check_separator, read_text
+from .labels import EXCEL, cell_text, check_decimals, check_separator, read_sheets, read_text
 
 Cells = list[tuple[int, list[str]]]  # number of the line or row in the file, and its cells
 
@@ -78,7 +78,7 @@ def _read_csv(path: Path) -> Cells:
 
 
 def _read_excel(path: Path) -> Cells:
-    sheet = pd.read_excel(path, header=None, dtype=object, keep_default_na=False)
+    sheet = read_sheets(path, [0])[0]
     return [(n, list(map(cell_text, row))) for n, row in enumerate(sheet.to_numpy(dtype=object).tolist(), 1)]
 
 

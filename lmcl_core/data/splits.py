@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..common.errors import InputError
+from .readers import leads_outside
 
 #: Shares of all contents in the test part, and in the validation part of `validation_split`.
 TEST_SHARE, VAL_SHARE = 0.2, 0.15
@@ -127,6 +128,8 @@ def check_columns(table: pd.DataFrame, *columns: str, attrs: Iterable[str] = ())
 def check_split(table: pd.DataFrame, split: Split) -> None:
     """Raise `InputError` if a model cannot be trained and tested on this split of this table."""
     check_columns(table, "image", "mos", "content", attrs=("benchmark", "root", "label_kind"))
+    if outside := [image for image in table["image"] if leads_outside(str(image))]:
+        raise InputError(f"image {outside[0]!r} of the table is no path inside its root: make it with load_benchmark")
     if not isinstance(split, Split):
         raise InputError(f"the split is of type {type(split).__name__}: make it with make_split")
     parts = np.concatenate(list(split))

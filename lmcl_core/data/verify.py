@@ -90,6 +90,8 @@ def _hash_faults(path: Path, folder: Path, images: Iterable[str]) -> Iterator[Fa
 
 def _read_known_good(path: Path) -> dict[str, str]:
     """SHA-256 by name."""
+    if path.exists() and not path.is_file():  # a device may never end
+        raise InputError(f"--hashes {path} is not a file: name a file that --write-hashes made")
     try:
         lines = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")
     except OSError as error:

@@ -50,7 +50,7 @@ def score_files(
 ) -> Iterator[FileScore]:
     """Score image files in their order, and yield one `FileScore` per file; no file stops the others.
 
-    Memory does not grow with the number of files: 3.5 GB at most, for the largest images that
+    Memory does not grow with the number of files: about 3.6 GB at most, for the largest images that
     `data.formats.check_image` accepts.
 
     Args:

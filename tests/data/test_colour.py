@@ -107,7 +107,13 @@ def test_gamma_and_primaries_of_a_png_file_are_applied(tmp_path):
     path.write_bytes(chunks(1 / 2.2, points))
     assert np.ptp(decode(path).astype(int) - plain) > 20
     primaries_of_srgb = SPACES["linear sRGB"][0]
-    for gamma, primaries in [(1 / 2.2, None), (0.45455, primaries_of_srgb), (0.0, None), (1 / 2.2, (0,) * 8)]:
+    for gamma, primaries in [
+        (1 / 2.2, None),
+        (0.45455, primaries_of_srgb),
+        (0.0, None),
+        (2e4, None),
+        (1 / 2.2, (0,) * 8),
+    ]:
         path.write_bytes(chunks(gamma, primaries))
         assert np.array_equal(decode(path), plain)
     path.write_bytes(chunks(1.0, points, (b"sRGB", b"\0")))  # sRGB has priority

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from layouts import OWN_TOML as TOML
 from layouts import write_own
+from openpyxl import load_workbook
 
 from lmcl_core import (
     InputError,
@@ -185,6 +186,18 @@ def test_a_column_from_which_no_split_can_be_made_is_a_fault(own, pattern, new, 
     path.write_text(re.sub(pattern, new, text, flags=re.MULTILINE))
     fault = verify_benchmark(own, None)[0]
     assert fault.kind == "bad_label_column" and fault.where == f"{path}: {column}" and fix in fault.fix
+
+
+def test_a_stray_cell_far_away_does_not_fill_the_memory(own):
+    (own / "benchmark.toml").write_text(TOML.replace("labels.csv", "labels.xlsx"))
+    labels = pd.read_csv(own / "labels.csv")
+    labels.to_excel(own / "labels.xlsx", index=False)
+    assert verify_benchmark(own, None) == []
+    book = load_workbook(own / "labels.xlsx")
+    book.active["XFD1048576"] = " "
+    book.save(own / "labels.xlsx")
+    (fault,) = verify_benchmark(own, None)
+    assert fault.kind == "missing_label_file" and "has 1048576 rows and 16384 columns" in fault.fix
 
 
 def test_a_root_that_does_not_hold_the_path_is_refused(own, tmp_path):

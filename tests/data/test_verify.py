@@ -215,7 +215,11 @@ def test_files_are_compared_with_a_known_good_list(livec, images, tmp_path):
     with pytest.raises(InputError, match="good.txt exists"):
         write_known_good(good, "livec", livec)
     good.write_text("hash name")
-    for bad, message in ((good, "line 1 is not a SHA-256"), (tmp_path / "none", "cannot be read")):
+    for bad, message in (
+        (good, "line 1 is not a SHA-256"),
+        (tmp_path / "none", "cannot be read"),
+        (tmp_path, "is not a file"),
+    ):
         with pytest.raises(InputError, match=message):
             verify_benchmark("livec", livec, hashes=bad)
 
