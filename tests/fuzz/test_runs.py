@@ -79,7 +79,7 @@ def test_an_altered_byte_is_never_taken_for_the_run(runs, name, share, other):
         except (InputError, RunError) as error:
             tried["runs refused"] += 1
             assert len(str(error).splitlines()) <= 2 and str(folder) in str(error)
-        else:  # a blank of run.json, or the name of its digest
+        else:  # a blank of run.json
             assert name == "run.json" and found == (whole, True)
             record = json.loads((base / "finished" / name).read_text())
             record.pop("sha256")

@@ -14,6 +14,7 @@ from lmcl_core import InputError, Recipe, load_benchmark, make_split, train
 from lmcl_core.cli import main
 from lmcl_core.data.splits import validation_split
 from lmcl_core.results.rerun import rerun
+from lmcl_core.runs.folder import _digest
 
 SMALL = dict(backbone="test_efficientnet", pretrained=False, crop_size=32, crops=2, scales=(1.0, 1.5), test_crops=2)
 
@@ -40,9 +41,18 @@ def run(trained, tmp_path) -> Path:
 
 
 def change(run: Path, **fields) -> None:
-    """Change fields of a run.json; None deletes one."""
+    """Change fields of a run.json, and its digest; None deletes one."""
     record = json.loads((run / "run.json").read_text()) | dict(sha256=None) | fields
-    (run / "run.json").write_text(json.dumps({key: value for key, value in record.items() if value is not None}))
+    record = {key: value for key, value in record.items() if value is not None}
+    (run / "run.json").write_text(json.dumps({**record, "sha256": _digest(record)}))
+
+
+def test_a_record_whose_digest_was_removed_is_damaged(run):
+    record = json.loads((run / "run.json").read_text())
+    del record["sha256"]
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="run.json is damaged"):
+        rerun(run, "")
 
 
 def test_a_run_trained_again_under_the_same_conditions_is_identical(run, own_module):
