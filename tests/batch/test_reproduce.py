@@ -201,7 +201,7 @@ def test_the_forecast_counts_runs_and_learns_from_finished_ones(walked, tmp_path
 @pytest.mark.slow
 def test_a_killed_main_process_loses_no_epoch(tmp_path):
     """Its workers end with it; the next training continues after the last saved epoch."""
-    changes = {**TINY, "epochs": 6}
+    changes = {**TINY, "epochs": 25}
     code = (
         "import json, sys; from lmcl_core.batch.reproduce import ReproduceOptions, reproduce\n"
         "if __name__ == '__main__': reproduce(ReproduceOptions(**json.loads(sys.argv[1])), print)"
@@ -212,7 +212,7 @@ def test_a_killed_main_process_loses_no_epoch(tmp_path):
         [sys.executable, str(tmp_path / "main.py"), wanted], stdout=subprocess.PIPE, text=True
     ) as main:
         for line in main.stdout:
-            if "lmcl  split 0: epoch 2/6" in line:
+            if "lmcl  split 0: epoch 2/25" in line:
                 break
         main.kill()
     table = load_benchmark("demo")
@@ -220,7 +220,7 @@ def test_a_killed_main_process_loses_no_epoch(tmp_path):
     folder = tmp_path / "runs" / "demo" / recipe.name / "split-00"
     train(table, make_split(table, 0), recipe, folder, "cpu", log=lines.append)
     epochs = [int(line.split()[1].split("/")[0]) for line in lines if line.startswith("epoch ")]
-    assert 2 <= epochs[0] < 6 and epochs == list(range(epochs[0], 7))
+    assert 2 <= epochs[0] < 25 and epochs == list(range(epochs[0], 26))
 
 
 def test_own_data_keep_their_path_in_notebooks_and_their_name_in_folders(own, tmp_path, monkeypatch):
