@@ -114,6 +114,13 @@ def fixed_boxes(sampler: CropSampler, height: int, width: int, crops: int) -> Te
     return torch.cat([replace(sampler, scales=(s,)).grid(height, width, count) for s, count in counts.items()])
 
 
+def random_boxes(sampler: CropSampler, height: int, width: int, crops: int, generator: torch.Generator) -> Tensor:
+    """As many boxes (K, 4) of each scale as `fixed_boxes` has, at random positions instead."""
+    counts = crops_by_scale(sampler.scales[: sampler.crops], crops)
+    scales = [scale for scale, count in counts.items() for _ in range(count)]
+    return replace(sampler, crops=len(scales), scales=scales).sample([height], [width], generator)[0]
+
+
 def bank_boxes(
     sampler: CropSampler, heights: Sequence[int] | Tensor, widths: Sequence[int] | Tensor, drawn: int, crops: int
 ) -> Tensor:

@@ -6,6 +6,7 @@ Shapes: `n` images, `K` test crops per image, `S` crop side, `C` backbone channe
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from .backbones.bank import FrozenBackbone
 from .backbones.weights import weights_digest
 from .common.devices import autocast, keep_freed_memory, resolve_device
 from .common.errors import InputError, first_line
-from .crops import CropBank, crop_saliency, crop_weights, fixed_boxes, sampler_of
+from .crops import CropBank, crop_saliency, crop_weights, fixed_boxes, random_boxes, sampler_of
 from .data.images import load_rgb, resize_crop
 from .data.store import ImageStore
 from .model import FrozenModel, QualityModel
@@ -69,8 +70,9 @@ def predict_images(
     recipe: Recipe,
     batch_size: int = 8,
     backbone: FrozenBackbone | None = None,
+    generator: torch.Generator | None = None,
 ) -> Iterator[Prediction]:
-    """Predict images through the fixed test crops; nothing is random. Source: notebook 02, equations 2 and 3.
+    """Predict images through the fixed test crops. Source: notebook 02, equations 2 and 3.
 
     Args:
         model: in evaluation mode; its device is used.
@@ -78,21 +80,27 @@ def predict_images(
         recipe: crop size, scales, number of test crops, global view, pooling and precision.
         batch_size: images of one yielded `Prediction`, in 1..65536, else InputError.
         backbone: the frozen backbone of a `FrozenModel`.
+        generator: if given, crops lie at random positions drawn with it, and nothing is random otherwise.
     """
     if not isinstance(batch_size, (int, np.integer)) or not 1 <= batch_size <= 2**16:
         raise InputError(f"batch_size is {batch_size!r}: it must be a whole number in 1..65536")
     iterator = iter(images)
     batches = iter(lambda: list(islice(iterator, batch_size)), [])
-    return (_predict_batch(model, batch, recipe, backbone) for batch in batches)
+    return (_predict_batch(model, batch, recipe, backbone, generator) for batch in batches)
 
 
 @torch.no_grad()
 def _predict_batch(
-    model: QualityModel | FrozenModel, images: Sequence[Tensor], recipe: Recipe, backbone: FrozenBackbone | None
+    model: QualityModel | FrozenModel,
+    images: Sequence[Tensor],
+    recipe: Recipe,
+    backbone: FrozenBackbone | None,
+    generator: torch.Generator | None,
 ) -> Prediction:
     sampler = sampler_of(recipe)
     heights, widths = (torch.tensor([image.shape[axis] for image in images]) for axis in (0, 1))
-    boxes = [fixed_boxes(sampler, *image.shape[:2], recipe.test_crops) for image in images]
+    choose = fixed_boxes if generator is None else partial(random_boxes, generator=generator)
+    boxes = [choose(sampler, *image.shape[:2], recipe.test_crops) for image in images]
     boxes = torch.stack(boxes)  # (n, K, 4)
     crops = [
         resize_crop(image[top : top + height, left : left + width], recipe.crop_size)
@@ -266,9 +274,11 @@ class Scorer:
         """One input of `score` as an (H, W, 3) uint8 RGB tensor, shrunk if its short side exceeds `short_side`."""
         return load_rgb(item, self.short_side)
 
-    def predict(self, images: Iterable[Tensor], batch_size: int = 8) -> Iterator[Prediction]:
+    def predict(
+        self, images: Iterable[Tensor], batch_size: int = 8, generator: torch.Generator | None = None
+    ) -> Iterator[Prediction]:
         """`predict_images` with this model: one `Prediction` per batch of prepared images."""
-        return predict_images(self.model, images, self.recipe, batch_size, self.backbone)
+        return predict_images(self.model, images, self.recipe, batch_size, self.backbone, generator)
 
     def predict_rows(self, store: ImageStore, rows: np.ndarray) -> Iterator[Prediction]:
         """Predict images of a store by their positions; features of a frozen backbone are computed once and kept."""

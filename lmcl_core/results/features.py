@@ -15,6 +15,7 @@ from ..common.files import atomic_write
 from ..common.progress import bar
 from ..data.identity import data_hash, name_order, rows_of
 from ..data.store import ImageStore
+from ..evaluation import metrics
 from ..hard_examples import Features
 from ..inference import Prediction, load
 from ..runs.folder import read_predictions
@@ -42,6 +43,15 @@ def features_of_run(run: str | Path, table: pd.DataFrame, device: str = "cpu") -
     with atomic_write(kept) as path, open(path, "wb") as file:
         np.savez(file, made_from=made_from, **vars(features))
     return features
+
+
+def plcc_of_random_crops(run: str | Path, table: pd.DataFrame, device: str = "cpu") -> float:
+    """PLCC on the test part of a finished run with crops at random positions (seed 0) instead of the fixed ones."""
+    known, scorer = read_predictions(run), load(run, device)
+    store = ImageStore.open(table, scorer.recipe.short_side)
+    images = (store.image(int(row)) for row in rows_of(table, known["image"]))
+    parts = bar(scorer.predict(images, generator=torch.Generator().manual_seed(0)), None, "random crops")
+    return metrics(pred=torch.cat([part.score for part in parts]).numpy(), mos=known["mos"])["plcc"]
 
 
 def _hash(run: Path, table: pd.DataFrame) -> str:

@@ -123,6 +123,7 @@ def published_in_words(beside: pd.DataFrame) -> Table:
 def reporting_habits(result: pd.DataFrame) -> pd.DataFrame:
     """The headline PLCC of the same runs, a result from `by_split` with n >= 4 splits, under habits of reporting.
 
+    A column plcc_random_crops, such as from `features.plcc_of_random_crops`, adds a row.
     Returns one row per habit: habit, plcc (the headline), difference (from the median of the last epochs), expected
     (the difference that order statistics of a normal distribution, with the splits' standard deviation, predict for
     reporting the best half of the splits; else NaN).
@@ -138,6 +139,8 @@ def reporting_habits(result: pd.DataFrame) -> pd.DataFrame:
         (half, last.nlargest(kept).median(), expected),
         (f"best epoch, and {half}", best.nlargest(kept).median(), np.nan),
     ]
+    if "plcc_random_crops" in result:
+        rows.append(("random test crops", result["plcc_random_crops"].median(), np.nan))
     found = pd.DataFrame(rows, columns=["habit", "plcc", "expected"])
     found.insert(2, "difference", found["plcc"] - last.median())
     return found

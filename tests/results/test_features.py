@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from lmcl_core import InputError, load, load_benchmark
+from lmcl_core.crops import fixed_boxes, random_boxes, sampler_of
+from lmcl_core.inference import Prediction
 from lmcl_core.results import features
 from lmcl_core.results.features import FEATURES, features_of_run
 
@@ -50,6 +53,24 @@ def test_features_are_kept_until_the_model_or_its_test_part_changes(run, monkeyp
     assert features_of_run(folder, table).image.tolist() == reverse["image"][::-1].tolist() and len(calls) == 3
     features_of_run(folder, table.assign(mos=table["mos"] + 1))  # other data
     assert len(calls) == 4
+
+
+def test_random_crops_change_the_correlation_and_are_always_the_same(run):
+    folder, table = run
+    pd.DataFrame(dict(image=table["image"], mos=table["mos"], pred=0.0)).to_csv(folder / "predictions.csv", index=False)
+    scorer, sampler = load(folder), sampler_of(load(folder).recipe)
+    generator, images = (
+        torch.Generator().manual_seed(0),
+        [scorer.prepare(f"{table.attrs['root']}/{name}") for name in table["image"]],
+    )
+    boxes = [random_boxes(sampler, *image.shape[:2], scorer.recipe.test_crops, generator) for image in images]
+    fixed = [fixed_boxes(sampler, *image.shape[:2], scorer.recipe.test_crops) for image in images]
+    assert torch.equal(torch.stack(boxes)[..., 2:], torch.stack(fixed)[..., 2:]) and not torch.equal(boxes[0], fixed[0])
+    parts = scorer.predict(images, generator=torch.Generator().manual_seed(0))
+    drawn = Prediction.concatenate(parts)
+    assert torch.equal(drawn.boxes, torch.stack(boxes))
+    expected = np.corrcoef(drawn.score, table["mos"])[0, 1]
+    assert features.plcc_of_random_crops(folder, table) == pytest.approx(expected, abs=1e-6)
 
 
 def test_damaged_features_unfinished_runs_and_runs_of_another_table_are_refused(run):

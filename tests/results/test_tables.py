@@ -119,6 +119,8 @@ def test_the_best_half_of_random_splits_gains_what_order_statistics_predict():
     half = found.loc["the best 200 of 400 splits"]
     assert half["difference"] == pytest.approx(half["expected"], rel=0.1) and half["expected"] > 0.01
     assert found["plcc"].iloc[-1] == pytest.approx(half["plcc"] + 0.01)
+    drawn = tables.reporting_habits(pd.DataFrame(dict(plcc=plcc, **optimistic, plcc_random_crops=plcc - 0.02)))
+    assert drawn["habit"].iloc[-1] == "random test crops" and drawn["difference"].iloc[-1] == pytest.approx(-0.02)
 
 
 def test_our_medians_are_listed_beside_every_published_result():
