@@ -32,9 +32,9 @@ from ..runs.folder import read_run
 
 TYPES = ("white noise", "blur", "JPEG", "JPEG 2000", "contrast")
 #: Each level is labelled at least this many MOS units below the level before it, so that no two levels are equal.
-LEAST_STEP = 2.0
-#: Photographs below this MOS are not distorted, because further distortion hardly changes them.
-LEAST_MOS = 45.0
+LEAST_STEP = 3.0
+#: Photographs below this MOS are not distorted, because five levels would not fit below them.
+LEAST_MOS = 20.0
 
 TOML = """\
 name = "general"
@@ -48,7 +48,7 @@ source = "made from LIVEC and LIVE, re-rated, whose terms apply"
 
 
 def write_mixture(
-    runs: tuple[str | Path, str | Path], livec: str | Path, live: str | Path, out: str | Path, photographs: int = 150
+    runs: tuple[str | Path, str | Path], livec: str | Path, live: str | Path, out: str | Path, photographs: int = 300
 ) -> pd.DataFrame:
     """Write the folder; returns its labels: image, mos, content, distortion, level, official_split.
 
@@ -57,7 +57,7 @@ def write_mixture(
         livec: folder that holds LIVEC.
         live: folder of LIVE re-rated, with its ``benchmark.toml``.
         out: the new folder.
-        photographs: number of LIVEC's photographs to distort, each with one type at all levels.
+        photographs: number of LIVEC's photographs to distort, each with one type at all levels; noise twice as often.
 
     Raises:
         InputError: `out` exists, or a run is not the finished run of split 0 of its benchmark.
@@ -132,7 +132,7 @@ def _distort(rows: pd.DataFrame, photographs: Sequence[np.ndarray], out: Path) -
     """Write each photograph with one type of distortion at every level; returns a table of the new images."""
     found = []
     for number, (content, photograph) in enumerate(zip(rows["content"], photographs)):
-        distortion = TYPES[number % len(TYPES)]
+        distortion = ("white noise", *TYPES)[number % (1 + len(TYPES))]
         for level in range(LEVELS):
             rng = np.random.default_rng([zlib.crc32(distortion.encode()), number])  # the same noise at all levels
             image = f"images/distorted-{number:04d}-{level + 1}.png"

@@ -22,9 +22,9 @@ def runs(livec, own, tmp_path):
 
 
 def test_labels_fall_with_the_level_and_start_below_the_photograph():
-    assert falling(60, [-5, 2, -30, -10, -9]).tolist() == [58, 55, 51, 49, 30]
-    assert falling(4, [0, 0, -9]).tolist() == [2, 0, 0]
-    assert LEAST_STEP == 2
+    assert falling(60, [-5, 2, -30, -10, -9]).tolist() == [57, 54, 51, 48, 30]
+    assert falling(4, [0, 0, -9]).tolist() == [1, 0, 0]
+    assert LEAST_STEP == 3
 
 
 @pytest.mark.slow
