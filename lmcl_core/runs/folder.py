@@ -71,9 +71,8 @@ def read_run(folder: str | Path, needed: Sequence[str] = ()) -> dict[str, Any] |
     except (ValueError, RecursionError) as error:
         raise _damaged(path, error) from error
     schema.check(record, schema.RUN, str(path), _fix(path), needed)
-    expected = _digest(record)
-    if record.get("sha256", None if "conditions" in record else expected) != expected:  # earlier versions wrote neither
-        raise _damaged(path, "its SHA-256 is not that of its fields")
+    if record.get("sha256") != _digest(record):
+        raise _damaged(path, "its SHA-256 is missing, or not that of its fields")
     return record
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from lmcl_core.batch.forecast import forecast
 from lmcl_core.batch.reproduce import ReproduceOptions
 from lmcl_core.data.images import decode
 from lmcl_core.data.store import ImageStore
+from lmcl_core.runs.folder import write_run
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_the_time_of_a_run_is_the_median_of_finished_runs_of_the_same_recipe(tmp
     for index, (seconds, which) in runs.items():
         folder = tmp_path / f"split-{index}"
         folder.mkdir()
-        (folder / "run.json").write_text(json.dumps(dict(seconds=seconds, recipe_hash=which)))
+        write_run(folder, dict(seconds=seconds, recipe_hash=which))
     assert module.past_seconds(tmp_path, recipe) == 20
     assert module.past_seconds(tmp_path / "none", recipe) is None
 

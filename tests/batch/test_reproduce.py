@@ -20,6 +20,7 @@ from lmcl_core.batch.reproduce import ReproduceOptions, compare_with_reference, 
 from lmcl_core.common.paths import reference_folder
 from lmcl_core.recipe import VARIANTS, variants_of
 from lmcl_core.results.records import update_records
+from lmcl_core.runs.folder import _digest
 
 TINY = {"epochs": 1, "crop_size": 32, "crops": 2, "test_crops": 2, "pretrained": False, "batch_images": 32}
 TINY |= {"train_share": 0.2, "backbone": "test_efficientnet"}
@@ -174,8 +175,8 @@ def test_a_folder_that_holds_another_run_is_refused_before_anything_runs(walked,
     base, lines = tmp_path, []
     (folder := tiny_run(base, "lmcl")).mkdir(parents=True)
     record = json.loads((tiny_run(walked[0], "lmcl") / "run.json").read_text())
-    del record["sha256"], record["conditions"]  # as in an earlier version
-    (folder / "run.json").write_text(json.dumps(record | dict(data_hash="other")))
+    record |= dict(data_hash="other")
+    (folder / "run.json").write_text(json.dumps(record | dict(sha256=_digest(record))))
     with pytest.raises(InputError, match="delete that folder"):
         reproduce(options(base), log=lines.append)
     assert lines == []

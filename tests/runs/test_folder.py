@@ -18,7 +18,7 @@ from layouts import write_results
 from lmcl_core import InputError, Recipe, RunError, Split, make_split
 from lmcl_core.common.files import _MACHINE
 from lmcl_core.runs import folder as runs
-from lmcl_core.runs.folder import IDENTITY, finished_run, read_predictions, read_run, run_folder, write_run
+from lmcl_core.runs.folder import IDENTITY, _digest, finished_run, read_predictions, read_run, run_folder, write_run
 
 WANTED = dict(benchmark="livec", recipe_hash="r", data_hash="d", split_hash="s")
 
@@ -120,8 +120,8 @@ def test_an_altered_file_is_damaged(finished, name):
 )
 def test_predictions_that_are_not_those_of_the_run_are_damaged(finished, text, message):
     record = json.loads((finished / "run.json").read_text())
-    del record["files"], record["sha256"]  # as in runs of earlier versions
-    (finished / "run.json").write_text(json.dumps(record))
+    del record["files"]  # as in runs of earlier versions
+    (finished / "run.json").write_text(json.dumps(record | dict(sha256=_digest(record))))
     (finished / "predictions.csv").write_text(f"image,mos,pred\n{text}")
     with pytest.raises(InputError, match=re.escape(f"predictions.csv is damaged ({message}): delete the folder")):
         finished_run(finished, WANTED, TABLE, SPLIT)

@@ -11,6 +11,7 @@ import pytest
 from lmcl_core import InputError, load
 from lmcl_core.data.demo import load_photographs
 from lmcl_core.data.distortions import DISTORTIONS, LEVELS
+from lmcl_core.runs.folder import write_run
 from lmcl_core.runs.model_file import BUNDLED
 from lmcl_core.scoring import bundle
 from lmcl_core.scoring.bundle import main
@@ -22,7 +23,7 @@ def run(tmp_path, weights):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(weights.read_bytes())
-    (folder / "run.json").write_text("{}")
+    write_run(folder, {})
     return folder
 
 
