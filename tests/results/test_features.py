@@ -59,15 +59,12 @@ def test_random_crops_change_the_correlation_and_are_always_the_same(run):
     folder, table = run
     pd.DataFrame(dict(image=table["image"], mos=table["mos"], pred=0.0)).to_csv(folder / "predictions.csv", index=False)
     scorer, sampler = load(folder), sampler_of(load(folder).recipe)
-    generator, images = (
-        torch.Generator().manual_seed(0),
-        [scorer.prepare(f"{table.attrs['root']}/{name}") for name in table["image"]],
-    )
+    images = [scorer.prepare(f"{table.attrs['root']}/{name}") for name in table["image"]]
+    generator = torch.Generator().manual_seed(0)
     boxes = [random_boxes(sampler, *image.shape[:2], scorer.recipe.test_crops, generator) for image in images]
     fixed = [fixed_boxes(sampler, *image.shape[:2], scorer.recipe.test_crops) for image in images]
     assert torch.equal(torch.stack(boxes)[..., 2:], torch.stack(fixed)[..., 2:]) and not torch.equal(boxes[0], fixed[0])
-    parts = scorer.predict(images, generator=torch.Generator().manual_seed(0))
-    drawn = Prediction.concatenate(parts)
+    drawn = Prediction.concatenate(scorer.predict(images, generator=generator.manual_seed(0)))
     assert torch.equal(drawn.boxes, torch.stack(boxes))
     expected = np.corrcoef(drawn.score, table["mos"])[0, 1]
     assert features.plcc_of_random_crops(folder, table) == pytest.approx(expected, abs=1e-6)
