@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .backbones.ridge import ridge
-from .backbones.weights import weights_digest
+from .backbones.weights import weights_digest, weights_file
 from .common import distributed
 from .common.devices import resolve_device
 from .common.errors import InputError
@@ -83,6 +83,7 @@ def _train(
     if resume:
         finished = distributed.broadcast(folder.finished_run(out_dir, identity, table, split), device, recipe.precision)
         if finished is not None:
+            _check_weights(finished, recipe, out_dir)
             checkpoint.delete(out_dir)  # of a run that was killed between its last two steps
             log(f"{'/'.join(out_dir.parts[-3:])}: finished before")
             return finished["metrics"]
@@ -118,6 +119,16 @@ def _train(
     if is_main:
         _finish(trainer, out_dir, identity, scores, origin)
     return scores
+
+
+def _check_weights(finished: dict[str, Any], recipe: Recipe, out_dir: Path) -> None:
+    """Raise InputError if a finished run started from other weights than those in the local file."""
+    found, path = finished["backbone_weights"], weights_file(recipe.backbone)
+    if recipe.pretrained and path.is_file() and found != (now := weights_digest(recipe.backbone)):
+        problem = (
+            f"{out_dir} holds a run that started from other weights (SHA-256 {found}) than those at {path} ({now})"
+        )
+        raise InputError(f"{problem}: put the former back, or train again with --overwrite (resume=False in Python)")
 
 
 def _finish(
@@ -167,6 +178,9 @@ class FrozenTrainer(Trainer):
     """A `Trainer` on stored features of a frozen backbone. It starts from ridge regression on the training part."""
 
     def _new_model(self) -> FrozenModel:
+        if self.table["content"].iloc[self.split.train].nunique() < 2:
+            problem = "the training part has one content, and the ridge regression that training starts from needs 2"
+            raise InputError(f"{problem}: choose another split or a larger share")
         self.bank = CropBank(self.store, self.recipe, self.device, self.log)
         features, channels = self.bank.features.crops.shape[2], self.bank.features.tokens.shape[3]
         model = FrozenModel(features, channels, self.recipe.embedding_dim)
@@ -205,17 +219,18 @@ def _start(trainer: FrozenTrainer, model: FrozenModel) -> tuple[dict[str, Tensor
     errors like those on unseen images.
     """
     bank, rows = trainer.bank, trainer.split.train
-    key = (bank.features.crops.filename, rows.tobytes(), trainer.recipe.saliency_pooling)
+    folds = pd.factorize(trainer.table["content"].iloc[rows], sort=True)[0]
+    key = (bank.features.crops.filename, rows.tobytes(), folds.tobytes(), trainer.recipe.saliency_pooling)
     if key not in _starts:
         while len(_starts) >= _MOST_STARTS:
             del _starts[next(iter(_starts))]
-        _starts[key] = _fit(trainer, model)
+        _starts[key] = _fit(trainer, model, torch.from_numpy(folds))
     return _starts[key]
 
 
 @torch.no_grad()
-def _fit(trainer: FrozenTrainer, model: FrozenModel) -> tuple[dict[str, Tensor], Tensor]:
-    """What `_start` returns; the buffers of `model` are set."""
+def _fit(trainer: FrozenTrainer, model: FrozenModel, contents: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """What `_start` returns, from the numbered contents of the training images; the buffers of `model` are set."""
     bank, rows = trainer.bank, torch.from_numpy(trainer.split.train)
     total, squares, inputs = 0.0, 0.0, []
     model.std.fill_(1)
@@ -229,7 +244,8 @@ def _fit(trainer: FrozenTrainer, model: FrozenModel) -> tuple[dict[str, Tensor],
     std = (squares / len(rows) - mean.square()).clamp_min(0).sqrt()
     model.mean.copy_(mean)
     model.std.copy_(std.where(std > 1e-6, 1.0))
-    contents = torch.from_numpy(pd.factorize(trainer.table["content"].iloc[trainer.split.train], sort=True)[0])
+    if not (std > 1e-6).any():
+        raise InputError(f"features of {trainer.recipe.backbone} are the same for all crops: check its weights")
     x = (torch.cat(inputs) - model.mean) / model.std
     found = ridge(x, trainer.target[rows], contents, model.basis.shape[1] - 1)
     model.basis.copy_(found.basis)

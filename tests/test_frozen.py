@@ -10,13 +10,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 import lmcl_core as lmcl
 from lmcl_core import inference
 from lmcl_core.backbones import bank
 from lmcl_core.backbones.networks import NETWORKS
 from lmcl_core.backbones.ridge import ridge
+from lmcl_core.backbones.weights import weights_file
 from lmcl_core.crops import CropBank, bank_boxes, sampler_of
 from lmcl_core.data.store import ImageStore
 from lmcl_core.inference import Prediction
@@ -65,7 +68,7 @@ def test_features_are_those_of_the_backbone_in_the_order_of_the_boxes(table, rec
 
 
 @pytest.mark.slow
-def test_a_killed_bank_goes_on_and_a_cut_one_is_refused(table, recipe, tmp_path):
+def test_a_killed_bank_goes_on(table, recipe, tmp_path):
     """The process is killed in the middle."""
     slow = (
         "import torch, lmcl_core as lmcl\nfrom lmcl_core.crops import CropBank\n"
@@ -85,17 +88,70 @@ def test_a_killed_bank_goes_on_and_a_cut_one_is_refused(table, recipe, tmp_path)
     assert np.isfinite(crops.features.crops).all() and (crops.features.crops != 0).any(axis=(1, 2)).all()
     assert CropBank(store, recipe, CPU, lines.append).features.crops.shape == crops.features.crops.shape
     assert sum("computing" in line for line in lines) <= 1
-    path = max(bank.cache_folder().joinpath("features").glob("*.crops"), key=lambda path: path.stat().st_mtime)
-    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("suffix", [".crops", ".tokens", ".json"])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda b: b + b"\0\0", lambda b: b[:3] + bytes([b[3] ^ 1]) + b[4:], None]
+)
+def test_a_bank_whose_files_have_changed_is_refused(table, recipe, damage, suffix, monkeypatch, tmp_path):
+    monkeypatch.setenv("LMCL_CACHE", str(tmp_path))
+    store = ImageStore.open(table)
+    CropBank(store, recipe, CPU)
+    (path,) = tmp_path.glob(f"features/*{suffix}")
+    content = path.read_bytes()
+    path.unlink()
+    if damage:
+        path.write_bytes(damage(content))
     with pytest.raises(lmcl.InputError, match="features at .* are damaged .*: delete .* to compute them again"):
         CropBank(store, recipe, CPU)
+    path.write_bytes(content)
+    CropBank(store, recipe, CPU)
+
+
+def test_features_that_cannot_be_stored_are_refused(table, recipe, monkeypatch, tmp_path):
+    monkeypatch.setenv("LMCL_CACHE", str(tmp_path))
+    forward = bank.FrozenBackbone.forward
+    monkeypatch.setattr(bank.FrozenBackbone, "forward", lambda self, x: tuple(1e6 * y for y in forward(self, x)))
+    with pytest.raises(lmcl.RunError, match="features of image 0 are not finite in float16: check the weights"):
+        CropBank(ImageStore.open(table), recipe, CPU)
+    assert not list(tmp_path.glob("features/*.sha256"))
+
+
+def test_what_ridge_regression_cannot_be_fitted_to_is_refused(table, recipe, monkeypatch, tmp_path):
+    store, split = ImageStore.open(table), lmcl.make_split(table, 0, test=0.34)
+    with pytest.raises(lmcl.InputError, match="the training part has one content"):
+        FrozenTrainer(table.assign(content="one"), split, recipe, store, "cpu")
+    monkeypatch.setenv("LMCL_CACHE", str(tmp_path))
+    forward = bank.FrozenBackbone.forward
+    monkeypatch.setattr(bank.FrozenBackbone, "forward", lambda self, x: tuple(0 * y for y in forward(self, x)))
+    with pytest.raises(lmcl.InputError, match="features of test_vit are the same for all crops: check its weights"):
+        FrozenTrainer(table, split, recipe, store, "cpu")
+
+
+def test_a_finished_run_that_started_from_other_weights_is_not_reused(table, recipe, monkeypatch, tmp_path):
+    vit, split = "test_vit.r160_in1k", lmcl.make_split(table, 0, test=0.34)
+    recipe = replace(recipe, backbone=vit, pretrained=True, epochs=1)
+    monkeypatch.setenv("LMCL_CACHE", str(tmp_path))
+    with torch.random.fork_rng():
+        tensors = timm.create_model("test_vit").state_dict()
+    weights_file(vit).parent.mkdir()
+    save_file(tensors, weights_file(vit))
+    before = lmcl.train(table, split, recipe, tmp_path / "run", "cpu", log=lambda line: None)
+    assert lmcl.train(table, split, recipe, tmp_path / "run", "cpu", log=lambda line: None) == before
+    save_file({name: 1.1 * value for name, value in tensors.items()}, weights_file(vit))
+    with pytest.raises(lmcl.InputError, match="started from other weights .*: put the former back, or train again"):
+        lmcl.train(table, split, recipe, tmp_path / "run", "cpu", log=lambda line: None)
+    again = lmcl.train(table, split, recipe, tmp_path / "run", "cpu", resume=False, log=lambda line: None)
+    assert again["plcc"] != before["plcc"]
 
 
 def test_an_interrupted_bank_computes_only_what_is_missing(table, recipe, monkeypatch):
     whole = CropBank(ImageStore.open(table), recipe, CPU).features
     path = max(bank.cache_folder().joinpath("features").glob("*.done"), key=lambda path: path.stat().st_mtime)
     content = path.with_suffix(".crops").read_bytes()
-    path.write_bytes(b"\1" * 4 + bytes(3) + b"\1" * 5)
+    path.write_bytes(b"\1" * 4 + b"\0\0\3" + b"\1" * 5)
+    path.with_suffix(".sha256").unlink()
     forward, calls = bank.FrozenBackbone.forward, []
     monkeypatch.setattr(bank.FrozenBackbone, "forward", lambda self, x: calls.append(len(x)) or forward(self, x))
     lines = []

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ..common.devices import autocast, keep_freed_memory, usable_precision
 from ..common.errors import InputError, RunError, save_failed
-from ..common.files import LockedError, file_lock
+from ..common.files import LockedError, atomic_write, digest, file_lock
 from ..common.paths import cache_folder
 from ..common.prefetch import prefetch_map
 from ..common.progress import Log, meter
@@ -107,12 +107,13 @@ def open_bank(
         InputError: weights that cannot be loaded. RunError: a full disk, or features that are not finite.
     """
     name, size, pretrained = backbone
-    digest = [VERSION, store.path.stem, backbone, weights_digest(name) if pretrained else None]
-    digest += [usable_precision(device.type, PRECISION), hashlib.sha256(boxes.numpy().tobytes()).hexdigest()]
-    path = (cache or cache_folder()) / "features" / hashlib.sha256(json.dumps(digest).encode()).hexdigest()[:16]
-    if not _complete(path, len(boxes)):
+    key = [VERSION, store.path.stem, backbone, weights_digest(name) if pretrained else None]
+    key += [usable_precision(device.type, PRECISION), hashlib.sha256(boxes.numpy().tobytes()).hexdigest()]
+    path = (cache or cache_folder()) / "features" / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    complete = path.with_suffix(".sha256")
+    if not complete.is_file():
         with _only_builder(path, log):
-            if not _complete(path, len(boxes)):  # another process may have built it meanwhile
+            if not complete.is_file():  # another process may have built it meanwhile
                 _build(path, store, boxes, backbone, device, log)
     return _map(path, len(boxes), boxes.shape[1] + 1)
 
@@ -126,19 +127,22 @@ def _sizes(path: Path) -> list[int] | None:
         return None
 
 
-def _complete(path: Path, images: int) -> bool:
-    done = path.with_suffix(".done")
-    return _sizes(path) is not None and done.is_file() and done.read_bytes() == b"\1" * images
+def _digests(path: Path) -> str:
+    """SHA-256 of the sizes, the crops and the tokens of a bank, one a line."""
+    return "".join(f"{digest(path.with_suffix(suffix))}\n" for suffix in (".json", ".crops", ".tokens"))
 
 
 def _map(path: Path, images: int, views: int) -> FeatureBank:
-    features, *tokens = _sizes(path)
+    """A bank whose files are those that were written."""
     try:
+        if path.with_suffix(".sha256").read_text() != _digests(path):
+            raise ValueError("a file has changed")
+        features, *tokens = _sizes(path)
         return FeatureBank(
             np.memmap(path.with_suffix(".crops"), np.float16, "c", shape=(images, views, features)),
             np.memmap(path.with_suffix(".tokens"), np.float16, "c", shape=(images, *tokens)),
         )
-    except (OSError, ValueError) as error:  # missing or cut
+    except (OSError, ValueError) as error:
         raise InputError(f"features at {path} are damaged ({error}): delete {path}.* to compute them again") from error
 
 
@@ -166,9 +170,10 @@ def _build(path: Path, store: Any, boxes: Tensor, backbone: tuple, device: torch
     def compute(image: int) -> tuple[int, np.ndarray, np.ndarray]:
         crops = torch.cat([store.crops([image], boxes[image : image + 1], size), store.whole([image], size)])
         features, tokens = model(crops)
-        if not features.isfinite().all():
-            raise RunError(f"features of image {image} are not finite: check the weights of the backbone")
-        return image, *(values.cpu().numpy().astype(np.float16) for values in (features, tokens[-1]))
+        halves = [values.half().cpu() for values in (features, tokens[-1])]
+        if not all(values.isfinite().all() for values in halves):
+            raise RunError(f"features of image {image} are not finite in float16: check the weights of the backbone")
+        return image, *(values.numpy() for values in halves)
 
     if device.type == "cpu":
         keep_freed_memory()
@@ -179,14 +184,17 @@ def _build(path: Path, store: Any, boxes: Tensor, backbone: tuple, device: torch
         compute(0)
         minutes = (time.perf_counter() - start) / workers / 60
         todo = _prepare(path, [features.shape[1], *tokens.shape], images, views)
-        log(
-            f"computing features of {views} crops of {len(todo)} images once with {name}: "
-            f"{images * (features.nbytes + tokens.nbytes) / 1e9:.2f} GB in the cache, "
-            f"about {max(1, len(todo) * minutes):.0f} minutes"
-        )
+        if todo:
+            log(
+                f"computing features of {views} crops of {len(todo)} images once with {name}: "
+                f"{images * (features.nbytes + tokens.nbytes) / 1e9:.2f} GB in the cache, "
+                f"about {max(1, len(todo) * minutes):.0f} minutes"
+            )
         computed = prefetch_map(compute, todo, workers, 2 * workers)
         with closing(meter(images, "features", done=images - len(todo))) as shown, closing(computed):
             _write(path, computed, shown.update)
+        with atomic_write(path.with_suffix(".sha256")) as written:
+            written.write_text(_digests(path))
     except OSError as error:
         raise save_failed(path, error) from error
     finally:
@@ -199,7 +207,7 @@ def _prepare(path: Path, sizes: list[int], images: int, views: int) -> list[int]
     files = {path.with_suffix(suffix): size for suffix, size in wanted.items()}
     if _sizes(path) == sizes and all(file.is_file() and file.stat().st_size == n for file, n in files.items()):
         done = path.with_suffix(".done").read_bytes()
-        return [image for image in range(images) if not done[image]]
+        return [image for image in range(images) if done[image] != 1]
     path.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(path.parent).free < sum(wanted.values()):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -48,7 +48,7 @@ def ridge(x: Tensor, target: Tensor, groups: Tensor, components: int, folds: int
     kept = min(components, int((values > 1e-9 * values[-1]).sum()))
     basis = torch.zeros(x.shape[1], 1 + components, dtype=torch.float64)
     basis[:, 0] = x.T @ (vectors @ _dual(values, vectors.T @ y, penalty))
-    basis[:, 1 : 1 + kept] = x.T @ vectors[:, -kept:].flip(1) / values[-kept:].flip(0) * len(x) ** 0.5
+    basis[:, 1 : 1 + kept] = x.T @ vectors.flip(1)[:, :kept] / values.flip(0)[:kept] * len(x) ** 0.5
     offset = -centre @ basis
     offset[0] += mean
     return RidgeFit(basis.float(), offset.float(), fold, held_out.float(), (mean - centre @ held_out).float())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +16,10 @@ from urllib.request import Request, urlopen
 import timm
 import torch
 from huggingface_hub import constants
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..common.errors import InputError, first_line, unknown
+from ..common.errors import InputError, counted, first_line, unknown
 from ..common.files import digest
 from ..common.paths import cache_folder
 
@@ -66,7 +68,14 @@ def weights_file(name: str) -> Path:
     return cache_folder() / "weights" / f"{name}.safetensors"
 
 
-@lru_cache
+def _local_file(name: str) -> Path | None:
+    """`weights_file` if there is one. InputError: something else, such as a folder, has its name."""
+    path = weights_file(name)
+    if os.path.lexists(path) and not path.is_file():
+        raise InputError(f"{path} is not a file: put the weights of {name!r} there, or remove it")
+    return path if path.is_file() else None
+
+
 def weights_digest(name: str) -> str:
     """First digits of the SHA-256 of a backbone's pretrained weights: of the file, or of all tensors if from the hub.
 
@@ -74,8 +83,12 @@ def weights_digest(name: str) -> str:
     """
     if name in PACKAGED:
         return PACKAGED[name][2]
-    if (path := weights_file(name)).is_file():
-        return digest(path)[:16]
+    path = _local_file(name)
+    return digest(path)[:16] if path else _hub_digest(name)
+
+
+@lru_cache
+def _hub_digest(name: str) -> str:
     whole = hashlib.sha256()
     for key, value in create_backbone(name, 224, pretrained=True).network.state_dict().items():
         whole.update(key.encode() + value.numpy().tobytes())
@@ -124,26 +137,54 @@ def _offline_unless_reachable() -> Iterator[None]:
 
 
 def _create_pretrained(name: str, options: dict[str, Any]) -> nn.Module:
-    """Build with weights from the local file if there is one, else from the hub.
+    """Build with weights from the local file if there is one, else from the hub."""
+    path = _local_file(name)
+    with torch.random.fork_rng(devices=[]):
+        return _from_file(path, name, options) if path else _from_hub(name, options)
 
-    timm keeps random values for tensors that the weights lack. Two networks are built from different random values, so
-    that such tensors differ.
-    """
-    path, networks = weights_file(name), []
-    where, fix = f"weights at {path}", "replace that file"
-    if path.is_file():
-        options = {**options, "pretrained_cfg_overlay": dict(file=str(path))}
-    else:
-        where = f"weights of {name!r} from the model hub"
-        fix = f"connect to the network once, save them as {path}, or use {next(iter(PACKAGED))}, which is installed"
+
+def _from_file(path: Path, name: str, options: dict[str, Any]) -> nn.Module:
+    overlay = dict(file=str(path))
     try:
-        with nullcontext() if path.is_file() else _offline_unless_reachable(), torch.random.fork_rng(devices=[]):
+        unfit = _unfit_tensors(path, name)
+        if not unfit:
+            return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    except Exception as error:  # timm and safetensors raise many unrelated types
+        reason = first_line(error)
+        raise InputError(f"weights at {path} cannot be loaded into {name!r} ({reason}): replace that file") from error
+    count = counted(len(unfit), "fault")
+    raise InputError(f"weights at {path} are not those of {name!r} ({unfit[0]}; {count}): replace that file")
+
+
+def _unfit_tensors(path: Path, name: str) -> list[str]:
+    """Tensors of the network that a weights file lacks or has in another shape, and other ones, in words."""
+    network = timm.create_model(name, pretrained=False, num_classes=0)
+    heads = network.pretrained_cfg["classifier"]
+    heads = (heads,) if isinstance(heads, str) else heads
+    wanted = {key: list(value.shape) for key, value in network.state_dict().items()}
+    with safe_open(path, "pt") as file:
+        found = {key: file.get_slice(key).get_shape() for key in file.keys()}
+    lacking = [f"{key} is missing" for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
+    reshaped = [f"{key} has another shape" for key in wanted if key in found and wanted[key] != found[key]]
+    foreign = [key for key in found if key not in wanted and key.rpartition(".")[0] not in heads]
+    return [*lacking, *reshaped, *(f"{key} is not part of it" for key in foreign)]
+
+
+def _from_hub(name: str, options: dict[str, Any]) -> nn.Module:
+    """timm keeps random values for tensors that the weights lack. Two networks are built from different random values,
+    so that such tensors differ.
+    """
+    where, networks = f"weights of {name!r} from the model hub", []
+    fix = f"connect to the network once, save them as {weights_file(name)}, or use {next(iter(PACKAGED))}"
+    try:
+        with _offline_unless_reachable():
             for seed in (0, 1):
                 torch.manual_seed(seed)
                 networks.append(timm.create_model(name, pretrained=True, **options))
     except Exception as error:  # timm and the hub client raise many unrelated types
-        raise InputError(f"{where} cannot be loaded into {name!r} ({first_line(error)}): {fix}") from error
+        reason = first_line(error)
+        raise InputError(f"{where} cannot be loaded into {name!r} ({reason}): {fix}, which is installed") from error
     for (key, a), b in zip(networks[0].state_dict().items(), networks[1].state_dict().values()):
         if not torch.equal(a, b):
-            raise InputError(f"{where} lack {key} of {name!r}: {fix}")
+            raise InputError(f"{where} lack {key} of {name!r}: {fix}, which is installed")
     return networks[0]

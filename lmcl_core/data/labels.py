@@ -212,6 +212,6 @@ def _missing_column(path: Path, grids: list[list[list[object]]], columns: Sequen
 
 def cell_text(cell: object) -> str:
     """Text of a cell: 1600 and 1600.0 both become "1600", an empty cell becomes ""."""
-    if pd.isna(cell):
+    if pd.api.types.is_scalar(cell) and pd.isna(cell):
         return ""
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()

@@ -22,7 +22,7 @@ from .catalogue import BENCHMARKS, Benchmark
 from .faults import Fault, FaultError, first_few
 from .labels import numbers
 from .own_rows import read_rows
-from .readers import Reading, folded, images_beside, label_table, leads_outside
+from .readers import Reading, folded, images_beside, label_table, leads_outside, names_in
 
 FILE = "benchmark.toml"  #: the file that makes a folder a benchmark
 HELP = 'notebooks/README.md, "Your own data", shows one'
@@ -98,6 +98,7 @@ def read_toml(folder: Path) -> dict[str, Any]:
             raise InputError(f"{path}: {unknown('key of [columns]', key, COLUMNS)}")
         if not isinstance(column, str) or not column.strip():
             raise InputError(f"{path}: {key} in [columns] is {column!r}: write the name of a column, in quotes")
+        about["columns"][key] = column.strip()
     return about
 
 
@@ -133,7 +134,8 @@ def read_own(folder: Path) -> Reading:
     rows["image"] = [name if leads_outside(name) else _normal(name) for name in rows["image"]]
     places = {number: f"{path}: {rows.attrs['unit']} {number}" for number in rows.index}
     faults = [*_row_faults(rows, places, about), *_split_faults(rows, path)]
-    if faults := [*faults, *_link_faults(folder, rows["image"], places)]:
+    images = _spelled(folder, rows["image"].tolist())
+    if faults := [*faults, *_link_faults(folder, images, places)]:
         raise FaultError(*faults)
     mos, notes = numbers(rows["mos"]), []
     if not about["higher_is_better"]:
@@ -142,7 +144,6 @@ def read_own(folder: Path) -> Reading:
         notes.append(f"lower labels are better: mos = {low + high:g} - {named.get('mos', 'mos')}")
     if "content" not in rows:
         notes.append("the labels have no column content: every image is its own content")
-    images = _spelled(folder, rows["image"].tolist())
     return Reading(label_table(path, images, image=images, mos=mos, **_facts(rows)), path, tuple(notes))
 
 
@@ -200,6 +201,9 @@ def _problems(row: dict[str, Any], columns: dict[str, str]) -> Iterator[str]:
         yield f"{row['image']!r} is not a path inside the folder of {FILE}"
     if not math.isfinite(row["mos_number"]):
         yield f"{row['mos']!r} in column {columns['mos']!r} is not a number"
+    for key in ("content", "distortion", "official_split"):
+        if "\n" in row.get(key, ""):
+            yield f"a cell of column {columns[key]!r} has a line break, perhaps by a quote that is not closed"
     if row.get("content") == "":
         yield f"column {columns['content']!r} is empty"
     if row.get("level") and not (float(row["level_number"]).is_integer() and abs(row["level_number"]) < 2**53):
@@ -225,10 +229,24 @@ def _link_faults(folder: Path, images: Iterable[str], places: dict[int, str]) ->
 
 
 def _spelled(folder: Path, images: list[str]) -> list[str]:
-    """Paths as spelled on disk, if case or Unicode form of a file name differ; missing ones stay as they are."""
-    existing = images_beside(folder, images)
+    """Paths as spelled on disk, if case or Unicode form of a name differ; missing ones stay as they are."""
+    inside = {image: image.rpartition("/") for image in images if not leads_outside(image)}
+    parents = {parent: _spelled_folder(folder, parent) for parent, _, _ in inside.values()}
+    moved = {image: f"{parents[parent]}{slash}{name}" for image, (parent, slash, name) in inside.items()}
+    existing = images_beside(folder, moved.values())
     spelled = {folded(image): image for image in existing}
-    return [image if image in existing else spelled.get(folded(image), image) for image in images]
+    moved = {image: path if path in existing else spelled.get(folded(path), image) for image, path in moved.items()}
+    return [moved.get(image, image) for image in images]
+
+
+def _spelled_folder(folder: Path, path: str) -> str:
+    """A path of folders as spelled on disk."""
+    found = ""
+    for part in filter(None, path.split("/")):
+        names = names_in(folder / found)
+        same = [name for name in sorted(names) if folded(name) == folded(part)]
+        found = posixpath.join(found, part if part in names or not same else same[0])
+    return found
 
 
 def _normal(name: str) -> str:

@@ -99,7 +99,7 @@ def _positions(path: Path, header: list[str], columns: Mapping[str, str], needed
     if missing := [name for name, count in counts.items() if count == 0]:
         seen = first_few([repr(cell[:40]) for cell in header], 8)
         fix = "add it, or name the right column in [columns] of benchmark.toml"
-        fix = "separate the cells by commas" if len(header) == 1 else fix
+        fix = "separate the cells by commas" if len(header) == 1 and path.suffix.lower() == ".csv" else fix
         raise FaultError(Fault("bad_label_column", f"{path}: {', '.join(missing)}", f"found only {seen}: {fix}"))
     if double := [name for name, count in counts.items() if count > 1]:
         where, fix = f"{path}: {', '.join(double)}", "the column is there more than once: keep one"

@@ -78,10 +78,11 @@ def image_folder(folder: Path, name: str) -> Path | None:
 
 def image_names(folder: Path) -> list[str]:
     """Sorted names of the image files in a folder, not below it; hidden files and a missing folder give none."""
-    return sorted(filter(_is_usual, _names(folder)))
+    return sorted(filter(_is_usual, names_in(folder)))
 
 
-def _names(folder: Path) -> list[str]:
+def names_in(folder: Path) -> list[str]:
+    """Names of everything in a folder; a missing folder gives none."""
     try:
         return os.listdir(folder)
     except OSError:
@@ -97,11 +98,11 @@ def images_beside(folder: Path, images: Collection[str]) -> set[str]:
 
     Of images in formats that no official benchmark has, only the given ones are included, in any case.
     """
-    parents, given, found = {image.rpartition("/")[0] for image in images}, {image.lower() for image in images}, set()
+    parents, given, found = {image.rpartition("/")[0] for image in images}, set(map(folded, images)), set()
     for parent in parents:
-        for name in _names(folder / parent):
+        for name in names_in(folder / parent):
             image = f"{parent}/{name}" if parent else name
-            if _is_usual(name) or image.lower() in given and os.path.isfile(folder / image):
+            if _is_usual(name) or folded(image) in given and os.path.isfile(folder / image):
                 found.add(image)
     return found
 

@@ -16,7 +16,7 @@ from skimage.data import chelsea
 
 from lmcl_core import InputError
 from lmcl_core.backbones import weights
-from lmcl_core.backbones.weights import create_backbone, packaged_state, weights_file
+from lmcl_core.backbones.weights import create_backbone, packaged_state, weights_digest, weights_file
 
 LITE0 = "tf_efficientnet_lite0"
 VIT = "test_vit.r160_in1k"  # the smallest vision transformer of timm that names hub weights
@@ -119,14 +119,36 @@ def test_weights_of_a_local_file_are_loaded_exactly(local, vit_state):
 
 
 @pytest.mark.parametrize(
-    "content", [lambda state: save(without_a_block(state)), lambda state: save(state)[:-4]], ids=["block", "cut"]
+    "content, problem",
+    [
+        (lambda state: save(without_a_block(state)), "blocks.2.norm1.weight is missing"),
+        (lambda state: save(state | {"norm_pre.weight": torch.ones(64)}), "norm_pre.weight is not part of it; 1 fault"),
+        (lambda state: save(state | {"norm.weight": torch.ones(32)}), "norm.weight has another shape; 1 fault"),
+        (lambda state: save(state)[:-4], "cannot be loaded into"),
+    ],
+    ids=["block", "extra", "shape", "cut"],
 )
-def test_a_local_file_that_does_not_fit_or_is_cut_is_refused(local, vit_state, content):
+def test_a_local_file_that_does_not_fit_or_is_cut_is_refused(local, vit_state, content, problem, caplog):
     local.write_bytes(content(vit_state))
     with pytest.raises(InputError) as error:
         build(VIT)
     message = str(error.value)
     assert str(local) in message and VIT in message and message.endswith("replace that file") and "\n" not in message
+    assert problem in message and not caplog.records
+
+
+def test_the_digest_is_that_of_the_present_file(local, vit_state):
+    local.write_bytes(save(vit_state))
+    before = weights_digest(VIT)
+    local.write_bytes(save(vit_state | {"norm.bias": torch.ones(64)}))
+    assert weights_digest(VIT) != before
+
+
+def test_a_folder_in_place_of_the_file_is_refused(local):
+    local.mkdir()
+    for call in (build, weights_digest):
+        with pytest.raises(InputError, match=f"{local} is not a file: put the weights of '{VIT}' there"):
+            call(VIT)
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_labels_are_read_from_every_kind_of_table_and_turned_if_lower_is_better(
     expected, labels = load_benchmark(own), pd.read_csv(own / "labels.csv")
     labels["score"] = 100 - labels["score"]
     labels.to_excel(own / "labels.xlsx", index=False)
-    labels.to_parquet(own / "labels.parquet")
+    labels.assign(votes=[[1, 2, 3]] * len(labels)).to_parquet(own / "labels.parquet")
     for name in ("labels.xlsx", "labels.parquet"):
         turned = TOML.replace("labels.csv", name).replace("= true", "= false")
         (own / "benchmark.toml").write_text(turned)
@@ -214,6 +214,15 @@ def test_the_parts_of_the_official_split_share_no_content(own):
     assert verify_benchmark(own, None) == []
 
 
+def test_a_quote_that_merges_lines_is_named(own):
+    change_label(own, "Ref0,blur,1,train", '"Ref0,blur,1,train')
+    change_label(own, "Ref0,blur,3,train", 'Ref0",blur,3,train')
+    fault = verify_benchmark(own, None)[0]
+    assert (
+        fault.kind == "bad_label_row" and fault.where.endswith("line 4") and "'content' has a line break" in fault.fix
+    )
+
+
 @pytest.mark.parametrize("suffix", [".WebP", ".JpG"])
 def test_file_names_of_every_suffix_are_matched_without_case(own, suffix):
     (own / "images" / "1.png").rename(own / "images" / f"1{suffix}")
@@ -278,14 +287,32 @@ def test_it_is_trained_summed_up_and_its_weights_score_without_it(own, tmp_path)
     assert np.isfinite(scorer.score(tmp_path / "alone.png")["score"][0])
 
 
-def test_names_that_differ_in_their_unicode_form_alone_are_the_same(own):
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+def test_names_that_differ_in_their_unicode_form_alone_are_the_same(own, suffix):
     """é is one letter or two, as in archives of macOS."""
-    change_label(own, "images/2.png", "images/caf\u00e9.png")
-    (own / "images" / "2.png").rename(own / "images" / "cafe\u0301.png")
+    change_label(own, "images/2.png", f"images/caf\u00e9{suffix}")
+    (own / "images" / "2.png").rename(own / "images" / f"cafe\u0301{suffix}")
     text = (own / "labels.csv").read_text().replace("Ref0", "R\u00e9f", 1).replace("Ref0", "re\u0301f", 1)
     (own / "labels.csv").write_text(text.replace("Ref0", "R\u00c9F", 1))
     table = load_benchmark(own)
-    assert "images/cafe\u0301.png" in set(table["image"]) and table["content"].nunique() == 4
+    assert f"images/cafe\u0301{suffix}" in set(table["image"]) and table["content"].nunique() == 4
+    assert verify_benchmark(own, None) == []
+
+
+@pytest.mark.parametrize("named, on_disk", [("images", "Images"), ("caf\u00e9/a", "Cafe\u0301/A")])
+def test_folders_are_found_in_any_case_and_unicode_form(own, named, on_disk):
+    path = own / "labels.csv"
+    path.write_text(path.read_text().replace("images/", f"{named}/"))
+    (own / on_disk).parent.mkdir(exist_ok=True)
+    (own / "images").rename(own / on_disk)
+    assert set(load_benchmark(own)["image"]) == {f"{on_disk}/{n}.png" for n in range(12)}
+    assert verify_benchmark(own, None) == []
+
+
+def test_a_folder_spelled_otherwise_that_is_a_link_out_of_the_folder_is_refused(own):
+    shutil.move(own / "images", own.parent / "elsewhere")
+    os.symlink(own.parent / "elsewhere", own / "IMAGES")
+    assert {fault.kind for fault in verify_benchmark(own, None)} == {"bad_label_row"}
 
 
 def test_a_label_file_that_is_a_link_out_of_the_folder_is_not_read(own, tmp_path):
