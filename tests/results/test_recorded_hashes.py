@@ -21,7 +21,7 @@ COUNTS |= {
     "livec/records_frozen.csv": 636,
     "livec/records_share-20.csv": 20,
     "live_rerated/records.csv": 8,
-    "live_rerated/records_frozen.csv": 370,
+    "live_rerated/records_frozen.csv": 1050,
     "ledger_frozen.csv": 63,
 }
 
