@@ -240,12 +240,14 @@ def _spelled(folder: Path, images: list[str]) -> list[str]:
 
 
 def _spelled_folder(folder: Path, path: str) -> str:
-    """A path of folders as spelled on disk."""
+    """A path of folders as spelled on disk, if it does not exist as it is."""
+    if os.path.isdir(folder / path):
+        return path
     found = ""
     for part in filter(None, path.split("/")):
         names = names_in(folder / found)
         same = [name for name in sorted(names) if folded(name) == folded(part)]
-        found = posixpath.join(found, part if part in names or not same else same[0])
+        found = posixpath.join(found, same[0] if same and part not in names else part)
     return found
 
 
