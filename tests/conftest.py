@@ -7,6 +7,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -14,7 +16,8 @@ from layouts import COUNTS, write_livec, write_own
 from mutations import tried
 from offline.fixture import no_network  # noqa: F401
 
-from lmcl_core import BENCHMARKS
+from lmcl_core import BENCHMARKS, QualityModel, Recipe, Split
+from lmcl_core.runs.model_file import save_model
 
 # Fuzz tests try the same few inputs each time; `make fuzz` tries many others.
 FUZZ = dict(deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck))
@@ -84,3 +87,18 @@ def small_counts(monkeypatch):
     """The small layouts are as complete as the benchmarks they stand for."""
     for name, count in COUNTS.items():
         monkeypatch.setitem(BENCHMARKS, name, dataclasses.replace(BENCHMARKS[name], count=count))
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Path:
+    """A model file with random weights, 3 test crops of 32 pixels, and a largest short side of 120 pixels."""
+    table = pd.DataFrame({"mos": np.arange(0, 101, dtype=float)})
+    table.attrs.update(benchmark="livec", mos_range=(0.0, 100.0))
+    path = tmp_path_factory.mktemp("run") / "model.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = QualityModel(pretrained=False, crop_size=32).eval()
+    split = Split(np.arange(0, 81), np.array([], dtype=int), np.arange(81, 101), 0)
+    recipe = Recipe(pretrained=False, crop_size=32, test_crops=3, precision="32-true")
+    save_model(path, model, recipe.to_dict(), table, split, mos_mean=55.0, mos_std=12.0, largest_short_side=120)
+    return path

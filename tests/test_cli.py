@@ -18,10 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lmcl_core import BENCHMARKS, QualityModel, Recipe, Split, load_benchmark, make_split, split_hash
+from lmcl_core import BENCHMARKS, Recipe, load_benchmark, make_split, split_hash
 from lmcl_core.cli import main
 from lmcl_core.common.command import parse_changes, parse_split
-from lmcl_core.runs.model_file import save_model
 
 
 @pytest.fixture
@@ -69,20 +68,6 @@ def trained(monkeypatch) -> list:
 
     monkeypatch.setattr("lmcl_core.training.train", train)
     return calls
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    """The run folder of an untrained model."""
-    folder = tmp_path_factory.mktemp("run")
-    table = pd.DataFrame({"mos": np.linspace(0, 100, 11)})
-    table.attrs.update(benchmark="livec", mos_range=(0.0, 100.0))
-    recipe = Recipe(pretrained=False, crop_size=32, test_crops=2, precision="32-true")
-    with torch.random.fork_rng(devices=[]):
-        model = QualityModel(pretrained=False, crop_size=32)
-    split, about = Split(np.arange(8), np.arange(0), np.arange(8, 11)), dict(mos_mean=50.0, mos_std=10.0)
-    save_model(folder / "model.safetensors", model, recipe.to_dict(), table, split, largest_short_side=100, **about)
-    return folder
 
 
 @pytest.fixture
@@ -269,12 +254,12 @@ def test_a_faulty_folder_exits_with_1_and_one_line_per_fault(lmcl, sound):
 
 
 def test_images_are_scored_as_csv_or_as_one_json_array(lmcl, weights, images):
-    code, out, err = lmcl("score", "--weights", weights, images)
+    code, out, err = lmcl("score", "--weights", weights.parent, images)
     found = rows(out)
     assert code == 0 and err == "" and list(found.columns) == ["image", "score", "percentile"]
     assert list(found["image"]) == [str(images / name) for name in ("a.png", "b, c.JPG", "more/d.bmp")]
     assert np.isfinite(found["score"]).all() and found["percentile"].between(0, 100).all()
-    code, out, err = lmcl("score", "--weights", weights / "model.safetensors", "--format", "json", images)
+    code, out, err = lmcl("score", "--weights", weights, "--format", "json", images)
     assert code == 0 and err == "" and pd.DataFrame(json.loads(out)).equals(found)
 
 
@@ -463,21 +448,6 @@ def test_a_shell_completes_names_without_torch():
             [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, timeout=120
         )
         assert done.stdout.split() == names, done.stderr
-
-
-@pytest.mark.slow
-def test_the_default_model_needs_no_network(tmp_path):
-    code = (
-        "import socket, sys\n"
-        "def blocked(*args): raise AssertionError('the network was used')\n"
-        "socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = blocked\n"
-        "from lmcl_core import QualityModel\n"
-        "model = QualityModel('tf_efficientnet_lite0')\n"
-        "print(model.pool is not None)\n"
-    )
-    env = {**os.environ, "HF_HOME": str(tmp_path), "TORCH_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env)
-    assert done.stdout == "True\n" and not list(tmp_path.iterdir()), done.stderr
 
 
 def test_a_dry_run_prints_runs_time_and_disk_space_and_runs_nothing(lmcl, livec, tmp_path):

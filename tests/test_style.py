@@ -106,6 +106,9 @@ def test_the_root_holds_the_method_and_the_command_line_only():
     [
         ("import lmcl_core", 0.3, {"torch", "numpy", "pandas"}),
         ("import lmcl_core.cli", 0.5, {"torch", "pandas"}),
+        ("import lmcl_core.batch.cluster, lmcl_core.scoring.many", 2, {"torch", "pandas", "distributed"}),
+        pytest.param("import lmcl_core.batch.reproduce", 3, {"torch", "scipy"}, marks=pytest.mark.slow),
+        pytest.param("import lmcl_core.results.plots", 5, {"torch"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_first_answer_does_not_wait_for_heavy_imports(statement, limit, absent):

@@ -1,5 +1,1 @@
 """Notebooks run headless, one or many."""
-
-from .parameters import check_parameters
-
-__all__ = ["check_parameters"]

@@ -45,10 +45,6 @@ class ReproduceOptions:
     ablation: bool = False  #: train every variant, and run notebook 05
     network: str = DEFAULT_NETWORK  #: as in `Recipe.for_benchmark`
 
-    def recipes(self, benchmark: str | pd.DataFrame) -> tuple[str, ...]:
-        """Names of the recipes that are trained on a benchmark, given as in `Recipe.for_benchmark`."""
-        return variants_of(benchmark, self.network) if self.ablation else COMPARED
-
     def data_parameters(self, benchmark: str) -> dict[str, Any]:
         """Parameters of every notebook; `benchmark` is one name or several separated by commas.
 
@@ -222,7 +218,7 @@ def recipes_of(options: ReproduceOptions, benchmarks: Mapping[str, str | pd.Data
     return {
         name: {
             variant: Recipe.for_benchmark(one, variant, network=options.network, **options.changes)
-            for variant in options.recipes(one)
+            for variant in (variants_of(one, options.network) if options.ablation else COMPARED)
         }
         for name, one in benchmarks.items()
     }

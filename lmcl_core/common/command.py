@@ -36,6 +36,13 @@ class Parser(argparse.ArgumentParser):
         """Raise `InputError` with the usage as its fix."""
         raise InputError(f"{message}; {' '.join(self.format_usage().split())}")
 
+    @contextmanager
+    def run(self, arguments: Sequence[str] | None) -> Iterator[argparse.Namespace]:
+        """Parse `arguments`, by default those of the process, and run the block with `exit_codes`."""
+        arguments = sys.argv[1:] if arguments is None else arguments
+        with exit_codes(self.prog.rpartition(".")[2], "--debug" in arguments):
+            yield self.parse_args(arguments)
+
 
 @contextmanager
 def exit_codes(program: str, debug: bool = False) -> Iterator[None]:

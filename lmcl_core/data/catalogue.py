@@ -20,7 +20,6 @@ class Benchmark:
     axis: str = "MOS"  # axis label for the scores
     fix: str = "unpack the archive again"  # what to do if images are missing
     label_fix: str = "use the official label file"  # what to do if scores have a wrong range or direction
-    synthetic: bool = False  # images were distorted artificially, so many share a reference
     shared_source: str | None = None  # collection of the references, if another benchmark uses it too
 
     @property
@@ -36,17 +35,17 @@ _ALL = (
     Benchmark("live", "LIVE", 779, (-11.77, 102.64), ("databaserelease2", "LIVE"), ("jp2k", "fastfading"),
               "people's opinion: 100 minus the realigned difference mean opinion score",
               "Sheikh, Sabir and Bovik, IEEE TIP 2006; LIVE, The University of Texas at Austin",
-              axis="100 - realigned DMOS", synthetic=True, shared_source="Kodak"),
+              axis="100 - realigned DMOS", shared_source="Kodak"),
     Benchmark("csiq", "CSIQ", 866, (0.0, 1.0), ("CSIQ",), ("dst_imgs|dst_imgs_all",),
               "people's opinion: 1 minus the difference mean opinion score",
               "Larson and Chandler, Journal of Electronic Imaging 2010",
-              axis="1 - DMOS", fix="unpack dst_imgs.zip again", synthetic=True),
+              axis="1 - DMOS", fix="unpack dst_imgs.zip again"),
     Benchmark("tid2013", "TID2013", 3000, (0.24, 7.21), ("tid2013",),
               ("distorted_images", "mos_with_names.txt|mos.txt|mos_std.txt"), "people's mean opinion score, 0 to 9",
-              "Ponomarenko et al., Signal Processing: Image Communication 2015", synthetic=True, shared_source="Kodak"),
+              "Ponomarenko et al., Signal Processing: Image Communication 2015", shared_source="Kodak"),
     Benchmark("kadid10k", "KADID-10k", 10125, (1.0, 4.93), ("kadid10k",), ("images|distorted_images", "dmos.csv"),
               "people's mean opinion score, 1 to 5, higher is better although its column is called dmos",
-              "Lin, Hosu and Saupe, QoMEX 2019", axis="MOS (column dmos)", synthetic=True),
+              "Lin, Hosu and Saupe, QoMEX 2019", axis="MOS (column dmos)"),
     Benchmark("livec", "LIVEC", 1162, (3.42, 92.43), ("ChallengeDB_release",),
               ("Images", "Data/AllMOS_release.mat|Data/AllImages_release.mat"), _MOS_100,
               "Ghadiyaram and Bovik, IEEE TIP 2016; LIVE, The University of Texas at Austin"),
@@ -60,7 +59,7 @@ _ALL = (
     Benchmark("demo", "Demo (proxy labels)", 360, (0.0, 40.0), ("demo",), ("labels.csv", "images"),
               "a PROXY: MS-SSIM in dB, not people's opinion",
               "photographs of scikit-image, scikit-learn and matplotlib, distorted here",
-              axis="proxy: MS-SSIM, dB", fix="delete the folder; it is built again", synthetic=True),
+              axis="proxy: MS-SSIM, dB", fix="delete the folder; it is built again"),
 )
 # fmt: on
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}

@@ -8,7 +8,6 @@ A row is a run on a numbered split: hashes of its recipe, data and split, where 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..common.command import Parser, exit_codes
+from ..common.command import Parser
 from ..common.errors import InputError, counted, unknown
 from ..common.paths import reference_folder, runs_folder
 from ..data.benchmarks import load_benchmark
@@ -261,9 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("data_root", help="folder of the benchmark; empty for the demo or a path")
     parser.add_argument("runs_dir", nargs="?", default="", help="default: runs/ of the checkout")
     parser.add_argument("records", nargs="?", help="CSV file; default: figures/BENCHMARK/records.csv of the checkout")
-    arguments = sys.argv[1:] if arguments is None else arguments
-    with exit_codes("records", "--debug" in arguments):
-        given = parser.parse_args(arguments)
+    with parser.run(arguments) as given:
         if given.records == "":
             raise InputError("RECORDS is empty: name a CSV file, or leave it out")
         table, folder = load_benchmark(given.benchmark, given.data_root or None), runs_folder(given.runs_dir)

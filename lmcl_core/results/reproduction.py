@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import html
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..common.command import Parser, exit_codes
+from ..common.command import Parser
 from ..common.errors import InputError, RunError
 from ..common.files import atomic_write
 from ..common.paths import reference_folder
@@ -269,9 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser("lmcl_core.results.reproduction", "Measure tolerances from repetitions.")
     parser.add_argument("benchmark")
     parser.add_argument("repeats", nargs="+", help="folders of results of that benchmark, or CSV files of records")
-    arguments = sys.argv[1:] if arguments is None else arguments
-    with exit_codes("reproduction", "--debug" in arguments):
-        given = parser.parse_args(arguments)
+    with parser.run(arguments) as given:
         repeats = map(Path, given.repeats)
         tables = [recorded_quantities(path) if path.is_file() else quantities(path) for path in repeats]
         found = measure_tolerances(tables)

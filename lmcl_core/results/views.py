@@ -20,7 +20,7 @@ from ..common.devices import autocast, resolve_device
 from ..common.errors import InputError, unknown
 from ..crops import CropSampler, crop_saliency, salient_crop
 from ..data.distortions import ALL_DISTORTIONS, LEVELS
-from ..data.images import resize_crop
+from ..data.store import ImageStore
 from ..hard_examples import Features, closest_hard_pairs, distance_rank, hard_pairs, umap_coordinates
 from ..inference import Explanation, Scorer, load
 from ..losses import LocalManifoldContrastiveLoss
@@ -91,15 +91,12 @@ def view_crops(
     sampler = CropSampler(recipe.crop_size, crops, scales)
     heights, widths = (torch.tensor([image.shape[axis] for image in images]) for axis in (0, 1))
     boxes = sampler.sample(heights, widths, torch.Generator().manual_seed(seed))  # (B, K, 4)
-    patches = [
-        resize_crop(image[top : top + height, left : left + width], sampler.size)
-        for image, rows in zip(images, boxes.tolist())
-        for top, left, height, width in rows
-    ]
-    views = [resize_crop(image, recipe.view_side) for image in images]
+    store = ImageStore(torch.cat([image.flatten() for image in images]), heights, widths)
+    rows = range(len(images))
+    patches, views = store.crops(rows, boxes, sampler.size), store.whole(rows, recipe.view_side)
     device = model.model.mean.device
     with autocast(device, recipe.precision):
-        of_crops, of_views = (model.model(torch.stack(p).permute(0, 3, 1, 2).to(device)) for p in (patches, views))
+        of_crops, of_views = (model.model(pixels.to(device)) for pixels in (patches, views))
     z, saliency = of_crops.embedding.cpu().unflatten(0, (-1, crops)), of_views.saliency.cpu()  # (B, K, D), (B, h, w)
     density = crop_saliency(saliency, boxes, heights, widths)
     salient = salient_crop(density)

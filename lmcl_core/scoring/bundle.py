@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..common.command import Parser, exit_codes
+from ..common.command import Parser
 from ..common.errors import InputError
 from ..runs.folder import read_run
 from ..runs.model_file import BUNDLED_FOLDER, pack
@@ -41,9 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser("lmcl_core.scoring.bundle", "Pack a finished run into weights of the package.")
     parser.add_argument("run", help="run folder")
     parser.add_argument("name", help="name of the weights")
-    arguments = sys.argv[1:] if arguments is None else arguments
-    with exit_codes("bundle", "--debug" in arguments):
-        given = parser.parse_args(arguments)
+    with parser.run(arguments) as given:
         content = (path := bundle(given.run, given.name)).read_bytes()
         print(f"{path}: {len(content) / 1e6:.1f} MB, SHA-256 {hashlib.sha256(content).hexdigest()}")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from ..common.command import Parser, exit_codes
+from ..common.command import Parser
 from ..common.errors import InputError
 from ..data.benchmarks import load_benchmark
 from ..data.distortions import DISTORTIONS, LEVELS
@@ -156,9 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("out", "new folder"),
     ):
         parser.add_argument(name, help=text)
-    arguments = sys.argv[1:] if arguments is None else arguments
-    with exit_codes("mixture", "--debug" in arguments):
-        given = parser.parse_args(arguments)
+    with parser.run(arguments) as given:
         labels = write_mixture((given.livec_run, given.live_run), given.livec, given.live, given.out)
         print(f"{given.out}: {labels['official_split'].value_counts().to_dict()}")
 

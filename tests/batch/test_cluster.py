@@ -18,6 +18,7 @@ import psutil
 import pytest
 from distributed import Client, LocalCluster
 from distributed.security import Security
+from scheduler import SCHEDULER
 
 from lmcl_core import InputError, RunError
 from lmcl_core.batch.cluster import (
@@ -166,26 +167,6 @@ def test_a_server_that_is_no_scheduler_is_reported_before_any_other_work(reply, 
         with pytest.raises(InputError, match=f"no Dask scheduler answers at {address} .*{reason}"):
             check_scheduler(address)
         assert time.perf_counter() - start < 9
-
-
-@pytest.mark.slow
-def test_what_comes_before_the_scheduler_is_asked_is_imported_fast():
-    code = "import sys, lmcl_core.cli, lmcl_core.batch.cluster, lmcl_core.scoring.many; print(*sys.modules)"
-    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "pandas", "distributed"} & set(modules)
-
-
-SCHEDULER = """
-import asyncio, sys
-from distributed import Scheduler, Worker
-
-async def main():
-    async with Scheduler(port=0, dashboard=False) as scheduler, Worker(scheduler.address, nthreads=1):
-        print(scheduler.address, flush=True)
-        await asyncio.sleep(300)
-
-asyncio.run(main())
-"""
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 from papermill import inspect_notebook
 
 from lmcl_core import InputError
-from lmcl_core.batch import check_parameters
+from lmcl_core.batch.parameters import check_parameters
 from lmcl_core.batch.parameters import parameter_kinds
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))

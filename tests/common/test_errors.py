@@ -5,17 +5,13 @@ from __future__ import annotations
 import errno
 
 
-from lmcl_core.common.errors import InputError, counted, first_line, save_failed, unknown
+from lmcl_core.common.errors import counted, first_line, save_failed, unknown
 
 
 def test_an_unknown_name_gets_the_nearest_known_one_or_a_short_list():
     assert str(unknown("benchmark", "LIVECC", ["livec", "spaq"])) == "unknown benchmark 'LIVECC': did you mean 'livec'?"
     message = str(unknown("number", "x", [f"{n:02d}" for n in range(30)]))
     assert message.startswith("unknown number 'x': choose one of: 00, 01") and message.endswith("19 and 10 more")
-
-
-def test_a_notebook_shows_an_error_without_its_traceback():
-    assert InputError("what to do")._render_traceback_() == ["InputError: what to do"]
 
 
 def test_a_failed_write_says_what_to_do():

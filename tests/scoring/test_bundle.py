@@ -27,19 +27,6 @@ def run(tmp_path, weights):
     return folder
 
 
-def noise(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-
-@pytest.mark.slow
-def test_a_run_is_packed_to_less_than_half_its_size_and_keeps_its_scores(run, tmp_path):
-    path = bundle.bundle(run, "mine", tmp_path)
-    assert path == tmp_path / "mine.safetensors"
-    assert path.stat().st_size < 0.55 * (run / "model.safetensors").stat().st_size
-    own, packed = (load(weights).score(noise(60, 80, 3))["score"].item() for weights in (run, path))
-    assert packed == pytest.approx(own, abs=0.5)
-
-
 def test_the_command_prints_the_hash_and_existing_weights_are_not_overwritten(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bundle.bundle, "__defaults__", (tmp_path,))
     main([str(run), "mine"])
@@ -82,9 +69,3 @@ def test_general_ranks_levels_of_distortion_of_photographs_that_it_never_saw():
     shares = {name: float(np.mean(values)) for name, values in kept.items()}
     print(shares)
     assert np.mean(list(shares.values())) >= 0.97
-
-
-def test_bundled_weights_work_offline():
-    smooth = np.repeat(np.repeat(noise(30, 30, 3), 16, 0), 16, 1)
-    found = load("livec").score([smooth, noise(480, 480, 3)])
-    assert found["score"].between(0, 100).all() and found["score"].nunique() == 2

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from distributed import Client
 from PIL import Image
+from scheduler import SCHEDULER
 
 from lmcl_core import InputError, RunError, load
 from lmcl_core.batch.cluster import connect
@@ -140,19 +141,6 @@ def test_a_call_whose_chunks_all_fail_stops_early(folder, tmp_path, score, monke
     monkeypatch.setattr(many, "_write", write)
     with pytest.raises(RunError, match="2 of 3 chunks failed .disk full.*0 of 3 chunks, 0 of 5 images"):
         score([folder], tmp_path / "out")
-
-
-SCHEDULER = """
-import asyncio
-from distributed import Scheduler, Worker
-
-async def main():
-    async with Scheduler(port=0, dashboard=False) as scheduler, Worker(scheduler.address, nthreads=1):
-        print(scheduler.address, flush=True)
-        await asyncio.sleep(300)
-
-asyncio.run(main())
-"""
 
 
 @pytest.mark.slow
