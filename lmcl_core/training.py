@@ -123,11 +123,9 @@ def _train(
 
 def _check_weights(finished: dict[str, Any], recipe: Recipe, out_dir: Path) -> None:
     """Raise InputError if a finished run started from other weights than those in the local file."""
-    found, path = finished["backbone_weights"], weights_file(recipe.backbone)
-    if recipe.pretrained and path.is_file() and found != (now := weights_digest(recipe.backbone)):
-        problem = (
-            f"{out_dir} holds a run that started from other weights (SHA-256 {found}) than those at {path} ({now})"
-        )
+    found, path = finished.get("backbone_weights"), weights_file(recipe.backbone)
+    if recipe.pretrained and found and path.is_file() and found != (now := weights_digest(recipe.backbone)):
+        problem = f"{out_dir} holds a run that started from other weights ({found}) than those at {path} ({now})"
         raise InputError(f"{problem}: put the former back, or train again with --overwrite (resume=False in Python)")
 
 
