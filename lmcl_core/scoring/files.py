@@ -31,14 +31,9 @@ class FileScore(NamedTuple):
     prediction: Prediction | None = None  #: the model's output for this image alone, n = 1
 
 
-def image_files(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """List image files, each once: files as they are named, and folders searched at any depth in sorted order."""
-    seen = set()
-    for path in map(Path, paths):
-        for file in images_below(path) if os.path.isdir(path) else [path]:
-            if file not in seen:
-                seen.add(file)
-                yield file
+def image_files(path: str | Path) -> list[Path]:
+    """List image files: a file as it is named, and those of a folder, searched at any depth, in sorted order."""
+    return images_below(Path(path)) if os.path.isdir(path) else [Path(path)]
 
 
 def score_files(

@@ -154,7 +154,7 @@ def _list_images(source: str) -> list[str]:
         exists = os.path.lexists(source) or Path(source).suffix.lower() in SCORED_SUFFIXES
         if not exists:
             raise InputError(f"{source} does not exist: name image files, or folders of images")
-        images = [os.path.abspath(file) for file in image_files([source])]
+        images = [os.path.abspath(file) for file in image_files(source)]
     else:
         system, root = _filesystem(source)
         try:

@@ -135,7 +135,7 @@ def _find(paths: Sequence[str]) -> tuple[list[Path], list[str]]:
     """
     files, missing = [], list(filter(_is_missing, dict.fromkeys(paths)))
     for path in [path for path in dict.fromkeys(paths) if path not in missing]:
-        found = list(image_files([path]))
+        found = image_files(path)
         if not found:
             raise InputError(f"no images in {path}, apart from hidden ones: name image files, or folders of images")
         files += found
