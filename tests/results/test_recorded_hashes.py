@@ -20,7 +20,7 @@ COUNTS |= {
     "biq2021/records_frozen.csv": 80,
     "livec/records_frozen.csv": 636,
     "livec/records_share-20.csv": 20,
-    "live_rerated/records.csv": 16,
+    "live_rerated/records.csv": 20,
     "live_rerated/records_frozen.csv": 1050,
     "ledger_frozen.csv": 63,
 }
