@@ -18,7 +18,7 @@ NEUTRAL |= dict(freeze_batchnorm=True, tested="student")
 COUNTS = {"demo/records.csv": 30, "livec/records.csv": 63, "livec/records_again.csv": 3, "ledger.csv": 23}
 COUNTS |= {
     "biq2021/records_frozen.csv": 80,
-    "livec/records_frozen.csv": 636,
+    "livec/records_frozen.csv": 1050,
     "livec/records_share-20.csv": 20,
     "live_rerated/records.csv": 20,
     "live_rerated/records_frozen.csv": 1050,
